@@ -1,0 +1,1 @@
+"""The networks whose representations are compared with the brain."""
