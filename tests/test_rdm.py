@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist, squareform
+
+from utils.rdm import condense, correlation_rdm, expand, n_conditions_of, n_pairs_of, pair_permutation
+
+
+def test_condense_is_the_order_of_scipy(rng):
+    vector = rng.random(45)
+    assert np.array_equal(condense(squareform(vector)), vector)
+    assert np.array_equal(expand(vector), squareform(vector))
+
+
+def test_condense_keeps_leading_dimensions_and_dtype(rng):
+    rdms = rng.random((2, 3, 5, 5)).astype(np.float32)
+    assert condense(rdms).shape == (2, 3, 10)
+    assert condense(rdms).dtype == np.float32
+    assert condense(rdms)[1, 2, 0] == rdms[1, 2, 0, 1]
+
+
+def test_condense_refuses_what_is_not_square():
+    with pytest.raises(ValueError, match=r"square RDMs.*\(3, 4\)"):
+        condense(np.zeros((3, 4)))
+
+
+@pytest.mark.parametrize("n", [2, 3, 50, 515])
+def test_sizes_are_inverse(n):
+    assert n_conditions_of(n_pairs_of(n)) == n
+
+
+@pytest.mark.parametrize("n_pairs", [0, 2, 7, 1226])
+def test_impossible_sizes_are_refused(n_pairs):
+    with pytest.raises(ValueError, match=f"{n_pairs} entries"):
+        n_conditions_of(n_pairs)
+
+
+def test_correlation_rdm_equals_scipy(rng):
+    patterns = rng.standard_normal((4, 12, 7))
+    expected = np.stack([pdist(pattern, "correlation") for pattern in patterns])
+    np.testing.assert_allclose(correlation_rdm(patterns), expected, atol=1e-12)
+
+
+def test_correlation_rdm_of_a_constant_pattern_is_nan(rng):
+    patterns = rng.standard_normal((5, 7))
+    patterns[2] = 3.3
+    rdm = expand(correlation_rdm(patterns))
+    assert np.isnan(rdm[2, [0, 1, 3, 4]]).all()
+    assert np.isfinite(rdm[0, 1])
+
+
+def test_pair_permutation_is_what_permuting_rows_and_columns_does(rng):
+    rdm = squareform(rng.random(45))
+    order = rng.permutation(10)
+    assert np.array_equal(condense(rdm)[pair_permutation(order)], condense(rdm[order][:, order]))

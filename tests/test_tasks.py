@@ -1,0 +1,63 @@
+import re
+
+from models.tasks import BASELINE, TASKS, Model, group_colors, group_names, legend_order, shades
+
+
+def test_the_paper_has_eighteen_tasks_and_a_baseline():
+    assert len(TASKS) == 19
+    counts = {group: sum(task.group == group for task in TASKS) for group in group_names(TASKS)}
+    assert counts == {"2D": 7, "3D": 8, "semantic": 3, BASELINE: 1}
+
+
+def test_checkpoints_end_in_their_digest():
+    for task in TASKS:
+        if task.group == BASELINE:
+            assert task.checkpoint is None
+        else:
+            assert re.fullmatch(r"[a-z0-9_]+_encoder-[0-9a-f]{64}\.pth", task.checkpoint)
+            assert task.sha256 in task.checkpoint
+    assert {task.key for task in TASKS if task.input_channels == 1} == {"colorization"}
+
+
+def test_colours_are_distinct_and_published_ones_known():
+    assert len({task.color for task in TASKS}) == 19
+    published = {task.key: tuple(round(c, 3) for c in task.published_color) for task in TASKS}
+    assert published["edge2d"] == (0, 0, 0.65)
+    assert published["rgb2sfnorm"] == (0, 0.9, 0)
+    assert published["class_places"] == (0.75, 0, 0.75)
+    assert published["random"] == (0.8, 0.8, 0)
+
+
+def test_numbers_of_the_table_against_the_reference():
+    import json
+
+    from conftest import shared
+
+    reference = json.loads(shared("reference/paper_reference.json").read_text())["tasks"]
+    for position, task in enumerate(TASKS):
+        facts = reference[task.key]
+        assert (task.label, task.group) == (facts["display"], facts["group"].replace("none", BASELINE))
+        assert position == facts["list_order_published_task_list_nogeometry"]
+        assert task.plot_order == facts["plot_order_published"]
+        if task.checkpoint:
+            assert (task.checkpoint, task.sha256) == (facts["encoder_file"], facts["encoder_sha256"])
+            assert task.input_channels == facts["input_channels"]
+
+
+def test_legend_is_in_the_papers_order_with_strangers_behind_their_group():
+    models = [Model("vgg", "VGG", "semantic", "#000000"), *TASKS[:3], Model("x", "X", "motion", "#000000"), TASKS[-1]]
+    assert [models[i].key for i in legend_order(models)] == [
+        "autoencoder",
+        "class_1000",
+        "class_places",
+        "vgg",
+        "x",
+        "random",
+    ]
+
+
+def test_unknown_groups_get_colours_of_their_own():
+    colors = group_colors(["2D", "motion", "sound"])
+    assert len(set(colors.values())) == 3
+    assert len(set(shades(colors["motion"], 5))) == 5
+    assert shades("#0077BB", 1) == ["#0077BB"]

@@ -1,0 +1,119 @@
+"""Representational dissimilarity matrices (RDMs).
+
+An RDM travels as its condensed vector: the strict upper triangle in row-major order, as in `scipy.spatial.distance`.
+A stack of RDMs has shape (..., n_pairs), with n_pairs = n (n - 1) / 2 for n conditions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def n_pairs_of(n_conditions: int) -> int:
+    """Number of entries of the condensed RDM of `n_conditions`."""
+    return n_conditions * (n_conditions - 1) // 2
+
+
+def n_conditions_of(n_pairs: int) -> int:
+    """Number of conditions of a condensed RDM with `n_pairs` entries.
+
+    Raises
+    ------
+    ValueError
+        If no number of conditions has that many pairs.
+    """
+    n = round((1 + (1 + 8 * n_pairs) ** 0.5) / 2)
+    if n_pairs < 1 or n_pairs_of(n) != n_pairs:
+        raise ValueError(f"{n_pairs} entries are no condensed RDM: expected n (n - 1) / 2 of them for some n >= 2")
+    return n
+
+
+def condense(rdms: ArrayLike) -> NDArray:
+    """Strict upper triangle of square RDMs.
+
+    Parameters
+    ----------
+    rdms : array_like, shape (..., n, n)
+        Square RDMs. Only the part above the diagonal is read.
+
+    Returns
+    -------
+    ndarray, shape (..., n (n - 1) / 2)
+        Condensed RDMs, same dtype.
+    """
+    rdms = np.asarray(rdms)
+    if rdms.ndim < 2 or rdms.shape[-1] != rdms.shape[-2]:
+        raise ValueError(f"expected square RDMs of shape (..., n, n), got shape {rdms.shape}")
+    rows, columns = np.triu_indices(rdms.shape[-1], k=1)
+    return rdms[..., rows, columns]
+
+
+def expand(vectors: ArrayLike) -> NDArray:
+    """Square, symmetric RDMs with a zero diagonal: the inverse of `condense`.
+
+    Parameters
+    ----------
+    vectors : array_like, shape (..., n_pairs)
+
+    Returns
+    -------
+    ndarray, shape (..., n, n)
+        Same dtype.
+    """
+    vectors = np.asarray(vectors)
+    n = n_conditions_of(vectors.shape[-1])
+    rows, columns = np.triu_indices(n, k=1)
+    rdms = np.zeros((*vectors.shape[:-1], n, n), dtype=vectors.dtype)
+    rdms[..., rows, columns] = vectors
+    rdms[..., columns, rows] = vectors
+    return rdms
+
+
+def correlation_rdm(patterns: ArrayLike) -> NDArray:
+    """1 - Pearson correlation between the patterns of every pair of conditions.
+
+    Parameters
+    ----------
+    patterns : array_like, shape (..., n_conditions, n_features)
+        Response patterns: voxels of a searchlight or ROI, or units of a network layer.
+
+    Returns
+    -------
+    ndarray, shape (..., n_pairs)
+        Condensed RDMs in [0, 2], float64. NaN where a pattern is constant over features.
+
+    References
+    ----------
+    Kriegeskorte, Mur & Bandettini 2008, Front Syst Neurosci 2:4.
+    """
+    patterns = np.asarray(patterns, dtype=np.float64)
+    centred = patterns - patterns.mean(axis=-1, keepdims=True)
+    norm = np.linalg.norm(centred, axis=-1, keepdims=True)
+    # A pattern that is constant but for rounding has no correlation with anything.
+    scale = np.abs(patterns).max(axis=-1, keepdims=True) * patterns.shape[-1] * np.finfo(np.float64).eps
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unit = np.where(norm > scale, centred / norm, np.nan)
+    return condense(1.0 - np.clip(unit @ np.swapaxes(unit, -1, -2), -1.0, 1.0))
+
+
+def pair_permutation(conditions: ArrayLike) -> NDArray[np.int64]:
+    """What a permutation of conditions does to a condensed RDM.
+
+    Parameters
+    ----------
+    conditions : array_like of int, shape (n_conditions,)
+        Permutation: new position i holds condition ``conditions[i]``.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_pairs,)
+        `index` such that ``vector[index]`` equals ``condense(rdm[conditions][:, conditions])``.
+    """
+    conditions = np.asarray(conditions)
+    n = conditions.size
+    rows, columns = np.triu_indices(n, k=1)
+    low = np.minimum(conditions[rows], conditions[columns])
+    high = np.maximum(conditions[rows], conditions[columns])
+    # Entry (i, j), i < j, of the condensed form stands at i n - i (i + 1) / 2 + j - i - 1.
+    return low * n - low * (low + 1) // 2 + high - low - 1

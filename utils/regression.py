@@ -1,0 +1,232 @@
+"""Linear regression of brain RDMs on model RDMs, by one projection.
+
+All predictors of an analysis span one space. With an orthonormal basis `q` of it, a response is projected once,
+``c = q' y``; the R2 of any subset of the predictors is then the squared length of `c` along that subset's directions.
+All results of the four figures are linear in such R2 (docs/METHODS.md, "Regression").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# A predictor whose part outside the span of those before it is shorter than this (of unit length) adds no rank.
+RANK_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Orthonormal basis of the span of all predictors, and where each set of predictors lies in it.
+
+    Attributes
+    ----------
+    q : ndarray of float64, shape (n_pairs, rank)
+        Orthonormal columns, each with mean 0.
+    coordinates : tuple of ndarray of float64, each (rank, n_predictors of the set)
+        Centred, unit-length predictors of each set in terms of `q`.
+    dependent : tuple of (int, int)
+        (set, predictor) that are linear combinations of the predictors before them.
+    """
+
+    q: NDArray[np.float64]
+    coordinates: tuple[NDArray[np.float64], ...]
+    dependent: tuple[tuple[int, int], ...]
+
+    @property
+    def n_pairs(self) -> int:
+        """Entries of a condensed RDM."""
+        return self.q.shape[0]
+
+    def subset(self, sets: Sequence[int]) -> NDArray[np.float64]:
+        """Orthonormal coordinates, (rank, rank of the subset), of the span of some sets of predictors."""
+        if not sets:
+            return np.zeros((self.q.shape[1], 0))
+        u, s, _ = np.linalg.svd(np.hstack([self.coordinates[i] for i in sets]), full_matrices=False)
+        return u[:, s > RANK_TOLERANCE * s[0]]
+
+
+def orthonormal_basis(predictor_sets: Sequence[ArrayLike]) -> Basis:
+    """Orthonormal basis of the centred predictors of several sets.
+
+    Parameters
+    ----------
+    predictor_sets : sequence of array_like, each (n_predictors, n_pairs)
+        Condensed RDMs; a set is one network (its layers) or one group of networks.
+
+    Returns
+    -------
+    Basis
+
+    Raises
+    ------
+    ValueError
+        If a predictor is constant, or if there are not more pairs than predictors.
+
+    Notes
+    -----
+    Gram-Schmidt, with each vector orthogonalised twice, which keeps the basis orthogonal to rounding (Giraud et al.
+    2005, Comput Math Appl 50:1069). Unlike a pivoted factorisation it names the predictors that add nothing.
+    """
+    arrays = [np.atleast_2d(np.asarray(rdms, dtype=np.float64)) for rdms in predictor_sets]
+    n_predictors = sum(len(array) for array in arrays)
+    n_pairs = arrays[0].shape[-1]
+    if n_pairs - n_predictors < 2:
+        raise ValueError(
+            f"{n_predictors} predictors need at least {n_predictors + 2} pairs of conditions, got {n_pairs}"
+        )
+    units = [standardise(array) for array in arrays]
+    q = np.zeros((n_pairs, n_predictors))
+    rank, dependent = 0, []
+    for i, unit in enumerate(units):
+        for j, vector in enumerate(unit):
+            for _ in range(2):
+                vector = vector - q[:, :rank] @ (q[:, :rank].T @ vector)
+                vector -= vector.mean()
+            length = np.linalg.norm(vector)
+            if length > RANK_TOLERANCE:
+                q[:, rank] = vector / length
+                rank += 1
+            else:
+                dependent.append((i, j))
+    q = np.ascontiguousarray(q[:, :rank])
+    return Basis(q, tuple(q.T @ unit.T for unit in units), tuple(dependent))
+
+
+def standardise(rdms: NDArray) -> NDArray[np.float64]:
+    """Centre condensed RDMs (..., n_pairs) and scale them to unit length; a constant one raises ValueError."""
+    rdms = np.asarray(rdms, dtype=np.float64)
+    centred = rdms - rdms.mean(axis=-1, keepdims=True)
+    norm = np.linalg.norm(centred, axis=-1, keepdims=True)
+    rounding = np.abs(rdms).max(axis=-1, keepdims=True) * rdms.shape[-1] * np.finfo(np.float64).eps
+    constant = norm <= rounding
+    if constant.any():
+        raise ValueError(f"{int(constant.sum())} of {constant.size} RDMs are constant: nothing in them to explain")
+    return centred / norm
+
+
+def project(basis: Basis, rdms: ArrayLike) -> NDArray[np.float64]:
+    """Coordinates of standardised responses in the basis.
+
+    Parameters
+    ----------
+    basis : Basis
+    rdms : array_like, shape (n_places, n_pairs)
+        Condensed brain RDMs.
+
+    Returns
+    -------
+    ndarray of float64, shape (rank, n_places)
+        The squared length of a column is the R2 of all predictors together.
+    """
+    return basis.q.T @ standardise(np.asarray(rdms)).T
+
+
+def adjust(r2: Any, n_pairs: Any, n_predictors: Any) -> Any:
+    """Adjusted R2, ``1 - (1 - R2) (n - 1) / (n - k - 1)`` (Ezekiel 1930), elementwise on arrays or tensors."""
+    return 1.0 - (1.0 - r2) * ((n_pairs - 1.0) / (n_pairs - n_predictors - 1.0))
+
+
+@dataclass(frozen=True)
+class LinearStatistic:
+    """Statistics that are linear in the R2 of subsets of the predictors: all results of Fig 1, 3a and 3b.
+
+    A value is ``weights @ (directions' c)**2 + offset`` for projected responses `c`.
+
+    Attributes
+    ----------
+    directions : ndarray, shape (rank, n_directions)
+        Orthonormal coordinates of all subsets that are needed, side by side.
+    weights : ndarray, shape (n_statistics, n_directions)
+    offset : ndarray, shape (n_statistics, 1)
+    """
+
+    directions: Any
+    weights: Any
+    offset: Any
+
+    def __call__(self, projected: Any) -> Any:
+        """Values (n_statistics, n) for projected responses (rank, n); numpy arrays or torch tensors alike."""
+        return self.weights @ (self.directions.T @ projected) ** 2 + self.offset
+
+
+def linear_statistic(
+    basis: Basis, terms: Sequence[Sequence[tuple[Sequence[int], float]]], adjusted: bool = True
+) -> LinearStatistic:
+    """Statistics as weighted sums of the R2 of subsets.
+
+    Parameters
+    ----------
+    basis : Basis
+    terms : sequence of sequences of (sets, weight)
+        One sequence per statistic: the sets of predictors of each subset, and the weight of its R2.
+    adjusted : bool
+        Whether to sum adjusted R2 or plain ones.
+
+    Returns
+    -------
+    LinearStatistic
+    """
+    subsets = list(dict.fromkeys(tuple(sets) for statistic in terms for sets, _ in statistic))
+    bases = [basis.subset(sets) for sets in subsets]
+    starts = np.cumsum([0] + [b.shape[1] for b in bases])
+    weights, offset = np.zeros((len(terms), starts[-1])), np.zeros((len(terms), 1))
+    for row, statistic in enumerate(terms):
+        for sets, weight in statistic:
+            which = subsets.index(tuple(sets))
+            # adjusted R2 = slope R2 + (1 - slope)
+            slope = (basis.n_pairs - 1) / (basis.n_pairs - bases[which].shape[1] - 1) if adjusted else 1.0
+            weights[row, starts[which] : starts[which + 1]] += weight * slope
+            offset[row] += weight * (1 - slope)
+    return LinearStatistic(np.hstack(bases), weights, offset)
+
+
+def own_r2(basis: Basis) -> LinearStatistic:
+    """R2 of every set of predictors by itself."""
+    return linear_statistic(basis, [[((i,), 1.0)] for i in range(len(basis.coordinates))], adjusted=False)
+
+
+def own_adjusted_r2(basis: Basis) -> LinearStatistic:
+    """Adjusted R2 of every set of predictors by itself."""
+    return linear_statistic(basis, [[((i,), 1.0)] for i in range(len(basis.coordinates))])
+
+
+def total_adjusted_r2(basis: Basis) -> LinearStatistic:
+    """Adjusted R2 of all sets of predictors together."""
+    return linear_statistic(basis, [[(tuple(range(len(basis.coordinates))), 1.0)]])
+
+
+def unique_adjusted_r2(basis: Basis) -> LinearStatistic:
+    """Unique variance of every set: adjusted R2 of all sets minus that of all others."""
+    everything = tuple(range(len(basis.coordinates)))
+    without = [tuple(j for j in everything if j != i) for i in everything]
+    return linear_statistic(basis, [[(everything, 1.0), (others, -1.0)] for others in without])
+
+
+def part_names(n_sets: int) -> list[tuple[int, ...]]:
+    """The parts of the variance that `n_sets` sets explain: by number of sets that share it, then in order."""
+    return [part for size in range(1, n_sets + 1) for part in combinations(range(n_sets), size)]
+
+
+def variance_parts(basis: Basis) -> LinearStatistic:
+    """Unique and shared variance of any number of sets, in the order of `part_names`.
+
+    The part that exactly the sets T share follows from inclusion-exclusion over the adjusted R2, V, of unions of sets:
+    the sum over all subsets U of T of ``(-1)**(|U| + 1) V(U and all sets outside T)``. The parts add up to the total.
+    Shared parts may be negative (suppression).
+
+    References
+    ----------
+    Nimon & Reio 2011, Hum Resour Dev Rev 10:329 (commonality analysis), for any number of sets.
+    """
+    n_sets = len(basis.coordinates)
+    terms = []
+    for part in part_names(n_sets):
+        outside = [i for i in range(n_sets) if i not in part]
+        unions = [u for size in range(len(part) + 1) for u in combinations(part, size)]
+        terms.append([(tuple(sorted((*u, *outside))), -((-1.0) ** len(u))) for u in unions])
+    return linear_statistic(basis, terms)
