@@ -1,0 +1,403 @@
+"""Both data layouts, and a clear message for everything that can be wrong with them."""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import STUDY_CONDITIONS, write_study
+from scipy.io import savemat
+
+from utils import InputError
+from utils.dataset import (
+    PAPER_ROIS,
+    load_atlas,
+    load_models,
+    load_rois,
+    load_searchlights,
+    locate,
+    read_noise_ceiling,
+    read_rdms,
+)
+from utils.noise_ceiling import noise_ceiling
+from utils.rdm import condense, expand, n_pairs_of
+from utils.searchlight import Geometry
+
+N, N_PAIRS = STUDY_CONDITIONS, n_pairs_of(STUDY_CONDITIONS)
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    return write_study(tmp_path / "study", rng)
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def test_generic_models(folder):
+    models = load_models(locate("roi", folder))
+    assert [model.key for model in models.models] == ["edges", "edges_fine", "net"]
+    assert models.layers == ["early", "late"]
+    assert models.rdms.shape == (3, 2, N_PAIRS)
+    assert models.n_conditions == N
+    fine = np.load(folder / "dnn_rdms" / "edges_fine_late.npy")
+    assert np.array_equal(models.rdms[1, 1], condense(fine))
+    assert len({model.color for model in models.models}) == 3
+
+
+def test_layers_and_models_are_chosen_in_the_order_given(folder):
+    models = load_models(locate("roi", folder), layers=["late"], keys=["net", "edges"])
+    assert [model.key for model in models.models] == ["net", "edges"]
+    assert models.rdms.shape == (2, 1, N_PAIRS)
+    assert np.array_equal(models.rdms[0, 0], condense(np.load(folder / "dnn_rdms" / "net_late.npy")))
+
+
+def test_a_model_may_lack_a_layer_that_is_not_asked_for(folder):
+    (folder / "dnn_rdms" / "net_late.npy").unlink()
+    assert load_models(locate("roi", folder), layers=["early"]).rdms.shape == (3, 1, N_PAIRS)
+
+
+def test_groups_are_means_per_layer(folder):
+    models = load_models(locate("roi", folder))
+    groups = models.grouped()
+    assert [group.key for group in groups.models] == ["2D", "semantic"]
+    np.testing.assert_allclose(groups.rdms[0], models.rdms[:2].mean(axis=0))
+
+
+def test_generic_rois(folder):
+    rois = load_rois(locate("roi", folder), N)
+    assert rois.names == ["EVC", "IT"]
+    assert rois.ids == [3, 7]
+    assert [rdms.shape for rdms in rois.subjects] == [(4, N_PAIRS)] * 2
+    lower, upper = rois.ceilings()
+    expected = noise_ceiling(rois.subjects[1][:, None])
+    assert (lower[1], upper[1]) == (expected[0][0], expected[1][0])
+    atlas, affine = load_atlas(locate("roi", folder), rois)
+    assert set(np.unique(atlas)) == {0, 3, 7}
+    assert affine[0, 0] == 3
+
+
+def test_rois_are_chosen_in_the_order_given(folder):
+    assert load_rois(locate("roi", folder), N, ["IT"]).ids == [7]
+
+
+def test_generic_searchlights_and_kept_ceilings(folder):
+    brain = load_searchlights(locate("searchlight", folder), N)
+    subjects = np.stack([np.load(folder / "searchlight_rdms" / f"sub-0{s}.npy") for s in range(1, 5)])
+    np.testing.assert_allclose(brain.mean, subjects.mean(axis=0, dtype=float), atol=1e-12)
+    assert np.array_equal(brain.ceiling_lower, noise_ceiling(subjects)[0])
+    kept = folder / "searchlight_rdms" / "noise_ceiling.npz"
+    with np.load(kept) as arrays:
+        assert np.array_equal(arrays["lower"], brain.ceiling_lower)
+    assert np.array_equal(load_searchlights(locate("searchlight", folder), N).ceiling_upper, brain.ceiling_upper)
+    # New data: the kept ceilings no longer hold.
+    np.save(folder / "searchlight_rdms" / "sub-01.npy", subjects[1])
+    later = kept.stat().st_mtime + 10
+    os.utime(folder / "searchlight_rdms" / "sub-01.npy", (later, later))
+    assert not np.array_equal(load_searchlights(locate("searchlight", folder), N).ceiling_lower, brain.ceiling_lower)
+
+
+def test_slices_do_not_change_the_mean(folder, monkeypatch):
+    whole = load_searchlights(locate("searchlight", folder), N)
+    monkeypatch.setattr("utils.dataset._SLICE_BYTES", 4 * N_PAIRS * 8 * 3)
+    cut = load_searchlights(locate("searchlight", folder), N)
+    assert np.array_equal(whole.mean, cut.mean)
+    assert len(list(cut.blocks())) > 1
+
+
+def test_searchlights_with_bad_values_are_left_out(folder):
+    path = folder / "searchlight_rdms" / "sub-02.npy"
+    rdms = np.load(path)
+    rdms[1, 5] = np.nan
+    rdms[2] = 0.5
+    np.save(path, rdms)
+    brain = load_searchlights(locate("searchlight", folder), N)
+    assert np.flatnonzero(~brain.usable).tolist() == [1, 2]
+
+
+def test_published_layout(published_sample, published_outputs):
+    sources = locate("searchlight", published_sample)
+    assert sources.published
+    assert not sources.simulated
+    models = load_models(sources)
+    assert [model.key for model in models.models] == list(published_outputs["tasks"])
+    assert models.layers == ["block4", "encoder_output"]
+    brain = load_searchlights(sources, 50)
+    assert brain.n_subjects == 3
+    np.testing.assert_allclose(brain.ceiling_lower, published_outputs["noise_ceiling"][0], atol=1e-8)
+    assert len(brain.geometry) == 48
+    rois = load_rois(locate("roi", published_sample), 50)
+    assert rois.names == list(PAPER_ROIS)
+    assert rois.ids[rois.names.index("hV4")] == 7
+
+
+def test_names_match_whole_tokens_and_file_names_without_blanks(published_sample, tmp_path):
+    """A folder called after a task, and ROI files named without the blank of the table."""
+    copy = tmp_path / "random" / "data"
+    shutil.copytree(published_sample, copy)
+    (copy / "kastner_ROIs_RDMs_pearson" / "hV4 .mat").rename(copy / "kastner_ROIs_RDMs_pearson" / "hV4.mat")
+    ours = load_models(locate("roi", copy))
+    assert np.array_equal(ours.rdms, load_models(locate("roi", published_sample)).rdms)
+    assert "hV4" in load_rois(locate("roi", copy), 50).names
+
+
+def test_ten_gigabyte_file_needs_little_memory(tmp_path, published_sample):
+    """A sparse file of 10 GB in the published layout is averaged by a process of less than 1 GB."""
+    import resource
+    import subprocess
+    import sys
+
+    folder = tmp_path / "sl_rad=1__max_blk_edge=2"
+    folder.mkdir()
+    header = np.lib.format.open_memmap(
+        folder / "all_sub_slrdms.npy", mode="w+", dtype=np.float64, shape=(16, 31_250, 50, 50)
+    )
+    assert header.nbytes == 10**10
+    del header
+    n = 31_250
+    np.savez(folder / "noise_ceiling.npz", lower=np.ones(n), upper=np.ones(n))
+    Geometry((50, 50, 50), np.eye(4), np.arange(n + 1) * 4, np.arange(4 * n)).save(folder / "geometry.npz")
+    code = (
+        "import resource, sys; from pathlib import Path; from utils.dataset import *\n"
+        "sources = locate('searchlight', Path(sys.argv[1]), fmri_rdms=Path(sys.argv[2]))\n"
+        "try: load_searchlights(sources, 50)\n"
+        "except InputError as error: assert 'does not vary' in str(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    arguments = [sys.executable, "-c", code, str(published_sample), str(folder)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert resource.RUSAGE_SELF == 0
+    assert int(done.stdout) < 10**9
+
+
+# ---------------------------------------------------------------------------------------------------------- pickles
+
+
+def test_pickled_ceilings_of_every_protocol(tmp_path):
+    pair = (np.arange(4.0), np.arange(4, dtype=np.float32))
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        path = tmp_path / "noise_ceiling.pkl"
+        path.write_bytes(pickle.dumps(pair, protocol=protocol))
+        lower, upper = read_noise_ceiling(path)
+        assert np.array_equal(lower, pair[0])
+        assert upper.dtype == np.float64
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("touch pwned",))
+
+
+@pytest.mark.parametrize(
+    "content", [Evil(), (Evil(), np.ones(3)), np.array([Evil()], dtype=object), (print, print)], ids=str
+)
+def test_pickle_with_anything_but_arrays_is_refused(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "noise_ceiling.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(InputError, match=r"noise_ceiling.pkl: refused.*expected two numpy arrays"):
+        read_noise_ceiling(tmp_path / "noise_ceiling.pkl")
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [{"lower": 1}, np.ones(3), (np.ones(3),), (np.array(["a"]), np.array(["b"]))], ids=str
+)
+def test_pickle_of_the_wrong_shape_is_refused(tmp_path, content):
+    (tmp_path / "noise_ceiling.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(InputError, match="expected two numpy arrays"):
+        read_noise_ceiling(tmp_path / "noise_ceiling.pkl")
+
+
+def test_damaged_pickle_is_refused(tmp_path):
+    (tmp_path / "noise_ceiling.pkl").write_bytes(pickle.dumps((np.ones(3), np.ones(3)))[:-20])
+    with pytest.raises(InputError, match=r"noise_ceiling.pkl"):
+        read_noise_ceiling(tmp_path / "noise_ceiling.pkl")
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_everything_that_is_missing_is_named_at_once(tmp_path):
+    with pytest.raises(InputError, match=r"3 part\(s\).*dnn_rdms.*roi_rdms.*roi_labels\.csv.*data/README.md"):
+        locate("roi", tmp_path)
+    with pytest.raises(InputError, match=r"data folder .*nowhere does not exist"):
+        locate("roi", tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"there\.nii \(given as --mask\)"):
+        locate("searchlight", tmp_path, mask=tmp_path / "there.nii")
+
+
+BAD_RDMS = {
+    "not square": (lambda m: m[:, :-1], r"shape \(8, 7\), expected square"),
+    "not symmetric": (lambda m: np.triu(m) + 0.5 * np.tril(m), "is not symmetric"),
+    "another size": (lambda m: m[:-1, :-1], "found 7 conditions, expected 8"),
+    "NaN": (
+        lambda m: np.where(np.eye(8, k=2) + np.eye(8, k=-2) > 0, np.nan, m),
+        "holds 12 entries that are NaN or inf",
+    ),
+    "inf": (lambda m: np.where(np.eye(8, k=7) > 0, np.inf, m), "holds 1 entries"),
+    "constant": (lambda m: np.ones((8, 8)) - np.eye(8), r"1 constant RDM\(s\)"),
+    "text": (lambda m: m.astype(str), "expected numbers"),
+    "a stack": (lambda m: np.stack([m, m]), "a stack of 2 RDMs"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_RDMS.values(), ids=BAD_RDMS)
+def test_bad_model_rdm(folder, spoil, message):
+    path = folder / "dnn_rdms" / "net_early.npy"
+    np.save(path, spoil(np.load(path)))
+    with pytest.raises(InputError, match=message) as error:
+        load_models(locate("roi", folder))
+    assert "net_early.npy" in str(error.value)
+
+
+def test_messages_name_model_and_layer(folder):
+    path = folder / "dnn_rdms" / "net_early.npy"
+    np.save(path, np.full((N, N), np.nan))
+    with pytest.raises(InputError, match="model net, layer early holds 56 entries"):
+        load_models(locate("roi", folder))
+
+
+def test_missing_layers_are_all_named(folder):
+    (folder / "dnn_rdms" / "net_early.npy").unlink()
+    (folder / "dnn_rdms" / "edges_late.npy").unlink()
+    with pytest.raises(InputError, match=r"2 of 6 .*edges late, net early"):
+        load_models(locate("roi", folder))
+
+
+def test_doubled_layer(folder):
+    savemat(folder / "dnn_rdms" / "net_early.mat", {"rdm": np.load(folder / "dnn_rdms" / "net_early.npy")})
+    with pytest.raises(InputError, match=r"net early: net_early\.mat, net_early\.npy"):
+        load_models(locate("roi", folder))
+
+
+def test_no_model_files(folder):
+    for path in (folder / "dnn_rdms").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="no RDM file of any model"):
+        load_models(locate("roi", folder))
+
+
+def test_unknown_names(folder):
+    with pytest.raises(InputError, match=r"unknown model\(s\) vgg; there are edges, edges_fine, net"):
+        load_models(locate("roi", folder), keys=["net", "vgg"])
+    with pytest.raises(InputError, match=r"no RDM file for 3 of 3 .*edges fc7"):
+        load_models(locate("roi", folder), layers=["fc7"])
+    with pytest.raises(InputError, match=r"unknown ROI\(s\) V9; there are EVC, IT"):
+        load_rois(locate("roi", folder), N, ["V9"])
+
+
+BAD_TABLES = {
+    "no column": ("key,label,group\na,b,c\n", r"no column key, label, group .*tab-separated"),
+    "no group": ("key\tlabel\na\tb\n", "no column group"),
+    "empty": ("key\tlabel\tgroup\n", "holds no rows"),
+    "doubled": ("key\tlabel\tgroup\na\tb\tc\na\tb\tc\n", r"model\(s\) a stand more than once"),
+    "gap": ("key\tlabel\tgroup\na\t\tc\n", "line 2 has no label"),
+    "color": ("key\tlabel\tgroup\tcolor\na\tb\tc\tred\n", "has color 'red'"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_TABLES.values(), ids=BAD_TABLES)
+def test_bad_model_table(folder, text, message):
+    (folder / "models.tsv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_models(locate("roi", folder))
+
+
+BAD_LABELS = {
+    "no columns": ("1 V1v\n2 V1d\n", r"roi_labels.csv: no column id, roi"),
+    "id": ("id,roi\nx,EVC\n", "has id 'x'"),
+    "doubled": ("id,roi\n1,EVC\n2,EVC\n", "EVC stand"),
+    "no file": ("id,roi\n3,EVC\n4,V9\n", r"no RDM file for 1 ROI.*V9"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_LABELS.values(), ids=BAD_LABELS)
+def test_bad_roi_table(folder, text, message):
+    (folder / "roi_labels.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_rois(locate("roi", folder), N)
+
+
+def test_other_conditions_in_the_brain(folder, rng):
+    np.save(folder / "roi_rdms" / "EVC.npy", expand(rng.random((4, 10))))
+    with pytest.raises(InputError, match=r"EVC.npy: found 5 conditions where the model RDMs have 8"):
+        load_rois(locate("roi", folder), N)
+    with pytest.raises(InputError, match=r"sub-01.npy: found 8 conditions where the model RDMs have 9"):
+        load_searchlights(locate("searchlight", folder), 9)
+
+
+def test_searchlight_count_that_does_not_match_the_mask(published_sample, tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.eye(4)), tmp_path / "mask.nii")
+    with pytest.raises(InputError, match=r"mask.nii: describes 64 searchlights, but .* holds 48"):
+        load_searchlights(locate("searchlight", published_sample, mask=tmp_path / "mask.nii"), 50)
+
+
+def test_mask_with_no_voxel(published_sample, tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.uint8), np.eye(4)), tmp_path / "mask.nii")
+    with pytest.raises(InputError, match="mask"):
+        load_searchlights(locate("searchlight", published_sample, mask=tmp_path / "mask.nii"), 50)
+
+
+def test_subjects_with_different_searchlights(folder):
+    np.save(folder / "searchlight_rdms" / "sub-03.npy", np.ones((2, N_PAIRS), np.float32))
+    with pytest.raises(InputError, match=r"sub-03.npy: found shape \(2, 28\)"):
+        load_searchlights(locate("searchlight", folder), N)
+
+
+def test_one_subject_has_no_ceiling(folder):
+    for subject in (2, 3, 4):
+        (folder / "searchlight_rdms" / f"sub-0{subject}.npy").unlink()
+    with pytest.raises(InputError, match="found one subject, but the noise ceiling needs two"):
+        load_searchlights(locate("searchlight", folder), N)
+
+
+def test_ceilings_of_other_searchlights(folder):
+    np.savez(folder / "searchlight_rdms" / "noise_ceiling.npz", lower=np.ones(3), upper=np.ones(3))
+    with pytest.raises(InputError, match=r"noise_ceiling.npz: found ceilings of shape \(3,\)"):
+        load_searchlights(locate("searchlight", folder), N)
+
+
+def test_no_searchlight_can_be_used(folder):
+    for path in (folder / "searchlight_rdms").glob("sub-*.npy"):
+        np.save(path, np.full_like(np.load(path), np.nan))
+    with pytest.raises(InputError, match="nothing to test"):
+        load_searchlights(locate("searchlight", folder), N)
+
+
+@pytest.mark.parametrize("name", ["net_early.npy", "net_early.mat"])
+def test_damaged_files(folder, name):
+    (folder / "dnn_rdms" / "net_early.npy").unlink()
+    (folder / "dnn_rdms" / name).write_bytes(b"not an array at all, but long enough to look at" * 10)
+    with pytest.raises(InputError, match=r"net_early\.\w+: is no readable"):
+        load_models(locate("roi", folder))
+
+
+def test_pickled_npy_is_refused(folder):
+    np.save(folder / "dnn_rdms" / "net_early.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="is no readable numpy file"):
+        load_models(locate("roi", folder))
+
+
+def test_mat_without_its_variable(tmp_path):
+    savemat(tmp_path / "a.mat", {"RDM": np.eye(4)})
+    with pytest.raises(InputError, match=r"holds RDM, expected a variable named 'rdm'"):
+        read_rdms(tmp_path / "a.mat", "rdm", "model a")
+
+
+def test_atlas_of_fractions_or_of_other_rois(folder):
+    rois = load_rois(locate("roi", folder), N)
+    nib.save(nib.Nifti1Image(np.full((3, 3, 3), 0.5, np.float32), np.eye(4)), folder / "atlas.nii.gz")
+    with pytest.raises(InputError, match="not whole numbers"):
+        load_atlas(locate("roi", folder), rois)
+    nib.save(nib.Nifti1Image(np.full((3, 3, 3), 99, np.int16), np.eye(4)), folder / "atlas.nii.gz")
+    with pytest.raises(InputError, match="holds none of the ids"):
+        load_atlas(locate("roi", folder), rois)
+
+
+def test_one_group_cannot_be_partitioned(folder):
+    models = load_models(locate("roi", folder), keys=["edges", "edges_fine"])
+    with pytest.raises(InputError, match=r"1 group\(s\) besides the baseline"):
+        models.grouped()

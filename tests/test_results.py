@@ -1,0 +1,98 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from utils import InputError
+from utils.results import Outputs, fingerprint, write_arrays, write_labels, write_table, write_volume
+
+
+def fill(folder, names, content="new"):
+    with Outputs(folder) as outputs:
+        for name in names:
+            outputs.path(name).write_text(content)
+        return outputs.publish({"figure": "FigX"})
+
+
+def test_files_appear_together_and_are_listed(tmp_path):
+    written = fill(tmp_path / "a" / "FigX", ["results.tsv", "maps/winner.tsv"])
+    assert [path.relative_to(tmp_path / "a" / "FigX").as_posix() for path in written] == [
+        "maps/winner.tsv",
+        "results.tsv",
+        "run.json",
+    ]
+    assert all(path.exists() for path in written)
+    assert json.loads(written[-1].read_text())["files"] == ["maps/winner.tsv", "results.tsv"]
+    assert [path.name for path in (tmp_path / "a" / "FigX").glob(".*")] == []
+
+
+def test_a_run_that_fails_changes_nothing(tmp_path):
+    fill(tmp_path, ["results.tsv"], "old")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(RuntimeError), Outputs(tmp_path) as outputs:
+        outputs.path("results.tsv").write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "results.tsv").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_files_that_a_run_no_longer_makes_go_but_those_of_others_stay(tmp_path):
+    fill(tmp_path, ["results.tsv", "brain_map.html"])
+    (tmp_path / "my_notes.txt").write_text("keep")
+    fill(tmp_path, ["results.tsv"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my_notes.txt", "results.tsv", "run.json"]
+
+
+def test_a_record_cannot_point_outside(tmp_path):
+    (tmp_path / "other.txt").write_text("keep")
+    folder = tmp_path / "FigX"
+    fill(folder, ["results.tsv"])
+    for name in ("../other.txt", str(tmp_path / "other.txt")):
+        (folder / "run.json").write_text(json.dumps({"files": [name]}))
+        fill(folder, ["results.tsv"])
+    assert (tmp_path / "other.txt").read_text() == "keep"
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/FigX cannot be written to .*--results"):
+        Outputs(tmp_path / "file" / "FigX")
+
+
+def test_table_marks_what_is_missing(tmp_path):
+    write_table(tmp_path / "t.tsv", pd.DataFrame({"roi": ["V1v", None], "p": [1 / 3, np.nan], "ok": [True, False]}))
+    assert (tmp_path / "t.tsv").read_text() == "roi\tp\tok\nV1v\t0.333333333\tTrue\nn/a\tn/a\tFalse\n"
+
+
+def test_arrays_need_no_pickle(tmp_path):
+    write_arrays(tmp_path / "a.npz", names=["V1v", "hV4"], values=np.eye(2))
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        assert arrays["names"].tolist() == ["V1v", "hV4"]
+    with pytest.raises(ValueError, match="'names' is of objects"):
+        write_arrays(tmp_path / "a.npz", names=[None, "a"])
+
+
+def test_volumes_keep_labels_whole_and_positions(tmp_path):
+    labels = np.arange(24).reshape(2, 3, 4)
+    affine = np.diag([3.0, 3, 3, 1])
+    write_volume(tmp_path / "v.nii.gz", labels, affine)
+    image = nib.load(tmp_path / "v.nii.gz")
+    assert image.get_data_dtype() == np.int16
+    assert np.array_equal(image.get_fdata(), labels)
+    assert np.array_equal(image.affine, affine)
+    write_volume(tmp_path / "v.nii.gz", labels / 7, affine)
+    assert nib.load(tmp_path / "v.nii.gz").get_data_dtype() == np.float32
+
+
+def test_labels_are_named_from_one(tmp_path):
+    write_labels(tmp_path / "l.tsv", ["2D", "3D"], ["#0077BB", "#E69F00"])
+    assert (tmp_path / "l.tsv").read_text() == "index\tname\tcolor\n1\t2D\t#0077BB\n2\t3D\t#E69F00\n"
+
+
+def test_fingerprint_sees_values_shape_and_type():
+    x = np.arange(6.0)
+    prints = {fingerprint(x), fingerprint(x[::-1]), fingerprint(x.reshape(2, 3)), fingerprint(x.astype(np.float32))}
+    assert len(prints) == 4
+    assert fingerprint(x) == fingerprint(x.copy())

@@ -1,0 +1,208 @@
+"""Searchlights against literal loops, scipy, and the published code's blocks."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist
+
+from utils import InputError
+from utils.searchlight import Geometry, block_geometry, block_rdms, block_territory, release_blocks
+
+AFFINE = np.array([[3.0, 0, 0, -21], [0, 3, 0, -100], [0, 0, 3, -20], [0, 0, 0, 1]])
+
+
+def literal_blocks(mask: np.ndarray, radius: int, edge: int) -> list[tuple[int, ...]]:
+    """Three nested loops, as BrainIAK writes them."""
+    outer = edge + 2 * radius
+    blocks = []
+    for i in range(0, mask.shape[0], edge):
+        for j in range(0, mask.shape[1], edge):
+            for k in range(0, mask.shape[2], edge):
+                block = mask[i : i + outer, j : j + outer, k : k + outer]
+                core = block[tuple(slice(radius, size - radius) for size in block.shape)]
+                if core.any():
+                    blocks.append((i, j, k, *block.shape))
+    return blocks
+
+
+@pytest.mark.parametrize("shape", [(10, 10, 8), (9, 11, 7), (4, 4, 4), (5, 3, 6)])
+@pytest.mark.parametrize(("radius", "edge"), [(1, 2), (1, 3), (2, 2), (0, 2)])
+def test_blocks_equal_three_nested_loops(rng, shape, radius, edge):
+    for density in (0.02, 0.2, 0.9):
+        mask = rng.random(shape) < density
+        expected = literal_blocks(mask, radius, edge)
+        if not expected:
+            with pytest.raises(InputError):
+                release_blocks(mask, radius, edge)
+            continue
+        assert release_blocks(mask, radius, edge).tolist() == [list(block) for block in expected]
+
+
+def test_blocks_equal_the_published_code(published_sample, published_outputs):
+    mask = nibabel.load(published_sample / "mask.nii").get_fdata()
+    np.testing.assert_array_equal(release_blocks(mask), published_outputs["blocks"])
+
+
+def test_number_of_blocks_of_the_mni_brain_mask():
+    from nilearn.datasets import load_mni152_brain_mask
+
+    mask = load_mni152_brain_mask(resolution=2)
+    assert mask.shape == (99, 117, 95)
+    geometry = block_geometry(mask.get_fdata(), mask.affine)
+    assert len(geometry) == 31_487
+    assert len(np.unique(geometry.voxels)) == len(geometry.voxels)
+
+
+def test_geometry_holds_every_core_voxel_once(rng):
+    mask = rng.random((9, 11, 7)) < 0.1
+    geometry = block_geometry(mask, AFFINE)
+    blocks = release_blocks(mask)
+    assert geometry.shape == (9, 11, 7)
+    assert len(geometry) == len(blocks)
+    expected = np.zeros(mask.shape, dtype=np.int32)
+    centres = []
+    for number, (i, j, k, di, dj, dk) in enumerate(blocks, start=1):
+        core = np.s_[i + 1 : i + di - 1, j + 1 : j + dj - 1, k + 1 : k + dk - 1]
+        assert not expected[core].any()
+        expected[core] = number
+        corner = np.array([i, j, k]) + 1
+        centres.append(AFFINE[:3, :3] @ (corner + (np.array([di, dj, dk]) - 3) / 2) + AFFINE[:3, 3])
+    volume = geometry.to_volume(np.arange(1, len(blocks) + 1, dtype=np.int32))
+    assert volume.dtype == np.int32
+    np.testing.assert_array_equal(volume, expected)
+    np.testing.assert_allclose(geometry.centers_mm(), centres)
+    # Every mask voxel is in a core, but for those in the outermost layer of the volume.
+    assert (expected[1:-1, 1:-1, 1:-1][mask[1:-1, 1:-1, 1:-1]] > 0).all()
+
+
+def test_volume_background_and_wrong_number_of_values(rng):
+    geometry = block_geometry(np.ones((6, 6, 6)), AFFINE)
+    volume = geometry.to_volume(np.ones(len(geometry)), background=np.nan)
+    assert np.isnan(volume[0]).all()
+    assert (volume[1:5, 1:5, 1:5] == 1).all()
+    with pytest.raises(InputError, match=r"values for 8 searchlights were expected, got an array of shape \(7,\)"):
+        geometry.to_volume(np.ones(7))
+
+
+def test_geometry_survives_the_disk(rng, tmp_path: Path):
+    geometry = block_geometry(rng.random((9, 11, 7)) < 0.1, AFFINE)
+    geometry.save(tmp_path / "geometry.npz")
+    loaded = Geometry.load(tmp_path / "geometry.npz")
+    assert loaded.shape == geometry.shape
+    for name in ("affine", "offsets", "voxels"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(geometry, name))
+        assert getattr(loaded, name).dtype == getattr(geometry, name).dtype
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"voxels": np.array([0, 1, 999])}, "a voxel lies outside the volume"),
+        ({"offsets": np.array([0, 3, 2])}, "offsets must grow from 0"),
+        ({"offsets": np.array([0])}, "at least one searchlight"),
+        ({"affine": np.eye(3)}, r"finite 4 x 4 matrix, found shape \(3, 3\)"),
+        ({"shape": np.array([2, 2])}, "three positive integers"),
+        ({"voxels": np.array([None, 1, 2])}, "not a searchlight geometry"),
+    ],
+)
+def test_damaged_geometry_is_refused(tmp_path: Path, change, message):
+    arrays = {"shape": np.array([2, 2, 2]), "affine": np.eye(4), "offsets": np.array([0, 2, 3]), "voxels": np.arange(3)}
+    path = tmp_path / "geometry.npz"
+    np.savez(path, **arrays)
+    assert len(Geometry.load(path)) == 2
+    np.savez(path, **{**arrays, **change})
+    with pytest.raises(InputError, match=message) as caught:
+        Geometry.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_and_unreadable_geometry_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="no such file"):
+        Geometry.load(tmp_path / "geometry.npz")
+    (tmp_path / "geometry.npz").write_bytes(b"PK\x03\x04 not really")
+    with pytest.raises(InputError, match="not a searchlight geometry"):
+        Geometry.load(tmp_path / "geometry.npz")
+
+
+def test_unusable_masks_are_refused():
+    with pytest.raises(InputError, match="not a single voxel is inside"):
+        release_blocks(np.zeros((6, 6, 6)))
+    with pytest.raises(InputError, match=r"3 dimensions, found shape \(6, 6\)"):
+        release_blocks(np.ones((6, 6)))
+    rim = np.zeros((6, 6, 6))
+    rim[0] = 1
+    with pytest.raises(InputError, match=r"its 36 voxel\(s\) lie in the outermost layer"):
+        release_blocks(rim)
+
+
+def block_patterns(betas: np.ndarray, block: np.ndarray) -> np.ndarray:
+    i, j, k, di, dj, dk = block
+    return betas[:, i : i + di, j : j + dj, k : k + dk].reshape(len(betas), -1)
+
+
+def test_block_rdms_equal_scipy(rng):
+    betas = rng.standard_normal((12, 9, 11, 7)).astype(np.float32)
+    blocks = release_blocks(rng.random((9, 11, 7)) < 0.2)
+    assert len(np.unique(blocks[:, 3:], axis=0)) > 1  # smaller ones at the upper end among them
+    rdms = block_rdms(betas, blocks)
+    assert rdms.dtype == np.float32
+    for rdm, block in zip(rdms, blocks, strict=True):
+        np.testing.assert_allclose(rdm, pdist(block_patterns(betas, block).astype(float), "correlation"), atol=2e-7)
+
+
+def test_block_rdms_drop_voxels_that_say_nothing(rng):
+    betas = rng.standard_normal((8, 8, 8, 8))
+    betas[:, :, :, ::3] = 5.0
+    betas[2, 1:3, 4, 5] = np.nan
+    betas[4, 5, 5, 5] = np.inf
+    for rdm, block in zip(block_rdms(betas, blocks := release_blocks(np.ones((8, 8, 8)))), blocks, strict=True):
+        patterns = block_patterns(betas, block)
+        keep = np.isfinite(patterns).all(axis=0) & (np.ptp(patterns, axis=0) > 0)
+        assert 0 < keep.sum() < patterns.shape[1]
+        np.testing.assert_allclose(rdm, pdist(patterns[:, keep], "correlation"), atol=2e-7)
+
+
+def test_block_rdms_are_nan_where_there_is_too_little(rng):
+    blocks = release_blocks(np.ones((4, 4, 4)))
+    betas = np.zeros((5, 4, 4, 4))
+    assert np.isnan(block_rdms(betas, blocks)).all()
+    betas[:, 1, 1, 1] = rng.standard_normal(5)
+    assert np.isnan(block_rdms(betas, blocks)).all()
+    betas = rng.standard_normal((5, 4, 4, 4))
+    betas[0] = 1.5  # a constant pattern has no correlation: the four pairs of condition 0
+    np.testing.assert_array_equal(np.isnan(block_rdms(betas, blocks)[0]), [True] * 4 + [False] * 6)
+
+
+def test_block_rdms_do_not_depend_on_chunks(rng, monkeypatch):
+    betas = rng.standard_normal((6, 8, 9, 8))
+    betas[:, 2:5, 2, 2] = 0
+    blocks = release_blocks(rng.random((8, 9, 8)) < 0.5)
+    whole = block_rdms(betas, blocks)
+    monkeypatch.setattr("utils.searchlight._CHUNK_VALUES", 1)
+    np.testing.assert_allclose(block_rdms(betas, blocks), whole, atol=1e-7)
+    order = rng.permutation(len(blocks))
+    np.testing.assert_allclose(block_rdms(betas, blocks[order]), whole[order], atol=1e-7)
+
+
+def test_territory_covers_every_voxel_of_every_block(rng):
+    shape = (9, 11, 7)
+    blocks = release_blocks(rng.random(shape) < 0.3)
+    index = np.arange(np.prod(shape)).reshape(shape)
+    seen = np.zeros(len(blocks), dtype=int)
+    for rows, voxels in block_territory(blocks, shape):
+        seen[rows] += 1
+        for row, of_block in zip(rows, voxels, strict=True):
+            np.testing.assert_array_equal(of_block, block_patterns(index[None], blocks[row])[0])
+    assert (seen == 1).all()
+
+
+def test_beta_maps_that_do_not_fit_are_refused(rng):
+    blocks = release_blocks(np.ones((6, 6, 6)))
+    with pytest.raises(InputError, match=r"expected shape \(conditions, X, Y, Z\) .* found \(6, 6, 6\)"):
+        block_rdms(np.ones((6, 6, 6)), blocks)
+    with pytest.raises(InputError, match="2 conditions or more"):
+        block_rdms(np.ones((1, 6, 6, 6)), blocks)
+    with pytest.raises(InputError, match="6 x 6 x 5 voxels: a searchlight reaches outside"):
+        block_rdms(np.ones((4, 6, 6, 5)), blocks)

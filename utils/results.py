@@ -1,0 +1,168 @@
+"""Files that a run leaves behind: tables, arrays, volumes, provenance. All of them, or none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from utils import InputError, __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PACKAGES = ("numpy", "scipy", "torch", "nilearn", "nibabel", "pandas", "matplotlib", "plotly")
+
+
+class Outputs:
+    """The result folder of a run, filled in one go.
+
+    Files are written to a hidden folder beside their destination. They are moved into place when the run has ended
+    well, and files of an earlier run that this one did not write again are removed then; a failed run changes nothing.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files go; made if needed.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+        except OSError as error:
+            raise InputError(
+                f"results folder {folder} cannot be written to ({error.strerror}); choose another with --results"
+            ) from None
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    def path(self, name: str) -> Path:
+        """Where to write a file of this run now; `name` is relative to the result folder."""
+        path = self._staging / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def publish(self, provenance: dict[str, Any]) -> list[Path]:
+        """Write `run.json`, move all files into place, and return where they are now."""
+        names = sorted(str(path.relative_to(self._staging)) for path in self._staging.rglob("*") if path.is_file())
+        record = self.path("run.json")
+        record.write_text(json.dumps({**provenance, "files": names}, indent=2) + "\n")
+        stale = set(self._earlier_files()) - set(names)
+        for name in [*names, record.name]:
+            target = self.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self._staging / name).replace(target)
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
+        return [self.folder / name for name in [*names, record.name]]
+
+    def _earlier_files(self) -> list[str]:
+        """Files that an earlier run says it wrote here."""
+        try:
+            names = json.loads((self.folder / "run.json").read_text())["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+        return [name for name in names if isinstance(name, str) and ".." not in Path(name).parts and name[:1] != "/"]
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Tab-separated text with a header; missing values are `n/a`, as in BIDS."""
+    table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.9g")
+
+
+def write_arrays(path: Path, **arrays: ArrayLike) -> None:
+    """Numpy archive that opens with ``allow_pickle=False``."""
+    converted = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in converted.items():
+        if array.dtype == object:
+            raise ValueError(f"array '{name}' is of objects, which only a pickle could hold")
+    np.savez_compressed(path, allow_pickle=False, **converted)
+
+
+def write_volume(path: Path, data: NDArray, affine: NDArray) -> None:
+    """NIfTI image: labels as int16, values as float32."""
+    import nibabel as nib
+
+    data = data.astype(np.int16 if data.dtype.kind in "iu" else np.float32)
+    image = nib.Nifti1Image(data, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+
+
+def write_labels(path: Path, names: Sequence[str], colors: Sequence[str]) -> None:
+    """Table that names the labels 1..n of a label volume (columns index, name, color, as BIDS has them)."""
+    lines = ["index\tname\tcolor"] + [f"{k}\t{n}\t{c}" for k, (n, c) in enumerate(zip(names, colors, strict=True), 1)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def fingerprint(*arrays: NDArray) -> str:
+    """BLAKE2 digest of arrays, shapes and types included: which data a result comes from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def provenance(
+    figure: str, options: Mapping[str, Any], data: Mapping[str, Any], device: str, started: float
+) -> dict[str, Any]:
+    """What a reader needs to run it again: command, options, data, versions, device, time taken.
+
+    Parameters
+    ----------
+    figure : str
+    options : mapping
+        All options with the values used.
+    data : mapping
+        Where the data lie, their size and fingerprint, and whether they are simulated.
+    device : str
+    started : float
+        `time.time()` at the start of the run.
+
+    Returns
+    -------
+    dict
+    """
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "figure": figure,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "options": {key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
+        "data": dict(data),
+        "device": device,
+        "versions": {"dnn2brain": __version__, "python": platform.python_version(), **versions},
+        "system": platform.platform(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seconds": round(time.time() - started, 2),
+    }
