@@ -1,0 +1,286 @@
+"""Label maps: what is sampled on the surface, what the page and the still picture hold."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from nilearn import datasets, surface
+
+from models.tasks import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, TASKS, legend_order
+from utils import brain_map
+from utils.brain_map import HEMISPHERES, LabelMap, static_figure, surface_labels, write_page
+
+N_LABELS = len(TASKS) + 2
+
+
+def make_label_map(**changes):
+    """Patches of all labels in the grey matter behind y = -40 mm, each voxel that of the nearest of 60 seeds."""
+    mask = datasets.load_mni152_gm_mask(resolution=3)
+    voxels = np.argwhere(mask.get_fdata() > 0)
+    xyz = nib.affines.apply_affine(mask.affine, voxels)
+    voxels, xyz = voxels[xyz[:, 1] < -40], xyz[xyz[:, 1] < -40]
+    seeds = xyz[np.random.default_rng(0).choice(len(xyz), 60)]
+    nearest = np.argmin(((xyz[:, None] - seeds) ** 2).sum(axis=-1), axis=1)
+    data = np.zeros(mask.shape, np.int16)
+    data[tuple(voxels.T)] = nearest % N_LABELS + 1
+    tasks = [TASKS[i] for i in legend_order(TASKS)]
+    content = {
+        "data": data,
+        "affine": mask.affine,
+        "names": [task.label for task in tasks] + ["not significant", "below the noise ceiling"],
+        "colors": [task.color for task in tasks] + [NOT_SIGNIFICANT_COLOR, BELOW_CEILING_COLOR],
+        "families": [task.group for task in tasks] + ["", ""],
+        "counts": [int(count) for count in np.bincount(data.ravel(), minlength=N_LABELS + 1)[1:]],
+        "unit": "searchlights",
+    }
+    return LabelMap(**{**content, **changes})
+
+
+@pytest.fixture(scope="module")
+def label_map():
+    return make_label_map()
+
+
+@pytest.fixture(scope="module")
+def page(label_map, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "brain_map.html"
+    notes = ["q <= .05 & 10,000 permutations", "lower ceiling >= 0.033"]
+    write_page(label_map, path, title="Best <network>", notes=notes, banner="SIMULATED EXAMPLE")
+    return path.read_text(encoding="utf-8")
+
+
+def viewer_of(page):
+    """nilearn's page inside the frame, as the browser reads it."""
+    return re.search(r"srcdoc='([^']*)'", page)[1].replace("&#39;", "'").replace("&amp;", "&")
+
+
+def faces_of(hemi):
+    return surface.load_surf_mesh(datasets.fetch_surf_fsaverage("fsaverage5")[f"pial_{hemi}"]).faces
+
+
+# ------------------------------------------------------------------------------------------------------------ sampling
+
+
+def along_cortex(hemi, n=11):
+    """Points from the white to the pial surface, shape (n, n_vertices, 3), in mm."""
+    mesh = datasets.fetch_surf_fsaverage("fsaverage5")
+    white = surface.load_surf_mesh(mesh[f"white_{hemi}"]).coordinates
+    pial = surface.load_surf_mesh(mesh[f"pial_{hemi}"]).coordinates
+    return white + np.linspace(0, 1, n)[:, None, None] * (pial - white)
+
+
+def test_surface_holds_no_label_that_the_volume_does_not(label_map):
+    # Only even labels: an odd one can come from nothing but mixing.
+    even = make_label_map(data=(label_map.data // 2 * 2).astype(np.int16))
+    legal = set(np.unique(even.data))
+    for labels in surface_labels(even).values():
+        assert labels.shape == (10242,)
+        assert set(np.unique(labels)) <= legal
+        assert len(np.unique(labels)) > 5
+
+
+def test_linear_sampling_would_fail_that(label_map):
+    even = (label_map.data // 2 * 2).astype(np.int16)
+    mesh = datasets.fetch_surf_fsaverage("fsaverage5")
+    image = nib.Nifti1Image(even, label_map.affine)
+    mixed = surface.vol_to_surf(image, mesh.pial_left, inner_mesh=mesh.white_left, interpolation="linear")
+    assert not set(np.unique(np.rint(mixed))) <= set(np.unique(even))
+
+
+def test_vertex_takes_the_label_that_surrounds_it(label_map):
+    """Independent sampling: where all voxels from white to pial agree there is only one possible answer."""
+    for hemi, labels in surface_labels(label_map).items():
+        voxels = np.rint(nib.affines.apply_affine(np.linalg.inv(label_map.affine), along_cortex(hemi))).astype(int)
+        samples = label_map.data[tuple(np.moveaxis(voxels, -1, 0))]
+        agreed = (samples == samples[0]).all(axis=0)
+        assert agreed.mean() > 0.7
+        np.testing.assert_array_equal(labels[agreed], samples[0, agreed])
+
+
+def test_cortex_inside_the_map_is_covered(label_map):
+    for hemi, labels in surface_labels(label_map).items():
+        inside = along_cortex(hemi)[:, :, 1].max(axis=0) < -45
+        assert (labels[inside] > 0).mean() > 0.97
+
+
+def test_volume_that_ends_inside_the_brain(label_map):
+    """Slabs are common; nilearn alone fails on vertices outside of the volume."""
+    occupied = np.argwhere(label_map.data)
+    start, stop = occupied.min(axis=0), occupied.max(axis=0) + 1
+    affine = label_map.affine.copy()
+    affine[:3, 3] = nib.affines.apply_affine(affine, start)
+    slab = make_label_map(data=label_map.data[tuple(map(slice, start, stop))], affine=affine)
+    whole = surface_labels(label_map)
+    for hemi, labels in surface_labels(slab).items():
+        np.testing.assert_array_equal(labels, whole[hemi])
+
+
+def test_orientation_of_the_voxel_grid_does_not_matter(label_map):
+    affine = label_map.affine @ np.diag([-1, 1, 1, 1])
+    affine[:3, 3] = nib.affines.apply_affine(label_map.affine, [label_map.data.shape[0] - 1, 0, 0])
+    flipped = make_label_map(data=label_map.data[::-1], affine=affine)
+    whole = surface_labels(label_map)
+    for hemi, labels in surface_labels(flipped).items():
+        assert (labels == whole[hemi]).mean() > 0.999  # ties between voxels may round the other way
+
+
+# ---------------------------------------------------------------------------------------------------------------- page
+
+
+def test_page_names_everything(page, label_map):
+    text = page.split("<iframe")[0] + page.split("</iframe>")[1]
+    for name, color, count in zip(label_map.names, label_map.colors, label_map.counts, strict=True):
+        assert re.search(rf'background:{color}"></i>{re.escape(name)}<b>{count:,}</b>', text)
+    for part in ("SIMULATED EXAMPLE", "q &lt;= .05 &amp; 10,000", "lower ceiling &gt;= 0.033", "Best &lt;network&gt;"):
+        assert part in text
+    places = [text.index(f"<h3>{family}</h3>") for family in ("2D", "3D", "semantic", "baseline")]
+    assert places == sorted(places)
+
+
+REMOTE = re.compile(r"<[a-z]+\s[^>]*(?:src|href)\s*=\s*[\"']?\s*(?:https?:)?//", re.I)
+
+
+def test_page_asks_for_nothing_remote(page):
+    assert REMOTE.search('<link rel="icon" type="x" href="https://example.org/icon.ico" />')
+    shell = re.sub(r"srcdoc='[^']*'", "", page)
+    assert not REMOTE.search(shell)
+    viewer = viewer_of(page)
+    tags = re.sub(r"(<script[^>]*>).*?</script>", r"\1", viewer, flags=re.S)
+    assert not REMOTE.search(tags)
+    assert "favicon" not in tags
+
+
+def triangles_of(page):
+    info = json.loads(re.search(r"var surfaceMapInfo = (\{.*\});", viewer_of(page))[1])
+    return info, {hemi: np.array(info[f"inflated_{hemi}"]["facecolor"]) for hemi in (*HEMISPHERES, "both")}
+
+
+def test_triangles_have_the_colours_of_the_legend(page, label_map):
+    info, triangles = triangles_of(page)
+    assert not any(key.startswith("vertexcolor") for key in info)
+    np.testing.assert_array_equal(triangles["both"], np.concatenate([triangles[hemi] for hemi in HEMISPHERES]))
+    greys = {f"#{level:02x}{level:02x}{level:02x}" for level in range(256)} - {
+        color.lower() for color in label_map.colors
+    }
+    colored = set(triangles["both"]) - greys
+    assert colored == set(label_map.colors)
+    assert info["pial_left"]["facecolor"] == info["inflated_left"]["facecolor"]
+
+
+def test_every_triangle_shows_the_label_of_its_corners(page, label_map):
+    _, triangles = triangles_of(page)
+    for hemi, labels in surface_labels(label_map).items():
+        corners = labels[faces_of(hemi)]
+        agreed = (corners == corners[:, :1]).all(axis=1)
+        for label in range(1, N_LABELS + 1):
+            shown = triangles[hemi][agreed & (corners[:, 0] == label)]
+            assert set(shown) <= {label_map.colors[label - 1]}
+        outside = triangles[hemi][agreed & (corners[:, 0] == 0)]
+        assert len(outside) > 5000
+        assert not set(outside) & set(label_map.colors)
+        # where corners differ, the triangle is one of them
+        for color, own in zip(triangles[hemi][~agreed], corners[~agreed], strict=True):
+            assert color in {label_map.colors[label - 1] for label in own if label} or 0 in own
+
+
+def test_page_falls_back_on_what_nilearn_writes(label_map):
+    assert brain_map._paint_triangles("<html>another layout</html>", label_map) == "<html>another layout</html>"
+
+
+def test_page_is_reproducible_and_stays_small(page, label_map, tmp_path):
+    notes = ["q <= .05 & 10,000 permutations", "lower ceiling >= 0.033"]
+    write_page(label_map, tmp_path / "a.html", title="Best <network>", notes=notes, banner="SIMULATED EXAMPLE")
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == page
+    assert len(page) < 10e6
+
+
+def test_page_without_banner_and_without_a_single_label(label_map, tmp_path):
+    empty = make_label_map(data=np.zeros_like(label_map.data), counts=[0] * N_LABELS)
+    write_page(empty, tmp_path / "a.html", title="Nothing", notes=[])
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert 'class="banner"' not in text
+    assert text.count("<li class=none>") == N_LABELS
+    _, triangles = triangles_of(text)
+    assert not set(triangles["both"]) & {task.color for task in TASKS}
+    assert len(static_figure(empty, title="Nothing", note="").axes) == 8
+
+
+# ------------------------------------------------------------------------------------------------------- still picture
+
+
+@pytest.fixture(scope="module")
+def figure(label_map):
+    return static_figure(label_map, title="Best network", note="A note.", banner="SIMULATED EXAMPLE")
+
+
+def test_still_picture_has_eight_views_in_legal_colours(figure, label_map):
+    assert len(figure.axes) == 8
+    legal = {color.lower() for color in label_map.colors}
+    seen = set()
+    for axes in figure.axes:
+        (surface_drawn,) = axes.collections
+        colors = {to_hex(color) for color in np.unique(surface_drawn.get_facecolor().round(6), axis=0)}
+        seen |= {color for color in colors if color in legal}
+        assert all(color[1:3] == color[3:5] == color[5:7] for color in colors - legal)
+    assert seen == legal
+
+
+def test_posterior_view_looks_at_the_occipital_pole(figure):
+    posterior = [axes for axes in figure.axes if (axes.elev, axes.azim) == (0, 270)]
+    assert len(posterior) == 2
+
+
+def test_still_picture_explains_itself_without_overlaps(figure, label_map):
+    texts = [text for text in figure.texts if text.get_text()]
+    shown = [text.get_text() for text in texts]
+    for expected in [*label_map.names, "2D", "3D", "semantic", "baseline", "Best network", "SIMULATED EXAMPLE"]:
+        assert expected in shown
+    for count in label_map.counts:
+        assert f"{count:,}" in shown
+    assert any(line.startswith("A note.") for line in shown)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, shown[i]
+        overlapping = [shown[j] for j in range(i) if box.overlaps(boxes[j])]
+        assert not overlapping, (shown[i], overlapping)
+
+
+def test_still_picture_of_a_few_labels(label_map):
+    few = LabelMap(
+        np.minimum(label_map.data, 3), label_map.affine, ["2D", "3D", "a name that is much longer than the others are"],
+        ["#0077BB", "#E69F00", "#882255"], [""] * 3, [1234, 0, 7], "ROIs",
+    )  # fmt: skip
+    texts = {text.get_text() for text in static_figure(few, title="T", note="").texts}
+    assert {"1,234", "0", "7", "Labels and their number of ROIs", brain_map.OUTSIDE} <= texts
+
+
+def test_drawing_leaves_nilearns_meshes_alone(label_map):
+    before = surface.load_surf_mesh(datasets.fetch_surf_fsaverage("fsaverage5").infl_left).coordinates.copy()
+    static_figure(label_map, title="T", note="")
+    after = surface.load_surf_mesh(datasets.fetch_surf_fsaverage("fsaverage5").infl_left).coordinates
+    np.testing.assert_array_equal(before, after)
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ["one"]}, "1 names, 21 colours"),
+        ({"data": np.full((2, 2, 2), 22, np.int16)}, "labels 22 to 22: expected 0 to 21"),
+        ({"data": np.full((2, 2, 2), -1, np.int16)}, "labels -1 to -1"),
+        ({"data": np.zeros((2, 2, 2))}, "volume of integers, got float64"),
+        ({"data": np.zeros((2, 2), np.int16)}, r"shape \(2, 2\)"),
+    ],
+)
+def test_inconsistent_label_maps_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_label_map(**changes)
