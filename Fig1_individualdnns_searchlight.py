@@ -1,0 +1,117 @@
+"""Fig 1: which network best explains each place in the brain?
+
+For every searchlight, the brain's RDM is regressed on the RDMs of each network's layers. The searchlight is coloured by
+the network with the largest adjusted R2, if that is significant. Results go to DIR/Fig1: brain_map.html (open it in a
+browser), figure.png and .svg, results.tsv, arrays.npz, maps/, run.json.
+
+  python Fig1_individualdnns_searchlight.py                    the published data in data/, else a simulated example
+  python Fig1_individualdnns_searchlight.py --data my_study    your own, in the layout of data/README.md
+"""
+
+import argparse
+import time
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from utils import analysis, cli, maps, results
+from utils.analysis import spread
+from utils.dataset import ModelRdms, SearchlightRdms, load_models, load_searchlights
+from utils.inference import best
+from utils.regression import own_adjusted_r2, own_r2, project
+
+FIGURE = "Fig1"
+TITLE = "Fig 1: the network that best explains each searchlight"
+
+
+def main() -> None:
+    started = time.time()
+    options = cli.parse(FIGURE, "searchlight", __doc__)
+    with results.Outputs(options.results / FIGURE) as outputs:
+        sources = cli.find_data(options)
+        device = cli.choose_device(options)
+        models = load_models(sources, options.layers, options.models)
+        with cli.progress("reading searchlights", options) as advance:
+            brain = load_searchlights(sources, models.n_conditions, advance)
+        tested = analysis.tested_searchlights(options, brain)
+
+        basis = analysis.fit_basis(models)
+        statistic = own_adjusted_r2(basis)
+        projected = project(basis, brain.mean[brain.usable])
+        adjusted_r2 = spread(statistic(projected), brain.usable)
+        if options.as_published:
+            adjusted_r2 = np.clip(adjusted_r2, 0, None)
+        with cli.progress("testing searchlights", options) as advance:
+            outcome = analysis.test_searchlights(
+                options, basis, statistic, brain, tested, device=device, progress=advance
+            )
+        arrays: dict[str, ArrayLike] = {
+            "models": [model.key for model in models.models],
+            "places": np.arange(len(tested)),
+            "r2": spread(own_r2(basis)(projected), brain.usable),
+            "adjusted_r2": adjusted_r2,
+            "p": spread(outcome.p, tested),
+            "q": spread(outcome.q, tested),
+            "ceiling_lower": brain.ceiling_lower,
+            "ceiling_upper": brain.ceiling_upper,
+        }
+        table = tidy(options, models, brain, tested, arrays)
+        results.write_arrays(outputs.path("arrays.npz"), **arrays)
+        results.write_table(outputs.path("results.tsv"), table)
+        draw(options, outputs, models, brain, table, cli.SIMULATED if sources.simulated else None)
+        data = {"n_searchlights": len(tested), "n_subjects": brain.n_subjects, "n_conditions": models.n_conditions}
+        written = outputs.publish(
+            cli.record(options, sources, data, [models.rdms, brain.mean], device=device, started=started)
+        )
+    cli.report(table["group"][table["significant"]], "searchlights", int(tested.sum()))
+    cli.finish(options, written, started)
+
+
+def tidy(
+    options: argparse.Namespace, models: ModelRdms, brain: SearchlightRdms, tested: np.ndarray, arrays: dict
+) -> pd.DataFrame:
+    """One row per searchlight: its best network, and whether that is significant."""
+    places = np.arange(len(tested))
+    winner, significant = best(np.nan_to_num(arrays["adjusted_r2"], nan=-np.inf), arrays["q"], options.alpha)
+    position = brain.geometry.centers_mm()
+    return pd.DataFrame(
+        {
+            "searchlight": places,
+            "x": position[:, 0],
+            "y": position[:, 1],
+            "z": position[:, 2],
+            "tested": tested,
+            "winner": [models.models[w].key if ok else None for w, ok in zip(winner, brain.usable, strict=True)],
+            "group": [models.models[w].group if ok else None for w, ok in zip(winner, brain.usable, strict=True)],
+            "adjusted_r2": arrays["adjusted_r2"][winner, places],
+            "p": arrays["p"][winner, places],
+            "q": arrays["q"][winner, places],
+            "significant": significant,
+            "ceiling_lower": brain.ceiling_lower,
+        }
+    )
+
+
+def draw(
+    options: argparse.Namespace,
+    outputs: results.Outputs,
+    models: ModelRdms,
+    brain: SearchlightRdms,
+    table: pd.DataFrame,
+    banner: str | None,
+) -> None:
+    """The functional map: page, still picture, and volumes."""
+    label_map = maps.searchlight_label_map(brain.geometry, models.models, table)
+    notes = [
+        "Each searchlight has the colour of the network that explains its RDM best (adjusted R²), if significant.",
+        analysis.describe(options, brain.n_subjects),
+        f"Tested: {table['tested'].sum():,} of {len(table):,} searchlights, lower noise ceiling ≥ {options.ceiling:g}.",
+    ]
+    maps.save_label_map(outputs, label_map, "best-network", title=TITLE, notes=notes, banner=banner)
+    maps.save_montage(outputs, label_map, title=TITLE, note=" ".join(notes), banner=banner)
+    maps.save_values(outputs, brain.geometry, table, {"adjusted_r2": "adjusted-r2", "ceiling_lower": "ceiling-lower"})
+
+
+if __name__ == "__main__":
+    cli.execute(main)

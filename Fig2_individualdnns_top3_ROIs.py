@@ -1,0 +1,170 @@
+"""Fig 2: the three networks that best explain each region of interest, and what each explains alone.
+
+For every ROI, networks are ranked by the adjusted R2 of their layers. The variance of the ROI's RDM is then partitioned
+among the best three; bars show the unique variance of each. A panel compares what the three explain of single subjects'
+RDMs with the noise ceiling. Results go to DIR/Fig2: figure.png and .svg, brain_map.html (where there is an ROI atlas),
+results.tsv, arrays.npz, maps/, run.json.
+
+  python Fig2_individualdnns_top3_ROIs.py                    the published data in data/, else a simulated example
+  python Fig2_individualdnns_top3_ROIs.py --data my_study    your own, in the layout of data/README.md
+"""
+
+import argparse
+import time
+
+import numpy as np
+import pandas as pd
+
+from utils import analysis, cli, maps, paper, results
+from utils.analysis import Outcome, Partition
+from utils.dataset import ModelRdms, RoiRdms, load_models, load_rois
+from utils.inference import TopModels, all_pairs
+from utils.noise_ceiling import ceiling_as_r2
+from utils.plots import CeilingPanel, roi_figure, save_figure
+from utils.regression import own_adjusted_r2, own_r2, part_names, project
+
+FIGURE = "Fig2"
+TITLE = "Fig 2: unique variance of the three networks that best explain each ROI"
+MAP_TITLE = "Fig 2: the network that best explains each ROI"
+N_TOP = 3
+
+
+def main() -> None:
+    started = time.time()
+    options = cli.parse(FIGURE, "roi", __doc__)
+    with results.Outputs(options.results / FIGURE) as outputs:
+        sources = cli.find_data(options)
+        device = cli.choose_device(options)
+        models = load_models(sources, options.layers, options.models)
+        rois = load_rois(sources, models.n_conditions, options.rois)
+        n_top = min(N_TOP, len(models.models))
+
+        basis = analysis.fit_basis(models)
+        projected = project(basis, rois.mean())
+        adjusted_r2 = own_adjusted_r2(basis)(projected)
+        if options.as_published:
+            adjusted_r2 = np.clip(adjusted_r2, 0, None)
+        top = np.argsort(-adjusted_r2, axis=0, kind="stable")[:n_top]
+        with cli.progress("partitioning variance", options) as advance:
+            partition = analysis.partition_rois(options, models, rois, top, advance)
+        pairs = all_pairs(n_top)
+        if options.stats == "t-test":
+            outcome = analysis.test_rois_over_subjects(options, partition, pairs)
+        else:
+            statistic = TopModels(basis, n_top, fixed=top if options.as_published else None, device=device)
+            with cli.progress("testing ROIs", options) as advance:
+                outcome = analysis.test_by_permutation(
+                    options, basis, statistic, rois.mean(), pairs=pairs, device=device, progress=advance
+                )
+        lower, upper = rois.ceilings()
+        ranks = [f"rank {k}" for k in range(1, n_top + 1)]
+        arrays = {
+            "models": [model.key for model in models.models],
+            "places": rois.names,
+            "r2": own_r2(basis)(projected),
+            "adjusted_r2": adjusted_r2,
+            "top": top,
+            "unique": partition.unique,
+            "se": partition.se,
+            "shared": partition.parts[n_top:],
+            "shared_names": [" & ".join(ranks[i] for i in part) for part in part_names(n_top)[n_top:]],
+            "total": partition.total,
+            "p": outcome.p,
+            "q": outcome.q,
+            "p_difference": outcome.p_difference,
+            "q_difference": outcome.q_difference,
+            "difference_names": [f"{ranks[i]} - {ranks[j]}" for i, j in pairs],
+            "ceiling_lower": lower,
+            "ceiling_upper": upper,
+        }
+        table = tidy(options, models, rois, partition, outcome, arrays)
+        if paper.applies(sources, models, rois):
+            table = paper.beside_fig2(table)
+            print(paper.text(table))
+        results.write_arrays(outputs.path("arrays.npz"), **arrays)
+        results.write_table(outputs.path("results.tsv"), table)
+        banner = cli.SIMULATED if sources.simulated else None
+        draw(options, outputs, models, rois, partition, outcome, table, banner)
+        first = table[table["rank"] == 1]
+        maps.save_roi_map(options, outputs, sources, rois, models.models, first, "best-network", MAP_TITLE, banner)
+        data = {"n_rois": len(rois.names), "n_conditions": models.n_conditions}
+        written = outputs.publish(
+            cli.record(options, sources, data, [models.rdms, *rois.subjects], device=device, started=started)
+        )
+    cli.finish(options, written, started)
+
+
+def tidy(
+    options: argparse.Namespace,
+    models: ModelRdms,
+    rois: RoiRdms,
+    partition: Partition,
+    outcome: Outcome,
+    arrays: dict,
+) -> pd.DataFrame:
+    """One row per ROI and network among its best."""
+    rows = [
+        {
+            "roi": roi,
+            "model": models.models[chosen].key,
+            "label": models.models[chosen].label,
+            "group": models.models[chosen].group,
+            "rank": k + 1,
+            "adjusted_r2": arrays["adjusted_r2"][chosen, place],
+            "unique": partition.unique[k, place],
+            "se": partition.se[k, place],
+            "p": outcome.p[k, place],
+            "q": outcome.q[k, place],
+            "significant": outcome.q[k, place] <= options.alpha,
+            "total_adjusted_r2": partition.total[place],
+            "explained_r2": partition.explained[place].mean(),
+            "explained_se": analysis.standard_error(partition.explained[place]),
+            "ceiling_lower": arrays["ceiling_lower"][place],
+            "ceiling_upper": arrays["ceiling_upper"][place],
+        }
+        for place, roi in enumerate(rois.names)
+        for k, chosen in enumerate(partition.sets[:, place])
+    ]
+    return pd.DataFrame(rows)
+
+
+def draw(
+    options: argparse.Namespace,
+    outputs: results.Outputs,
+    models: ModelRdms,
+    rois: RoiRdms,
+    partition: Partition,
+    outcome: Outcome,
+    table: pd.DataFrame,
+    banner: str | None,
+) -> None:
+    """Bars and Venn diagrams of every ROI, and explained variance against the noise ceiling."""
+    per_roi = table[table["rank"] == 1]
+    ceiling = CeilingPanel(
+        rois=rois.names,
+        explained=per_roi["explained_r2"].to_numpy(),
+        error=per_roi["explained_se"].to_numpy(),
+        lower=ceiling_as_r2(per_roi["ceiling_lower"].to_numpy()),
+        upper=ceiling_as_r2(per_roi["ceiling_upper"].to_numpy()),
+    )
+    note = (
+        f"{analysis.describe_bars(options)} {analysis.describe(options, analysis.subject_range(rois))} "
+        "Bottom: adjusted R² of the three networks, fitted to single subjects' RDMs (mean and standard error over "
+        "subjects), and the noise ceiling (squared mean Spearman correlation, lower to upper)."
+    )
+    shown = {
+        models.models[i].label: models.models[i].color for i in maps.in_legend_order(models.models, partition.sets)
+    }
+    figure = roi_figure(
+        analysis.roi_panels(options, models, rois, partition, outcome),
+        title=TITLE,
+        note=note,
+        legend=shown,
+        ceiling=ceiling if np.isfinite(ceiling.lower).any() else None,
+        banner=banner,
+    )
+    save_figure(figure, outputs.path("figure.svg"), outputs.path("figure.png"))
+
+
+if __name__ == "__main__":
+    cli.execute(main)

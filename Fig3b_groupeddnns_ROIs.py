@@ -1,0 +1,149 @@
+"""Fig 3b: unique and shared variance of the groups of networks in each region of interest.
+
+The networks of each group (2D, 3D, semantic) are averaged to one RDM per layer. For every ROI, the variance of the RDM
+is partitioned among the groups; bars show the unique variance of each. Results go to DIR/Fig3b: figure.png and .svg,
+brain_map.html (where there is an ROI atlas), results.tsv, arrays.npz, maps/, run.json.
+
+  python Fig3b_groupeddnns_ROIs.py                    the published data in data/, else a simulated example
+  python Fig3b_groupeddnns_ROIs.py --data my_study    your own, in the layout of data/README.md
+"""
+
+import argparse
+import time
+
+import numpy as np
+import pandas as pd
+
+from utils import analysis, cli, maps, paper, results
+from utils.analysis import Outcome, Partition
+from utils.dataset import ModelRdms, RoiRdms, load_models, load_rois
+from utils.inference import all_pairs
+from utils.plots import roi_figure, save_figure
+from utils.regression import own_adjusted_r2, own_r2, part_names, project, unique_adjusted_r2
+
+FIGURE = "Fig3b"
+TITLE = "Fig 3b: unique variance of the groups of networks in each ROI"
+MAP_TITLE = "Fig 3b: the strongest group of networks in each ROI"
+
+
+def main() -> None:
+    started = time.time()
+    options = cli.parse(FIGURE, "roi", __doc__)
+    with results.Outputs(options.results / FIGURE) as outputs:
+        sources = cli.find_data(options)
+        device = cli.choose_device(options)
+        groups = load_models(sources, options.layers, options.models).grouped()
+        rois = load_rois(sources, groups.n_conditions, options.rois)
+        names = [model.key for model in groups.models]
+
+        basis = analysis.fit_basis(groups)
+        projected = project(basis, rois.mean())
+        every_group = np.repeat(np.arange(len(names))[:, None], len(rois.names), axis=1)
+        with cli.progress("partitioning variance", options) as advance:
+            partition = analysis.partition_rois(options, groups, rois, every_group, advance)
+        pairs = all_pairs(len(names))
+        if options.stats == "t-test":
+            outcome = analysis.test_rois_over_subjects(options, partition, pairs)
+        else:
+            with cli.progress("testing ROIs", options) as advance:
+                outcome = analysis.test_by_permutation(
+                    options, basis, unique_adjusted_r2(basis), rois.mean(), pairs=pairs, device=device, progress=advance
+                )
+        lower, upper = rois.ceilings()
+        arrays = {
+            "models": names,
+            "places": rois.names,
+            "r2": own_r2(basis)(projected),
+            "adjusted_r2": own_adjusted_r2(basis)(projected),
+            "unique": partition.unique,
+            "se": partition.se,
+            "shared": partition.parts[len(names) :],
+            "shared_names": [" & ".join(names[i] for i in part) for part in part_names(len(names))[len(names) :]],
+            "total": partition.total,
+            "p": outcome.p,
+            "q": outcome.q,
+            "p_difference": outcome.p_difference,
+            "q_difference": outcome.q_difference,
+            "difference_names": [f"{names[i]} - {names[j]}" for i, j in pairs],
+            "ceiling_lower": lower,
+            "ceiling_upper": upper,
+        }
+        table = tidy(options, groups, rois, partition, outcome, arrays)
+        if paper.applies(sources, groups, rois):
+            table = paper.beside_fig3b(table)
+            print(paper.text(table))
+        results.write_arrays(outputs.path("arrays.npz"), **arrays)
+        results.write_table(outputs.path("results.tsv"), table)
+        banner = cli.SIMULATED if sources.simulated else None
+        draw(options, outputs, groups, rois, partition, outcome, banner)
+        first = strongest(options, table, outcome)
+        maps.save_roi_map(options, outputs, sources, rois, groups.models, first, "strongest-group", MAP_TITLE, banner)
+        data = {"n_rois": len(rois.names), "n_conditions": groups.n_conditions}
+        written = outputs.publish(
+            cli.record(options, sources, data, [groups.rdms, *rois.subjects], device=device, started=started)
+        )
+    cli.finish(options, written, started)
+
+
+def tidy(
+    options: argparse.Namespace,
+    groups: ModelRdms,
+    rois: RoiRdms,
+    partition: Partition,
+    outcome: Outcome,
+    arrays: dict,
+) -> pd.DataFrame:
+    """One row per ROI and group; rank is by unique variance."""
+    rank = np.argsort(np.argsort(-partition.unique, axis=0, kind="stable"), axis=0) + 1
+    rows = [
+        {
+            "roi": roi,
+            "model": group.key,
+            "group": group.group,
+            "rank": rank[k, place],
+            "adjusted_r2": arrays["adjusted_r2"][k, place],
+            "unique": partition.unique[k, place],
+            "se": partition.se[k, place],
+            "p": outcome.p[k, place],
+            "q": outcome.q[k, place],
+            "significant": outcome.q[k, place] <= options.alpha,
+            "total_adjusted_r2": partition.total[place],
+            "ceiling_lower": arrays["ceiling_lower"][place],
+            "ceiling_upper": arrays["ceiling_upper"][place],
+        }
+        for place, roi in enumerate(rois.names)
+        for k, group in enumerate(groups.models)
+    ]
+    return pd.DataFrame(rows)
+
+
+def strongest(options: argparse.Namespace, table: pd.DataFrame, outcome: Outcome) -> pd.DataFrame:
+    """The group with the largest unique variance in each ROI; significant if above chance and above all others."""
+    winner = table["rank"].to_numpy().reshape(-1, outcome.p.shape[0]).argmin(axis=1)
+    _, q_exceeds = analysis.winner_exceeds_others(options, winner, outcome)
+    first = table[table["rank"] == 1]
+    return first.assign(significant=first["significant"].to_numpy() & (q_exceeds <= options.alpha))
+
+
+def draw(
+    options: argparse.Namespace,
+    outputs: results.Outputs,
+    groups: ModelRdms,
+    rois: RoiRdms,
+    partition: Partition,
+    outcome: Outcome,
+    banner: str | None,
+) -> None:
+    """Bars and Venn diagrams of every ROI."""
+    figure = roi_figure(
+        analysis.roi_panels(options, groups, rois, partition, outcome),
+        title=TITLE,
+        note=f"{analysis.describe_bars(options)} {analysis.describe(options, analysis.subject_range(rois))}",
+        legend={model.label: model.color for model in groups.models},
+        banner=banner,
+    )
+    save_figure(figure, outputs.path("figure.svg"), outputs.path("figure.png"))
+
+
+if __name__ == "__main__":
+    cli.execute(main)

@@ -1,0 +1,330 @@
+"""The four scripts from the shell: what they write, and what they say when something is wrong."""
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_study
+from matplotlib.figure import Figure
+
+from utils import cli
+
+HOME = Path(__file__).resolve().parents[1]
+SCRIPTS = {
+    "Fig1": "Fig1_individualdnns_searchlight",
+    "Fig2": "Fig2_individualdnns_top3_ROIs",
+    "Fig3a": "Fig3a_groupeddnns_searchlight",
+    "Fig3b": "Fig3b_groupeddnns_ROIs",
+}
+SEARCHLIGHT = ("Fig1", "Fig3a")
+FILES = {"brain_map.html", "figure.png", "figure.svg", "results.tsv", "arrays.npz", "run.json"}
+
+
+def run(monkeypatch, figure, *arguments):
+    """Run a script in this process; returns its exit status."""
+    script = importlib.import_module(SCRIPTS[figure])
+    monkeypatch.setattr(sys, "argv", [f"{SCRIPTS[figure]}.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.execute(script.main)
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    return write_study(tmp_path_factory.mktemp("data") / "study", np.random.default_rng(3), n_conditions=12)
+
+
+@pytest.fixture(scope="module")
+def finished(study, tmp_path_factory) -> Path:
+    """Results of all four scripts on the small study."""
+    results = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for figure in SCRIPTS:
+            extra = ["--ceiling", -1] if figure in SEARCHLIGHT else []
+            assert run(monkeypatch, figure, "--data", study, "--results", results, "-np", 199, *extra) == 0
+    return results
+
+
+# ----------------------------------------------------------------------------------------------------------- results
+
+
+@pytest.mark.parametrize("figure", SCRIPTS)
+def test_writes_what_the_readme_promises(finished, figure):
+    files = {path.name for path in (finished / figure).iterdir()}
+    assert files == FILES | {"maps"}
+    assert any(path.name.endswith("_dseg.nii.gz") for path in (finished / figure / "maps").iterdir())
+    assert (finished / figure / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("figure", SCRIPTS)
+def test_arrays_and_tables_agree(finished, figure):
+    table = pd.read_csv(finished / figure / "results.tsv", sep="\t", na_values="n/a")
+    with np.load(finished / figure / "arrays.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    models = list(arrays["models"])
+    if figure == "Fig1":
+        assert list(table.columns) == [
+            "searchlight", "x", "y", "z", "tested", "winner", "group", "adjusted_r2", "p", "q", "significant",
+            "ceiling_lower",
+        ]  # fmt: skip
+        winner = arrays["adjusted_r2"].argmax(axis=0)
+        assert [models[w] for w in winner] == list(table["winner"])
+        np.testing.assert_allclose(table["adjusted_r2"], arrays["adjusted_r2"].max(axis=0), rtol=1e-6)
+    elif figure == "Fig3a":
+        np.testing.assert_allclose(table["unique"], arrays["unique"].max(axis=0), rtol=1e-6)
+        total = arrays["unique"].sum(axis=0) + arrays["shared"].sum(axis=0)
+        np.testing.assert_allclose(total, arrays["total"], atol=1e-12)
+    else:
+        needed = (
+            "roi model group rank adjusted_r2 unique se p q significant total_adjusted_r2 ceiling_lower ceiling_upper"
+        )
+        assert set(needed.split()) <= set(table.columns)
+        assert list(dict.fromkeys(table["roi"])) == ["EVC", "IT"] == list(arrays["places"])
+        np.testing.assert_allclose(table["unique"].to_numpy().reshape(2, -1).T, arrays["unique"], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            arrays["unique"].sum(axis=0) + arrays["shared"].sum(axis=0), arrays["total"], atol=1e-12
+        )
+        assert (arrays["se"] > 0).all()
+
+
+def test_planted_model_is_found(finished):
+    fig1 = pd.read_csv(finished / "Fig1" / "results.tsv", sep="\t")
+    follows = fig1["searchlight"] % 2 == 1
+    assert (fig1.loc[follows, "winner"] == "net").all()
+    assert fig1.loc[follows, "significant"].all()
+    fig3b = pd.read_csv(finished / "Fig3b" / "results.tsv", sep="\t").set_index(["roi", "model"])
+    assert fig3b.loc[("EVC", "semantic"), "rank"] == 1
+    assert fig3b.loc[("EVC", "semantic"), "significant"]
+
+
+def test_label_volume_has_the_colours_of_the_table(finished):
+    table = pd.read_csv(finished / "Fig1" / "results.tsv", sep="\t")
+    labels = pd.read_csv(finished / "Fig1" / "maps" / "best-network_dseg.tsv", sep="\t").set_index("index")["name"]
+    image = nib.load(finished / "Fig1" / "maps" / "best-network_dseg.nii.gz")
+    data = np.asarray(image.dataobj)
+    names = {"net": "Net", "edges": "Edges", "edges_fine": "Fine edges"}
+    for row in table.itertuples():
+        voxel = np.round(np.linalg.inv(image.affine) @ [row.x, row.y, row.z, 1])[:3].astype(int)
+        expected = names[row.winner] if row.significant else "not significant"
+        assert labels[data[tuple(voxel)]] == expected
+
+
+def test_record_says_what_was_done(finished):
+    record = json.loads((finished / "Fig3b" / "run.json").read_text())
+    assert record["options"]["n_permutations"] == 199
+    assert record["options"]["permute"] == "conditions"
+    assert record["data"]["simulated"] is False
+    assert len(record["data"]["fingerprint"]) == 32
+    assert {"numpy", "torch", "nilearn", "python", "dnn2brain"} <= set(record["versions"])
+    assert record["seconds"] > 0
+    assert "results.tsv" in record["files"]
+
+
+def test_page_names_the_labels_and_the_test(finished):
+    page = (finished / "Fig3a" / "brain_map.html").read_text()
+    for text in ("2D", "semantic", "not significant", "199", "permutation of conditions", "noise ceiling"):
+        assert text in page
+    assert cli.SIMULATED not in page
+
+
+def test_same_results_again(finished, study, tmp_path, monkeypatch):
+    assert run(monkeypatch, "Fig3b", "--data", study, "--results", tmp_path, "-np", 199) == 0
+    for name in ("results.tsv", "figure.svg", "figure.png", "arrays.npz"):
+        assert (tmp_path / "Fig3b" / name).read_bytes() == (finished / "Fig3b" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("figure", SCRIPTS)
+@pytest.mark.parametrize(
+    "route", [["--as-published"], ["--stats", "t-test"], ["--correction", "max"], ["--permute", "entries"]], ids="".join
+)
+def test_every_route_ends_well(study, tmp_path, monkeypatch, figure, route):
+    monkeypatch.setattr("utils.maps.static_figure", lambda *_, **__: Figure())  # drawn in the other tests
+    extra = ["--ceiling", -1] if figure in SEARCHLIGHT else []
+    assert run(monkeypatch, figure, "--data", study, "--results", tmp_path, "-np", 20, *route, *extra) == 0
+    table = pd.read_csv(tmp_path / figure / "results.tsv", sep="\t")
+    assert table["p"].between(0, 1).all()
+    assert (table["q"] >= table["p"] - 1e-12).all()
+
+
+def test_as_published_never_shows_negative_r2(study, tmp_path, monkeypatch):
+    assert (
+        run(monkeypatch, "Fig1", "--data", study, "--results", tmp_path, "-np", 9, "--as-published", "--ceiling", -1)
+        == 0
+    )
+    with np.load(tmp_path / "Fig1" / "arrays.npz") as arrays:
+        assert arrays["adjusted_r2"].min() == 0
+    assert json.loads((tmp_path / "Fig1" / "run.json").read_text())["options"]["permute"] == "entries"
+
+
+def test_published_flags_are_understood(study, tmp_path, monkeypatch):
+    flags = ["--DNN_RDM_dir", study / "dnn_rdms", "--fMRI_RDMs_dir", study / "roi_rdms", "--results_dir", tmp_path]
+    flags += [
+        "--roi_labels",
+        study / "roi_labels.csv",
+        "--num_perm",
+        9,
+        "-stats",
+        "permutation_labels",
+        "-bs_ratio",
+        0.8,
+    ]
+    assert run(monkeypatch, "Fig2", *flags) == 0
+    options = json.loads((tmp_path / "Fig2" / "run.json").read_text())["options"]
+    assert (options["n_permutations"], options["stats"], options["bootstrap_ratio"]) == (9, "permutation", 0.8)
+
+
+def test_no_atlas_is_said_in_one_line(study, tmp_path, monkeypatch, capsys):
+    parts = ["--dnn-rdms", study / "dnn_rdms", "--fmri-rdms", study / "roi_rdms"]
+    arguments = [*parts, "--roi-labels", study / "roi_labels.csv", "--results", tmp_path, "-np", 9]
+    assert run(monkeypatch, "Fig3b", *arguments) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("No brain map")]
+    assert len(said) == 1
+    assert "--atlas" in said[0]
+    assert not (tmp_path / "Fig3b" / "brain_map.html").exists()
+
+
+def test_papers_numbers_stand_beside_those_of_the_release(published_sample, tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, "Fig3b", "--data", published_sample, "--results", tmp_path, "-np", 9) == 0
+    table = pd.read_csv(tmp_path / "Fig3b" / "results.tsv", sep="\t").set_index(["roi", "model"])
+    assert table.loc[("V1v", "2D"), "paper_unique"] == 0.114
+    assert table.loc[("V1v", "2D"), "paper_total_adjusted_r2"] == 0.58
+    assert "paper_unique" in capsys.readouterr().out
+    assert run(monkeypatch, "Fig2", "--data", published_sample, "--results", tmp_path, "-np", 9) == 0
+    table = pd.read_csv(tmp_path / "Fig2" / "results.tsv", sep="\t").set_index(["roi", "rank"])
+    assert table.loc[("hV4", 2), "paper_model"] == "denoise"
+    assert table.loc[("hV4", 2), "paper_unique"] == 0.0261
+
+
+def test_papers_numbers_are_silent_elsewhere(finished):
+    table = pd.read_csv(finished / "Fig2" / "results.tsv", sep="\t")
+    assert not [name for name in table.columns if name.startswith("paper")]
+
+
+def test_papers_numbers_equal_the_reference():
+    from conftest import shared
+
+    from utils.paper import read
+
+    reference = json.loads(shared("reference/paper_reference.json").read_text())["rois"]
+    for row in read("fig2").itertuples():
+        facts = reference[row.roi]["fig2b"]["top3"][row.rank - 1]
+        assert (row.model, row.paper_unique) == (facts["task"], facts["unique_variance"])
+        assert row.paper_total_adjusted_r2 == reference[row.roi]["fig2b"]["total_R2"]
+    for row in read("fig3b").itertuples():
+        facts = reference[row.roi]["fig3b"]["groups"][row.model]
+        assert row.paper_significant == facts["significant_vs_0"]
+        assert row.paper_unique == facts["unique_variance"] or facts["unique_variance"] is None
+
+
+# --------------------------------------------------------------------------------------------------------- real data
+
+
+def test_real_rdms_of_fifteen_people(algonauts, tmp_path, monkeypatch):
+    for figure in ("Fig2", "Fig3b"):
+        assert run(monkeypatch, figure, "--data", algonauts, "--results", tmp_path, "-np", 499) == 0
+    table = pd.read_csv(tmp_path / "Fig3b" / "results.tsv", sep="\t").set_index(["roi", "model"])
+    assert set(table.index.get_level_values("model")) == {"2D", "semantic"}
+    assert table.loc[("IT", "semantic"), "significant"]
+    assert table.loc[("IT", "semantic"), "unique"] > table.loc[("IT", "2D"), "unique"]
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def one_line(monkeypatch, capsys, figure, *arguments):
+    """Run a script that must refuse; returns the line it says."""
+    assert run(monkeypatch, figure, *arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-np", "-5"], "--n-permutations is -5, expected 1 or more"),
+        (["-np", "many"], "invalid int value: 'many'"),
+        (["--alpha", "2"], "--alpha is 2.0"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--stats", "anova"], "invalid choice: 'anova'"),
+        (["--correction", "max", "--as-published"], "--correction max does not go with --as-published"),
+        (["--correction", "max", "--stats", "t-test"], "--correction max does not go with --stats t-test"),
+        (["--perm", "9"], "unrecognized arguments: --perm"),
+        (["--bootstrap-ratio", "1.5"], "--bootstrap-ratio is 1.5"),
+        (["--bootstrap-ratio", "0.3"], "--bootstrap-ratio 0.3 keeps 4 of 12 conditions"),
+        (["--models", "net", "vgg"], "unknown model(s) vgg"),
+        (["--rois", "V1v"], "unknown ROI(s) V1v"),
+        (["--layers", "fc7"], "no RDM file for 3 of 3"),
+        (["--atlas", "nowhere.nii"], "nowhere.nii (given as --atlas)"),
+        (["--data", "nowhere"], "data folder nowhere does not exist"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_options(study, tmp_path, monkeypatch, capsys, arguments, message):
+    given = ["--data", study] if "--data" not in arguments else []
+    assert message in one_line(monkeypatch, capsys, "Fig2", *given, "--results", tmp_path, *arguments)
+
+
+def test_no_gpu(study, tmp_path, monkeypatch, capsys):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    line = one_line(monkeypatch, capsys, "Fig1", "--data", study, "--results", tmp_path, "--device", "cuda")
+    assert "no CUDA GPU" in line
+
+
+def test_no_searchlight_above_the_ceiling(study, tmp_path, monkeypatch, capsys):
+    line = one_line(monkeypatch, capsys, "Fig3a", "--data", study, "--results", tmp_path, "--ceiling", 0.999)
+    assert "no searchlight has a lower noise ceiling of 0.999" in line
+
+
+def test_too_few_conditions(tmp_path, monkeypatch, capsys):
+    tiny = write_study(tmp_path / "tiny", np.random.default_rng(0), n_conditions=4)
+    line = one_line(monkeypatch, capsys, "Fig1", "--data", tiny, "--results", tmp_path / "results")
+    assert "4 conditions are too few: 6 predictors need at least 8 pairs" in line
+
+
+def test_unwritable_results(study, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    line = one_line(monkeypatch, capsys, "Fig3b", "--data", study, "--results", tmp_path / "file")
+    assert "cannot be written to" in line
+
+
+def test_refusal_leaves_earlier_results(finished, study, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    one_line(monkeypatch, capsys, "Fig2", "--data", study, "--results", finished, "--models", "vgg")
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+
+
+def test_collinear_predictors_are_named_and_work_goes_on(tmp_path, monkeypatch, capsys):
+    study = write_study(tmp_path / "study", np.random.default_rng(0), n_conditions=12)
+    np.save(study / "dnn_rdms" / "net_late.npy", np.load(study / "dnn_rdms" / "net_early.npy"))
+    assert run(monkeypatch, "Fig3b", "--data", study, "--results", tmp_path / "results", "-np", 9) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: collinear")]
+    assert len(warnings) == 1
+    assert "semantic late" in warnings[0]
+
+
+@pytest.mark.parametrize("figure", SCRIPTS)
+def test_help_teaches_and_is_quick(figure):
+    best = min(_time_of_help(figure) for _ in range(3))
+    assert best < 2
+
+
+def _time_of_help(figure):
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, f"{SCRIPTS[figure]}.py", "--help"], capture_output=True, text=True, cwd=HOME, check=True
+    )
+    for text in ("--data", "--n-permutations", "--as-published", "docs/METHODS.md", "brain_map.html"):
+        assert text in done.stdout
+    return time.perf_counter() - started

@@ -1,0 +1,393 @@
+"""The statistical route that the options choose, and its way from p values to what a figure calls significant."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils import InputError
+from utils.dataset import ModelRdms, RoiRdms, SearchlightRdms
+from utils.inference import (
+    Progress,
+    Statistic,
+    TTest,
+    chance_adjusted_r2,
+    fdr,
+    jackknife_se,
+    largest_difference_p,
+    permutation_test,
+    published_fdr,
+    t_test,
+)
+from utils.plots import RoiPanel
+from utils.rdm import n_pairs_of
+from utils.regression import (
+    Basis,
+    LinearStatistic,
+    orthonormal_basis,
+    part_names,
+    project,
+    total_adjusted_r2,
+    unique_adjusted_r2,
+    variance_parts,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """p values of statistics (n_statistics, n_places) and of differences between them (n_pairs, n_places).
+
+    `q` and `q_difference` are corrected for multiple tests, as the options say.
+    """
+
+    p: NDArray[np.float64]
+    q: NDArray[np.float64]
+    pairs: list[tuple[int, int]]
+    p_difference: NDArray[np.float64]
+    q_difference: NDArray[np.float64]
+
+
+def fit_basis(models: ModelRdms) -> Basis:
+    """Basis of all predictors; warns of those that are linear combinations of others.
+
+    Raises
+    ------
+    InputError
+        If there are too few conditions for so many predictors.
+    """
+    try:
+        basis = orthonormal_basis(list(models.rdms))
+    except ValueError as error:
+        raise InputError(
+            f"{models.n_conditions} conditions are too few: {error}; use more images or fewer models"
+        ) from None
+    dependent = [f"{models.models[i].key} {models.layers[j]}" for i, j in basis.dependent]
+    if dependent:
+        warnings.warn(
+            f"collinear predictors: {', '.join(dependent)} (model, layer) are linear combinations of those before them "
+            "and add nothing; going on with the rank that is there",
+            stacklevel=2,
+        )
+    return basis
+
+
+def test_by_permutation(
+    options: argparse.Namespace,
+    basis: Basis,
+    statistic: Statistic,
+    rdms: NDArray[np.float64],
+    *,
+    pairs: Sequence[tuple[int, int]] = (),
+    device: str,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Permutation test of the mean RDMs (n_places, n_pairs), corrected as the options say."""
+    test = permutation_test(
+        basis,
+        statistic,
+        rdms,
+        options.n_permutations,
+        unit=options.permute,
+        pairs=pairs,
+        two_sided=not options.as_published,
+        seed=options.seed,
+        device=device,
+        progress=progress,
+    )
+    if options.correction == "max":
+        return Outcome(test.p, test.p_max, test.pairs, test.p_difference, test.p_difference_max)
+    return _corrected(options, test.p, test.pairs, test.p_difference)
+
+
+def test_over_subjects(
+    options: argparse.Namespace,
+    values: NDArray[np.float64],
+    chance: NDArray[np.float64],
+    pairs: Sequence[tuple[int, int]] = (),
+) -> Outcome:
+    """t-test of subjects' values (n_statistics, n_subjects, n_places) against chance; as published, against 0."""
+    test = _t_test(options, values, chance, pairs)
+    return _corrected(options, test.p, list(pairs), test.p_difference)
+
+
+def _t_test(
+    options: argparse.Namespace,
+    values: NDArray[np.float64],
+    chance: NDArray[np.float64],
+    pairs: Sequence[tuple[int, int]],
+) -> TTest:
+    if values.shape[1] < 2:
+        raise InputError(
+            f"--stats t-test: found {values.shape[1]} subject, expected 2 or more; use --stats permutation"
+        )
+    return t_test(values, pairs, chance=0.0 if options.as_published else chance, paired=not options.as_published)
+
+
+def _corrected(
+    options: argparse.Namespace, p: NDArray[np.float64], pairs: list[tuple[int, int]], p_difference: NDArray[np.float64]
+) -> Outcome:
+    if options.as_published:
+        across = options.kind == "searchlight"
+        return Outcome(p, published_fdr(p, across), pairs, p_difference, published_fdr(p_difference, across))
+    return Outcome(p, fdr(p), pairs, p_difference, fdr(p_difference))
+
+
+def subject_values(
+    basis: Basis, statistic: LinearStatistic, subject_rdms: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A statistic of every subject, and the level it has by chance.
+
+    Parameters
+    ----------
+    basis : Basis
+    statistic : LinearStatistic
+    subject_rdms : ndarray, shape (n_subjects, n_places, n_pairs)
+
+    Returns
+    -------
+    values, chance : ndarray of float64, shape (n_statistics, n_subjects, n_places)
+    """
+    values = [statistic(project(basis, rdms)) for rdms in subject_rdms]
+    chance = [chance_adjusted_r2(basis, statistic, rdms) for rdms in subject_rdms]
+    return np.stack(values, axis=1), np.stack(chance, axis=1)
+
+
+def winner_exceeds_others(
+    options: argparse.Namespace, winner: NDArray[np.int64], outcome: Outcome
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Does the winner of each place differ from all others?
+
+    Returns
+    -------
+    p, q : ndarray of float64, shape (n_places,)
+        The largest p value of its differences, and corrected over places.
+    """
+    p = largest_difference_p(winner, outcome.pairs, outcome.p_difference)
+    if options.as_published or options.correction == "max":
+        return p, largest_difference_p(winner, outcome.pairs, outcome.q_difference)
+    return p, fdr(p)
+
+
+def describe(options: argparse.Namespace, n_subjects: int | str) -> str:
+    """One sentence on how significance was decided, for the foot of a figure or page."""
+    if options.stats == "t-test":
+        test = f"t-test over {n_subjects} subjects" + (
+            " against 0" if options.as_published else " against chance level"
+        )
+    else:
+        test = f"permutation of {options.permute}, {options.n_permutations:,} times, mean RDM of {n_subjects} subjects"
+    if options.correction == "max":
+        corrected = "family-wise by the maximum statistic"
+    elif options.as_published:
+        corrected = "FDR within each place" + (", then over places" if options.kind == "searchlight" else "")
+    else:
+        corrected = "FDR over all tests"
+    return f"Significance: {test}; {corrected}, level {options.alpha:g}."
+
+
+def tested_searchlights(options: argparse.Namespace, brain: SearchlightRdms) -> NDArray[np.bool_]:
+    """Searchlights, (n_searchlights,) of bool, that are usable and whose lower noise ceiling is high enough.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    tested = brain.usable & (brain.ceiling_lower >= options.ceiling)
+    if not tested.any():
+        highest = brain.ceiling_lower[brain.usable].max()
+        raise InputError(
+            f"no searchlight has a lower noise ceiling of {options.ceiling:g} or more (the highest is {highest:.3g}); "
+            "give a smaller --ceiling"
+        )
+    return tested
+
+
+def test_searchlights(
+    options: argparse.Namespace,
+    basis: Basis,
+    statistic: LinearStatistic,
+    brain: SearchlightRdms,
+    tested: NDArray[np.bool_],
+    *,
+    pairs: Sequence[tuple[int, int]] = (),
+    device: str,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Test the statistic at the tested searchlights, by the route that the options choose."""
+    if options.stats == "permutation":
+        rdms = brain.mean[tested]
+        return test_by_permutation(options, basis, statistic, rdms, pairs=pairs, device=device, progress=progress)
+    parts = []
+    for places, rdms in brain.blocks():
+        if tested[places].any():
+            parts.append(subject_values(basis, statistic, rdms[:, tested[places]]))
+        if progress is not None:
+            progress(places.stop, len(tested))
+    values, chance = (np.concatenate(part, axis=2) for part in zip(*parts, strict=True))
+    return test_over_subjects(options, values, chance, pairs)
+
+
+def spread(values: NDArray, places: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Values (..., n_chosen) of the chosen places among all, (..., n_places), with NaN elsewhere."""
+    result = np.full((*values.shape[:-1], places.size), np.nan)
+    result[..., places] = values
+    return result
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Variance of each place's RDM among its own sets of predictors.
+
+    Attributes
+    ----------
+    sets : ndarray of int, shape (n_sets, n_places)
+        Models of each place, by their index.
+    unique, se : ndarray of float64, shape (n_sets, n_places)
+        Unique variance (adjusted R2) and its standard error.
+    parts : ndarray of float64, shape (2**n_sets - 1, n_places)
+        All parts, in the order of `part_names`.
+    total : ndarray of float64, shape (n_places,)
+        Adjusted R2 of all sets together: the sum of the parts.
+    subjects : list of (values, chance)
+        Per place, unique variance of every subject and its chance level, each (n_sets, n_subjects, 1).
+    explained : list of ndarray
+        Per place, the total adjusted R2 of every subject's own RDM, (n_subjects,).
+    """
+
+    sets: NDArray[np.int64]
+    unique: NDArray[np.float64]
+    se: NDArray[np.float64]
+    parts: NDArray[np.float64]
+    total: NDArray[np.float64]
+    subjects: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
+    explained: list[NDArray[np.float64]]
+
+
+def partition_rois(
+    options: argparse.Namespace,
+    models: ModelRdms,
+    rois: RoiRdms,
+    sets: NDArray[np.int64],
+    progress: Progress | None = None,
+) -> Partition:
+    """Partition the variance of every ROI among its own models.
+
+    Parameters
+    ----------
+    options : Namespace
+    models : ModelRdms
+    rois : RoiRdms
+    sets : ndarray of int, shape (n_sets, n_rois)
+        Models of each ROI.
+    progress : callable, optional
+        Called with (ROIs done, ROIs in all).
+
+    Raises
+    ------
+    InputError
+        If subsets of the conditions are too small to fit so many predictors.
+    """
+    n_subset = round(options.bootstrap_ratio * models.n_conditions)
+    n_predictors = len(sets) * len(models.layers)
+    if n_pairs_of(n_subset) < n_predictors + 2 or n_subset == models.n_conditions:
+        raise InputError(
+            f"--bootstrap-ratio {options.bootstrap_ratio:g} keeps {n_subset} of {models.n_conditions} conditions, "
+            f"expected fewer than all, and enough for {n_predictors} predictors; give another ratio"
+        )
+    mean, columns = rois.mean(), []
+    for place, chosen in enumerate(sets.T):
+        basis = orthonormal_basis(models.rdms[chosen])
+        projected = project(basis, mean[[place]])
+        subjects = rois.subjects[place][:, None]
+        se = jackknife_se(
+            models.rdms[chosen],
+            mean[[place]],
+            ratio=options.bootstrap_ratio,
+            seed=options.seed,
+            scaled=not options.as_published,
+        )
+        columns.append(
+            (
+                unique_adjusted_r2(basis)(projected)[:, 0],
+                se[:, 0],
+                variance_parts(basis)(projected)[:, 0],
+                total_adjusted_r2(basis)(projected)[0, 0],
+                subject_values(basis, unique_adjusted_r2(basis), subjects),
+                subject_values(basis, total_adjusted_r2(basis), subjects)[0].ravel(),
+            )
+        )
+        if progress is not None:
+            progress(place + 1, sets.shape[1])
+    unique, errors, parts, total, subject_unique, explained = zip(*columns, strict=True)
+    return Partition(
+        sets=sets,
+        unique=np.stack(unique, axis=1),
+        se=np.stack(errors, axis=1),
+        parts=np.stack(parts, axis=1),
+        total=np.array(total),
+        subjects=list(subject_unique),
+        explained=list(explained),
+    )
+
+
+def test_rois_over_subjects(
+    options: argparse.Namespace, partition: Partition, pairs: Sequence[tuple[int, int]]
+) -> Outcome:
+    """t-test over the subjects of every ROI, which may differ in number."""
+    tests = [_t_test(options, values, chance, pairs) for values, chance in partition.subjects]
+    p = np.concatenate([test.p for test in tests], axis=1)
+    return _corrected(options, p, list(pairs), np.concatenate([test.p_difference for test in tests], axis=1))
+
+
+def roi_panels(
+    options: argparse.Namespace, models: ModelRdms, rois: RoiRdms, partition: Partition, outcome: Outcome
+) -> list[RoiPanel]:
+    """What the figure shows of each ROI."""
+    n_sets = len(partition.sets)
+    panels = []
+    for place, name in enumerate(rois.names):
+        members = [models.models[i] for i in partition.sets[:, place]]
+        differ = outcome.q_difference[:, place] <= options.alpha
+        panels.append(
+            RoiPanel(
+                roi=name,
+                labels=[model.label for model in members],
+                colors=[model.color for model in members],
+                unique=partition.unique[:, place],
+                se=partition.se[:, place],
+                significant=list(outcome.q[:, place] <= options.alpha),
+                brackets=[pair for pair, differs in zip(outcome.pairs, differ, strict=True) if differs],
+                total=float(partition.total[place]),
+                parts={
+                    frozenset(part): float(value)
+                    for part, value in zip(part_names(n_sets), partition.parts[:, place], strict=True)
+                },
+            )
+        )
+    return panels
+
+
+def describe_bars(options: argparse.Namespace) -> str:
+    """One sentence on bars, stars and brackets."""
+    spread_over = f"{options.bootstrap_ratio:.0%} of the conditions"
+    error = (
+        f"SD over subsets of {spread_over}" if options.as_published else f"standard error (jackknife, {spread_over})"
+    )
+    return f"Bars: unique variance ± {error}; star: above chance; bracket: the two differ."
+
+
+def standard_error(values: NDArray[np.float64]) -> float:
+    """Standard error of a mean over subjects; NaN for one subject."""
+    return float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else np.nan
+
+
+def subject_range(rois: RoiRdms) -> str:
+    """How many subjects the ROIs have, as text: "16", or "14-16" where they differ."""
+    numbers = [len(rdms) for rdms in rois.subjects]
+    return f"{min(numbers)}" if min(numbers) == max(numbers) else f"{min(numbers)}-{max(numbers)}"

@@ -1,0 +1,269 @@
+"""What the four figure scripts share at the shell: options, messages, progress, the way a run begins and ends."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import warnings
+import webbrowser
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from utils import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from utils.dataset import Kind, Sources
+
+HOME = Path(__file__).resolve().parent.parent
+SIMULATED = "SIMULATED EXAMPLE - not measured data"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and keeps the line breaks of the description."""
+
+
+def parse(figure: str, kind: Kind, description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line of a figure script.
+
+    Parameters
+    ----------
+    figure : str
+        Name of the figure, which is also that of its result folder.
+    kind : {"searchlight", "roi"}
+        What the figure is drawn from.
+    description : str
+        Docstring of the script, shown by --help.
+    argv : sequence of str, optional
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    argparse.Namespace
+        Options by their long names, with those that depend on others settled, and `figure` and `kind`.
+    """
+    parser = _Parser(description=description, formatter_class=_Help, allow_abbrev=False, add_help=False)
+    _add_data_options(parser, kind)
+    _add_statistics_options(parser, kind)
+    run = parser.add_argument_group("run")
+    run.add_argument("--results", "--results_dir", type=Path, default=Path("results"), metavar="DIR",
+                     help=f"results go to DIR/{figure}/")  # fmt: skip
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
+                     help="where to compute; auto takes a GPU if there is one")  # fmt: skip
+    run.add_argument("--seed", type=int, default=0, help="seed of permutations and subsets")
+    run.add_argument("--open", action=argparse.BooleanOptionalAction, default=_someone_watches(),
+                     help="open the brain map in a browser at the end")  # fmt: skip
+    run.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+    run.add_argument("-h", "--help", action="help", help="show this text and exit")
+    options = parser.parse_args(argv)
+    options.figure, options.kind = figure, kind
+    _settle(parser, options)
+    return options
+
+
+def _add_data_options(parser: argparse.ArgumentParser, kind: Kind) -> None:
+    group = parser.add_argument_group(
+        "data",
+        "Without any of these, the published release in data/ is used if it lies there, else a simulated example.",
+    )
+    brain = "searchlight" if kind == "searchlight" else "ROI"
+
+    def path(*names: str, text: str) -> None:
+        group.add_argument(*names, type=Path, metavar="PATH", default=argparse.SUPPRESS, help=text)
+
+    path("--data", text="data folder, in the layout of data/README.md")
+    path("--dnn-rdms", "--DNN_RDM_dir", text="folder of model RDMs, if not in the data folder")
+    path("--fmri-rdms", "--fMRI_RDMs_dir", text=f"folder of {brain} RDMs, if not in the data folder")
+    if kind == "searchlight":
+        path("--mask", text="brain mask (NIfTI) that the searchlights were computed in")
+    else:
+        path("--roi-labels", "--roi_labels", text="table of ROIs: CSV with columns id and roi")
+        path("--atlas", text="ROI volume (NIfTI with the ids of the table); without one there is no brain map")
+        group.add_argument("--rois", nargs="+", metavar="ROI", default=argparse.SUPPRESS,
+                           help="ROIs to show, in this order (the paper's 15 where they exist, else all)")  # fmt: skip
+    group.add_argument("--models", nargs="+", metavar="KEY", default=argparse.SUPPRESS,
+                       help="networks to use (all of the table)")  # fmt: skip
+    group.add_argument("--layers", nargs="+", metavar="LAYER", default=argparse.SUPPRESS,
+                       help="layers of every network to use (all there are)")  # fmt: skip
+
+
+def _add_statistics_options(parser: argparse.ArgumentParser, kind: Kind) -> None:
+    group = parser.add_argument_group("statistics", "docs/METHODS.md explains each choice.")
+    routes = ("permutation", "permutation_labels", "t-test")
+    group.add_argument("--stats", "-stats", choices=routes, default="permutation",
+                       help="permutation test on the mean RDM over subjects, or t-test over subjects "
+                            "(permutation_labels is the published name of permutation)")  # fmt: skip
+    group.add_argument("--n-permutations", "-np", "--num_perm", type=int, default=10_000, metavar="N",
+                       help="number of permutations")  # fmt: skip
+    group.add_argument("--permute", choices=("conditions", "entries"), default=argparse.SUPPRESS,
+                       help="what is exchanged: conditions, or entries of the RDM, which is invalid where conditions "
+                            "differ in gain (default: conditions; entries with --as-published)")  # fmt: skip
+    group.add_argument("--correction", choices=("fdr", "max"), default="fdr",
+                       help="for many tests: false discovery rate, or family-wise by maximum statistic")  # fmt: skip
+    group.add_argument("--alpha", type=float, default=0.05, help="level of significance, after correction")
+    group.add_argument("--as-published", action="store_true",
+                       help="every choice of the published code: permute entries, one-sided differences, correction "
+                            "within a place first, select once, negative R2 to 0, unscaled error bars")  # fmt: skip
+    if kind == "searchlight":
+        group.add_argument("--ceiling", type=float, default=0.033, metavar="X",
+                           help="test searchlights whose lower noise ceiling (mean Spearman) is X or more")  # fmt: skip
+    else:
+        group.add_argument("--bootstrap-ratio", "-bs_ratio", "--bootstrap_ratio", type=float, default=0.9, metavar="X",
+                           help="share of the conditions in each subset for the standard errors")  # fmt: skip
+
+
+def _settle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Check what single options cannot, and fill in what depends on others."""
+    for name in ("data", "dnn_rdms", "fmri_rdms", "mask", "roi_labels", "atlas", "rois", "models", "layers"):
+        options.__dict__.setdefault(name, None)
+    if options.n_permutations < 1:
+        parser.error(f"--n-permutations is {options.n_permutations}, expected 1 or more")
+    if not 0 < options.alpha < 1:
+        parser.error(f"--alpha is {options.alpha}, expected a value between 0 and 1")
+    if options.seed < 0:
+        parser.error(f"--seed is {options.seed}, expected 0 or more")
+    if not 0 < getattr(options, "bootstrap_ratio", 0.5) < 1:
+        parser.error(f"--bootstrap-ratio is {options.bootstrap_ratio}, expected a value between 0 and 1")
+    if options.stats == "permutation_labels":
+        options.stats = "permutation"
+    if options.correction == "max" and (options.as_published or options.stats == "t-test"):
+        other = "--as-published" if options.as_published else "--stats t-test"
+        parser.error(f"--correction max does not go with {other}, which has no maximum statistic; leave one out")
+    options.__dict__.setdefault("permute", "entries" if options.as_published else "conditions")
+
+
+def _someone_watches() -> bool:
+    """A person at a terminal with a display, not a batch job."""
+    display = sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    return display and sys.stdout.isatty() and "CI" not in os.environ
+
+
+def execute(main: Callable[[], None]) -> NoReturn:
+    """Run a script: bad input ends in one line on stderr and status 2, an interruption in status 130."""
+    warnings.showwarning = lambda message, *_, **__: warn(str(message))
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: earlier results are as they were", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def find_data(options: argparse.Namespace) -> Sources:
+    """Locate the data that the options ask for, building the example where they ask for none."""
+    from utils.dataset import holds_release, locate
+
+    folder = options.data
+    if folder is None:
+        folder = HOME / "data"
+        if not holds_release(folder) and not (options.dnn_rdms and options.fmri_rdms):
+            folder = _example(options)
+    sources = locate(
+        options.kind,
+        folder,
+        dnn_rdms=options.dnn_rdms,
+        fmri_rdms=options.fmri_rdms,
+        mask=options.mask,
+        roi_labels=options.roi_labels,
+        atlas=options.atlas,
+    )
+    if sources.simulated:
+        print(f"{SIMULATED}. Use --data DIR for real data (see data/README.md).", flush=True)
+    return sources
+
+
+def _example(options: argparse.Namespace) -> Path:
+    from utils.example import ensure_example
+
+    with progress("simulating the example (once)", options) as advance:
+        return ensure_example(HOME / "data" / "example", advance)
+
+
+def choose_device(options: argparse.Namespace) -> str:
+    """The device to compute on.
+
+    Raises
+    ------
+    InputError
+        If a GPU is asked for and there is none.
+    """
+    if options.device == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if options.device == "cuda":
+        raise InputError("--device cuda: torch finds no CUDA GPU on this machine; use --device cpu or auto")
+    return "cpu"
+
+
+@contextmanager
+def progress(title: str, options: argparse.Namespace) -> Iterator[Callable[[int, int], None]]:
+    """Progress bar on stderr while a person looks on; yields a function of (done, in all)."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc=title, disable=True if options.quiet else None, leave=False, dynamic_ncols=True)
+
+    def advance(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    with bar:
+        yield advance
+
+
+def warn(message: str) -> None:
+    """One line on stderr."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def report(labels: Iterable[str], unit: str, n_tested: int) -> None:
+    """One line on what was found: how many places carry each of the significant labels."""
+    counts = Counter(labels)
+    found = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+    print(f"{counts.total():,} of {n_tested:,} tested {unit} significant" + (f": {found}" if found else ""))
+
+
+def finish(options: argparse.Namespace, written: Sequence[Path], started: float) -> None:
+    """Say which files were written, and open the brain map if that is wanted."""
+    print(f"{options.figure} took {time.time() - started:.1f} s and wrote")
+    for path in written:
+        print(f"  {path}")
+    page = next((path for path in written if path.name == "brain_map.html"), None)
+    if options.open and page is not None:
+        webbrowser.open(page.resolve().as_uri())
+
+
+def record(
+    options: argparse.Namespace,
+    sources: Sources,
+    data: Mapping[str, Any],
+    arrays: Sequence[NDArray],
+    device: str,
+    started: float,
+) -> dict[str, Any]:
+    """Provenance of a run, for `run.json`: `data` is added to it, `arrays` are what the results were computed from."""
+    from utils.results import fingerprint, provenance
+
+    chosen = {name: value for name, value in vars(options).items() if name not in ("figure", "kind")}
+    places = {name: str(path) for name, path in vars(sources).items() if isinstance(path, Path)}
+    described = {"simulated": sources.simulated, **places, **data, "fingerprint": fingerprint(*arrays)}
+    return provenance(options.figure, chosen, described, device, started)
