@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike
 from utils import analysis, cli, maps, results
 from utils.analysis import spread
 from utils.dataset import ModelRdms, SearchlightRdms, load_models, load_searchlights
-from utils.inference import best
 from utils.regression import own_adjusted_r2, own_r2, project
 
 FIGURE = "Fig1"
@@ -53,6 +52,8 @@ def main() -> None:
             "adjusted_r2": adjusted_r2,
             "p": spread(outcome.p, tested),
             "q": spread(outcome.q, tested),
+            "p_best": spread(outcome.p_best, tested),
+            "q_best": spread(outcome.q_best, tested),
             "ceiling_lower": brain.ceiling_lower,
             "ceiling_upper": brain.ceiling_upper,
         }
@@ -73,7 +74,7 @@ def tidy(
 ) -> pd.DataFrame:
     """One row per searchlight: its best network, and whether that is significant."""
     places = np.arange(len(tested))
-    winner, significant = best(np.nan_to_num(arrays["adjusted_r2"], nan=-np.inf), arrays["q"], options.alpha)
+    winner = np.nan_to_num(arrays["adjusted_r2"], nan=-np.inf).argmax(axis=0)
     position = brain.geometry.centers_mm()
     return pd.DataFrame(
         {
@@ -85,9 +86,9 @@ def tidy(
             "winner": [models.models[w].key if ok else None for w, ok in zip(winner, brain.usable, strict=True)],
             "group": [models.models[w].group if ok else None for w, ok in zip(winner, brain.usable, strict=True)],
             "adjusted_r2": arrays["adjusted_r2"][winner, places],
-            "p": arrays["p"][winner, places],
-            "q": arrays["q"][winner, places],
-            "significant": significant,
+            "p": arrays["p_best"],
+            "q": arrays["q_best"],
+            "significant": arrays["q_best"] <= options.alpha,
             "ceiling_lower": brain.ceiling_lower,
         }
     )

@@ -42,11 +42,14 @@ from utils.regression import (
 class Outcome:
     """p values of statistics (n_statistics, n_places) and of differences between them (n_pairs, n_places).
 
-    `q` and `q_difference` are corrected for multiple tests, as the options say.
+    `q` and `q_difference` are corrected for multiple tests, as the options say. `p_best` and `q_best`, (n_places,), are of
+    the largest statistic at each place, given that it was chosen for being the largest.
     """
 
     p: NDArray[np.float64]
     q: NDArray[np.float64]
+    p_best: NDArray[np.float64]
+    q_best: NDArray[np.float64]
     pairs: list[tuple[int, int]]
     p_difference: NDArray[np.float64]
     q_difference: NDArray[np.float64]
@@ -99,9 +102,11 @@ def test_by_permutation(
         device=device,
         progress=progress,
     )
+    best = test.observed.argmax(axis=0)
     if options.correction == "max":
-        return Outcome(test.p, test.p_max, test.pairs, test.p_difference, test.p_difference_max)
-    return _corrected(options, test.p, test.pairs, test.p_difference)
+        chosen = test.p_max[best, np.arange(best.size)]
+        return Outcome(test.p, test.p_max, test.p_best, chosen, test.pairs, test.p_difference, test.p_difference_max)
+    return _corrected(options, test.p, best, test.p_best, test.pairs, test.p_difference)
 
 
 def test_over_subjects(
@@ -112,7 +117,13 @@ def test_over_subjects(
 ) -> Outcome:
     """t-test of subjects' values (n_statistics, n_subjects, n_places) against chance; as published, against 0."""
     test = _t_test(options, values, chance, pairs)
-    return _corrected(options, test.p, list(pairs), test.p_difference)
+    best = values.mean(axis=1).argmax(axis=0)
+    return _corrected(options, test.p, best, _bonferroni(test.p, best), list(pairs), test.p_difference)
+
+
+def _bonferroni(p: NDArray[np.float64], best: NDArray[np.int64]) -> NDArray[np.float64]:
+    """p value of each place's best statistic, times the number of statistics it was chosen from."""
+    return np.minimum(1.0, len(p) * p[best, np.arange(best.size)])
 
 
 def _t_test(
@@ -129,12 +140,19 @@ def _t_test(
 
 
 def _corrected(
-    options: argparse.Namespace, p: NDArray[np.float64], pairs: list[tuple[int, int]], p_difference: NDArray[np.float64]
+    options: argparse.Namespace,
+    p: NDArray[np.float64],
+    best: NDArray[np.int64],
+    p_best: NDArray[np.float64],
+    pairs: list[tuple[int, int]],
+    p_difference: NDArray[np.float64],
 ) -> Outcome:
+    """Correct for the false discovery rate, by default or by the published scheme; `best` is the choice at each place."""
     if options.as_published:
         across = options.kind == "searchlight"
-        return Outcome(p, published_fdr(p, across), pairs, p_difference, published_fdr(p_difference, across))
-    return Outcome(p, fdr(p), pairs, p_difference, fdr(p_difference))
+        q, chosen = published_fdr(p, across), (best, np.arange(best.size))
+        return Outcome(p, q, p[chosen], q[chosen], pairs, p_difference, published_fdr(p_difference, across))
+    return Outcome(p, fdr(p), p_best, fdr(p_best), pairs, p_difference, fdr(p_difference))
 
 
 def subject_values(
@@ -342,7 +360,9 @@ def test_rois_over_subjects(
     """t-test over the subjects of every ROI, which may differ in number."""
     tests = [_t_test(options, values, chance, pairs) for values, chance in partition.subjects]
     p = np.concatenate([test.p for test in tests], axis=1)
-    return _corrected(options, p, list(pairs), np.concatenate([test.p_difference for test in tests], axis=1))
+    best = np.concatenate([values.mean(axis=1).argmax(axis=0) for values, _ in partition.subjects])
+    p_difference = np.concatenate([test.p_difference for test in tests], axis=1)
+    return _corrected(options, p, best, _bonferroni(p, best), list(pairs), p_difference)
 
 
 def roi_panels(

@@ -49,6 +49,8 @@ class PermutationTest:
     observed : ndarray of float64, shape (n_statistics, n_places)
     p, p_max : ndarray of float64, shape (n_statistics, n_places)
         One-sided p values, and the same corrected for all statistics and places by the maximum statistic.
+    p_best : ndarray of float64, shape (n_places,)
+        Of the largest statistic at each place: how often the largest one of a permutation, whichever it is, reaches it.
     pairs : list of (int, int)
         Pairs of statistics that were compared.
     p_difference, p_difference_max : ndarray of float64, shape (n_pairs, n_places)
@@ -59,6 +61,7 @@ class PermutationTest:
     observed: NDArray[np.float64]
     p: NDArray[np.float64]
     p_max: NDArray[np.float64]
+    p_best: NDArray[np.float64]
     pairs: list[tuple[int, int]]
     p_difference: NDArray[np.float64]
     p_difference_max: NDArray[np.float64]
@@ -173,6 +176,7 @@ def permutation_test(
         observed=observed.cpu().numpy(),
         p=tally.p_values(n_permutations),
         p_max=tally.corrected_p_values(n_permutations),
+        p_best=tally.p_values_of_best(n_permutations),
         pairs=list(pairs),
         p_difference=tally_difference.p_values(n_permutations),
         p_difference_max=tally_difference.corrected_p_values(n_permutations),
@@ -186,6 +190,8 @@ class _Tally:
     def __init__(self, observed: torch.Tensor) -> None:
         self.target = observed - _TIE
         self.count = self.target.new_zeros(self.target.shape)
+        self.count_best = self.target.new_zeros(self.target.shape[1])
+        self.best = self.target.amax(dim=0) if len(self.target) else self.count_best
         self.largest: list[torch.Tensor] = []
 
     def begin(self, n: int) -> None:
@@ -194,11 +200,16 @@ class _Tally:
 
     def add(self, null: torch.Tensor, places: slice) -> None:
         """Null values (n_statistics, n, places) of the batch at some places."""
+        best = null.amax(dim=0)
         self.count[:, places] += (null >= self.target[:, None, places]).sum(dim=1)
-        self.largest[-1] = self.largest[-1].maximum(null.amax(dim=(0, 2)))
+        self.count_best[places] += (best >= self.best[places]).sum(dim=0)
+        self.largest[-1] = self.largest[-1].maximum(best.amax(dim=1))
 
     def p_values(self, n_permutations: int) -> NDArray[np.float64]:
         return (1.0 + self.count.cpu().numpy()) / (1.0 + n_permutations)
+
+    def p_values_of_best(self, n_permutations: int) -> NDArray[np.float64]:
+        return (1.0 + self.count_best.cpu().numpy()) / (1.0 + n_permutations)
 
     def corrected_p_values(self, n_permutations: int) -> NDArray[np.float64]:
         import torch

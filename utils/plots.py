@@ -479,7 +479,7 @@ def _draw_venn(axes: Axes, panel: RoiPanel) -> None:
 
 
 def _draw_circles(axes: Axes, areas: Mapping[frozenset[int], float], colors: Sequence[str]) -> float:
-    """Draw the diagram; returns the largest error of an area as a share of the total, infinite if it cannot be drawn."""
+    """Draw the diagram; returns the largest error of an area as a share of the total, infinite if none can be drawn."""
     from matplotlib.colors import to_rgb
     from matplotlib_venn import venn2, venn3
     from matplotlib_venn._region import VennRegionException  # raised to callers, but exported nowhere
