@@ -1,8 +1,8 @@
 """Fig 1: which network best explains each place in the brain?
 
 For every searchlight, the brain's RDM is regressed on the RDMs of each network's layers. The searchlight is coloured by
-the network with the largest adjusted R2, if that is significant. Results go to DIR/Fig1: brain_map.html (open it in a
-browser), figure.png and .svg, results.tsv, arrays.npz, maps/, run.json.
+the network with the largest adjusted R2, if that is more than the best of all networks reaches by chance. Results go to
+DIR/Fig1: brain_map.html (open it in a browser), figure.png and .svg, results.tsv, arrays.npz, maps/, run.json.
 
   python Fig1_individualdnns_searchlight.py                    the published data in data/, else a simulated example
   python Fig1_individualdnns_searchlight.py --data my_study    your own, in the layout of data/README.md
@@ -105,7 +105,8 @@ def draw(
     """The functional map: page, still picture, and volumes."""
     label_map = maps.searchlight_label_map(brain.geometry, models.models, table)
     notes = [
-        "Each searchlight has the colour of the network that explains its RDM best (adjusted R²), if significant.",
+        "Each searchlight has the colour of the network that explains its RDM best (adjusted R²), if that is more than "
+        + ("by chance." if options.as_published else "the best of all networks does by chance."),
         analysis.describe(options, brain.n_subjects),
         f"Tested: {table['tested'].sum():,} of {len(table):,} searchlights, lower noise ceiling ≥ {options.ceiling:g}.",
     ]

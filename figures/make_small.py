@@ -1,6 +1,6 @@
 """Make the pictures of this folder from the results of the four scripts: small copies of figure.png.
 
-  python figures/make_small.py [RESULTS]            RESULTS is `results` unless given
+python figures/make_small.py [RESULTS]            RESULTS is `results` unless given
 """
 
 import sys

@@ -37,6 +37,18 @@ def algonauts() -> Path:
     return shared("real/algonauts78")
 
 
+@pytest.fixture(scope="session")
+def example(tmp_path_factory) -> Path:
+    """The simulated example, built anew."""
+    from utils.example import N_SUBJECTS, ensure_example
+
+    steps = []
+    folder = tmp_path_factory.mktemp("simulated") / "example"
+    made = ensure_example(folder, lambda done, total: steps.append((done, total)))
+    assert steps == [(done, N_SUBJECTS + 2) for done in range(N_SUBJECTS + 3)]
+    return made
+
+
 def gain_rdms(rng: np.random.Generator, n_rdms: int, n_conditions: int = 20, spread: float = 0.8) -> np.ndarray:
     """Condensed 1 - Pearson RDMs of unrelated random patterns whose conditions differ in gain."""
     from utils.rdm import correlation_rdm

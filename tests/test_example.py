@@ -25,12 +25,8 @@ CEILING = 0.033
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """The whole example, made once."""
-    steps = []
-    made = ensure_example(tmp_path_factory.mktemp("data") / "example", lambda done, total: steps.append((done, total)))
-    assert steps == [(done, example.N_SUBJECTS + 2) for done in range(example.N_SUBJECTS + 3)]
-    return made
+def folder(example) -> Path:
+    return example
 
 
 @pytest.fixture(scope="module")

@@ -42,8 +42,8 @@ from utils.regression import (
 class Outcome:
     """p values of statistics (n_statistics, n_places) and of differences between them (n_pairs, n_places).
 
-    `q` and `q_difference` are corrected for multiple tests, as the options say. `p_best` and `q_best`, (n_places,), are of
-    the largest statistic at each place, given that it was chosen for being the largest.
+    `q` and `q_difference` are corrected for multiple tests, as the options say. `p_best` and `q_best`, (n_places,), are
+    of the largest statistic at each place, given that it was chosen for being the largest.
     """
 
     p: NDArray[np.float64]
@@ -147,7 +147,7 @@ def _corrected(
     pairs: list[tuple[int, int]],
     p_difference: NDArray[np.float64],
 ) -> Outcome:
-    """Correct for the false discovery rate, by default or by the published scheme; `best` is the choice at each place."""
+    """Correct for the false discovery rate, by default or as published; `best` is the choice at each place."""
     if options.as_published:
         across = options.kind == "searchlight"
         q, chosen = published_fdr(p, across), (best, np.arange(best.size))
@@ -204,7 +204,7 @@ def describe(options: argparse.Namespace, n_subjects: int | str) -> str:
     elif options.as_published:
         corrected = "FDR within each place" + (", then over places" if options.kind == "searchlight" else "")
     else:
-        corrected = "FDR over all tests"
+        corrected = f"FDR over all {'searchlights' if options.kind == 'searchlight' else 'tests'}"
     return f"Significance: {test}; {corrected}, level {options.alpha:g}."
 
 

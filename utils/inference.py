@@ -7,7 +7,7 @@ of thousands of brain RDMs gives the same numbers for the price of one matrix pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
@@ -135,7 +135,7 @@ def permutation_test(
         Compare absolute differences; otherwise count in the direction observed, as the published code does.
     seed : int
     device : str
-        Where torch computes, always in float64.
+        Where torch computes. Counts are those of float64 everywhere.
     progress : callable, optional
         Called with (permutations done, permutations in all).
 
@@ -143,44 +143,132 @@ def permutation_test(
     -------
     PermutationTest
     """
+    responses = standardise(np.asarray(rdms))
+    draws = _Draws(basis.n_pairs, n_permutations, unit, seed, progress)
+    if isinstance(statistic, LinearStatistic) and device == "cpu":
+        return _test_in_single_precision(basis, statistic, responses, draws, list(pairs), two_sided)
+    return _test_in_double_precision(basis, statistic, responses, draws, list(pairs), two_sided, device)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """The permutations of a test, in blocks."""
+
+    n_pairs: int
+    n: int
+    unit: Unit
+    seed: int
+    progress: Progress | None
+
+    def blocks(self, size: int) -> Iterator[NDArray[np.int64]]:
+        """Blocks (at most `size`, n_pairs) of indices; reports progress after each."""
+        for start in range(0, self.n, size):
+            n = min(size, self.n - start)
+            yield permutation_indices(self.n_pairs, n, self.unit, self.seed, start)
+            if self.progress is not None:
+                self.progress(start + n, self.n)
+
+    def p_values(self, counts: NDArray) -> NDArray[np.float64]:
+        return np.asarray((1.0 + counts) / (1.0 + self.n), dtype=np.float64)
+
+    def corrected_p_values(self, largest: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
+        """p values of targets among the largest null value of every permutation."""
+        return self.p_values(largest.size - np.searchsorted(np.sort(largest), targets))
+
+
+def _test_in_single_precision(
+    basis: Basis,
+    statistic: LinearStatistic,
+    responses: NDArray[np.float64],
+    draws: _Draws,
+    pairs: list[tuple[int, int]],
+    two_sided: bool,
+) -> PermutationTest:
+    """Products in float32, with every comparison that this leaves open made in float64; see `utils.exceedances`."""
     import torch
 
-    q = _tensor(basis.q.T, device)
-    responses = _tensor(standardise(np.asarray(rdms)).T, device)
+    from utils.exceedances import PLAIN, SIGNED, TWO_SIDED, Counter, Rows, set_threads
+
+    n_statistics, (n_places, n_pairs) = len(statistic.weights), responses.shape
+    weights = np.vstack([statistic.weights, *(statistic.weights[[i]] - statistic.weights[[j]] for i, j in pairs)])
+    offset = np.concatenate([statistic.offset, *(statistic.offset[[i]] - statistic.offset[[j]] for i, j in pairs)])
+    directions = basis.q @ statistic.directions
+    observed = weights @ np.square(directions.T @ responses.T) + offset
+    kinds = np.array([PLAIN] * n_statistics + [TWO_SIDED if two_sided else SIGNED] * len(pairs))
+    targets = np.concatenate([observed[:n_statistics], np.abs(observed[n_statistics:])]) - _TIE
+    sign = np.where(observed < 0, -1.0, 1.0)
+    counter = Counter(Rows.of(weights, offset[:, 0], kinds), targets, sign, directions.T, responses)
+    set_threads(torch.get_num_threads())
+
+    # Where the subsets overlap (as in variance partitioning) it is cheaper to permute the basis of all predictors and
+    # to turn to the directions afterwards.
+    fold = directions.shape[1] <= basis.q.shape[1]
+    permuted = torch.from_numpy(np.ascontiguousarray((directions if fold else basis.q).T, dtype=np.float32))
+    turn = torch.from_numpy(np.ascontiguousarray(statistic.directions.T, dtype=np.float32))
+    brain = torch.from_numpy(np.ascontiguousarray(responses.T, dtype=np.float32))
+    size = max(1, min(256, _BLOCK_BYTES // (4 * directions.shape[1] * max(n_places, n_pairs))))
+    for rows in draws.blocks(size):
+        stacked = permuted.index_select(1, torch.from_numpy(rows.ravel())).reshape(-1, n_pairs)
+        projected = (stacked @ brain).reshape(len(permuted), -1)
+        if not fold:
+            projected = turn @ projected
+        counter.add(projected.numpy().reshape(-1, len(rows), n_places), rows)
+    largest = np.concatenate(counter.largest, axis=1)
+    return PermutationTest(
+        observed=observed[:n_statistics],
+        p=draws.p_values(counter.count[:n_statistics]),
+        p_max=draws.corrected_p_values(largest[0], targets[:n_statistics]),
+        p_best=draws.p_values(counter.count_best),
+        pairs=pairs,
+        p_difference=draws.p_values(counter.count[n_statistics:]),
+        p_difference_max=draws.corrected_p_values(largest[1], targets[n_statistics:]),
+        n_permutations=draws.n,
+    )
+
+
+def _test_in_double_precision(
+    basis: Basis,
+    statistic: Statistic,
+    responses: NDArray[np.float64],
+    draws: _Draws,
+    pairs: list[tuple[int, int]],
+    two_sided: bool,
+    device: str,
+) -> PermutationTest:
+    """All in float64, for any statistic and any device of torch."""
+    import torch
+
+    q, brain = _tensor(basis.q.T, device), _tensor(responses.T, device)
     if isinstance(statistic, LinearStatistic):
-        q, statistic = _fold_in(q, statistic, device)
-    observed = statistic(q @ responses)
+        statistic = LinearStatistic(*(_tensor(x, device) for x in vars(statistic).values()))
+    observed = statistic(q @ brain)
     contrast = _contrast(pairs, len(observed)).to(observed)
     difference = contrast @ observed
     direction = torch.where(difference < 0, -1.0, 1.0).to(difference)
     tally, tally_difference = _Tally(observed), _Tally(difference.abs())
-    rank, n_places = q.shape[0], responses.shape[1]
-    widest = max(basis.n_pairs, min(n_places, _PLACES_PER_BLOCK))
-    batch = max(1, min(n_permutations, _BLOCK_BYTES // (8 * rank * widest)))
-    for start in range(0, n_permutations, batch):
-        rows = permutation_indices(basis.n_pairs, min(batch, n_permutations - start), unit, seed, start)
+    rank, n_places = q.shape[0], brain.shape[1]
+    size = max(1, _BLOCK_BYTES // (8 * rank * max(basis.n_pairs, min(n_places, _PLACES_PER_BLOCK))))
+    for rows in draws.blocks(size):
         n = len(rows)
         permuted = q[:, torch.from_numpy(rows.ravel()).to(q.device)].reshape(rank * n, basis.n_pairs)
         tally.begin(n)
         tally_difference.begin(n)
         for left in range(0, n_places, _PLACES_PER_BLOCK):
             here = slice(left, left + _PLACES_PER_BLOCK)
-            null = statistic((permuted @ responses[:, here]).reshape(rank, -1))
+            null = statistic((permuted @ brain[:, here]).reshape(rank, -1))
             tally.add(null.reshape(len(observed), n, -1), here)
             if pairs:
                 change = (contrast @ null).reshape(len(pairs), n, -1)
                 tally_difference.add(change.abs() if two_sided else change * direction[:, None, here], here)
-        if progress is not None:
-            progress(start + n, n_permutations)
     return PermutationTest(
         observed=observed.cpu().numpy(),
-        p=tally.p_values(n_permutations),
-        p_max=tally.corrected_p_values(n_permutations),
-        p_best=tally.p_values_of_best(n_permutations),
-        pairs=list(pairs),
-        p_difference=tally_difference.p_values(n_permutations),
-        p_difference_max=tally_difference.corrected_p_values(n_permutations),
-        n_permutations=n_permutations,
+        p=draws.p_values(tally.count.cpu().numpy()),
+        p_max=draws.corrected_p_values(tally.maxima(), tally.target.cpu().numpy()),
+        p_best=draws.p_values(tally.count_best.cpu().numpy()),
+        pairs=pairs,
+        p_difference=draws.p_values(tally_difference.count.cpu().numpy()),
+        p_difference_max=draws.corrected_p_values(tally_difference.maxima(), tally_difference.target.cpu().numpy()),
+        n_permutations=draws.n,
     )
 
 
@@ -205,18 +293,11 @@ class _Tally:
         self.count_best[places] += (best >= self.best[places]).sum(dim=0)
         self.largest[-1] = self.largest[-1].maximum(best.amax(dim=1))
 
-    def p_values(self, n_permutations: int) -> NDArray[np.float64]:
-        return (1.0 + self.count.cpu().numpy()) / (1.0 + n_permutations)
-
-    def p_values_of_best(self, n_permutations: int) -> NDArray[np.float64]:
-        return (1.0 + self.count_best.cpu().numpy()) / (1.0 + n_permutations)
-
-    def corrected_p_values(self, n_permutations: int) -> NDArray[np.float64]:
+    def maxima(self) -> NDArray[np.float64]:
+        """Largest value of every permutation."""
         import torch
 
-        largest = np.sort(torch.cat(self.largest).cpu().numpy())
-        reached = largest.size - np.searchsorted(largest, self.target.cpu().numpy())
-        return np.asarray((1.0 + reached) / (1.0 + n_permutations), dtype=np.float64)
+        return torch.cat(self.largest).cpu().numpy()
 
 
 def _contrast(pairs: Sequence[tuple[int, int]], n_statistics: int) -> torch.Tensor:
@@ -233,16 +314,6 @@ def _tensor(array: NDArray, device: str) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(device)
-
-
-def _fold_in(q: torch.Tensor, statistic: LinearStatistic, device: str) -> tuple[torch.Tensor, Statistic]:
-    """Move a statistic to the device; where it saves a product, permute its directions instead of the basis."""
-    directions, weights, offset = (
-        _tensor(part, device) for part in (statistic.directions, statistic.weights, statistic.offset)
-    )
-    if directions.shape[1] <= directions.shape[0]:
-        return directions.T @ q, lambda projected: weights @ projected.square() + offset
-    return q, LinearStatistic(directions, weights, offset)
 
 
 class TopModels:

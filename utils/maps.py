@@ -163,7 +163,7 @@ def _label_map(
         affine=affine,
         names=names,
         colors=[model.color for model in models] + [greys[other] for other in others],
-        families=[model.group for model in models] + [""] * len(others),
+        families=["group" if model.key == model.group else model.group for model in models] + [""] * len(others),
         counts=[int((labels == k).sum()) for k in range(1, len(names) + 1)],
         unit=unit,
     )

@@ -1,0 +1,61 @@
+"""The scripts on the simulated example, against its known truth."""
+
+import pandas as pd
+import pytest
+from test_scripts import run
+
+from utils.example import read_truth
+
+
+@pytest.fixture(scope="module")
+def results(example, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for figure in ("Fig1", "Fig3a", "Fig3b"):
+            assert run(monkeypatch, figure, "--data", example, "--results", folder, "-np", 2000) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searchlights(example):
+    truth = read_truth(example)
+    return truth[truth["kind"] == "searchlight"].reset_index(drop=True)
+
+
+def table(results, figure):
+    return pd.read_csv(results / figure / "results.tsv", sep="\t", na_values="n/a", keep_default_na=False)
+
+
+@pytest.mark.parametrize("figure", ["Fig1", "Fig3a"])
+def test_planted_searchlights_get_the_right_group(results, searchlights, figure):
+    found = table(results, figure)
+    planted = found["tested"] & (searchlights["status"] == "planted")
+    assert planted.sum() > 500
+    right = found["significant"] & (found["group"] == searchlights["group"])
+    assert right[planted].mean() >= 0.95
+
+
+@pytest.mark.parametrize("figure", ["Fig1", "Fig3a"])
+def test_few_searchlights_are_coloured_where_nothing_is_planted(results, searchlights, figure):
+    found = table(results, figure)
+    nothing = found["tested"] & (searchlights["status"] == "none")
+    assert nothing.sum() > 300
+    assert found["significant"][nothing].mean() <= 0.05
+
+
+def test_planted_rois_get_the_right_group(results, example):
+    truth = read_truth(example)
+    planted = truth[(truth["kind"] == "roi") & (truth["status"] == "planted")].set_index("place")["group"]
+    found = table(results, "Fig3b")
+    first = found[found["rank"] == 1].set_index("roi")
+    shown = [roi for roi in planted.index if roi in first.index]
+    assert len(shown) == 15
+    assert (first.loc[shown, "model"] == planted[shown]).all()
+    assert first.loc[shown, "significant"].all()
+
+
+def test_every_output_says_that_the_data_are_simulated(results):
+    for figure in ("Fig1", "Fig3a", "Fig3b"):
+        for name in ("brain_map.html", "figure.svg"):
+            assert "SIMULATED EXAMPLE" in (results / figure / name).read_text()
+        assert '"simulated": true' in (results / figure / "run.json").read_text()
