@@ -117,8 +117,9 @@ def tidy(
             "q": outcome.q[k, place],
             "significant": outcome.q[k, place] <= options.alpha,
             "total_adjusted_r2": partition.total[place],
-            "explained_r2": partition.explained[place].mean(),
-            "explained_se": analysis.standard_error(partition.explained[place]),
+            "explained_r2": partition.explained[place][0].mean(),
+            "explained_se": analysis.standard_error(partition.explained[place][0]),
+            "explained_chance": partition.explained[place][1].mean(),
             "ceiling_lower": arrays["ceiling_lower"][place],
             "ceiling_upper": arrays["ceiling_upper"][place],
         }
@@ -146,11 +147,13 @@ def draw(
         error=per_roi["explained_se"].to_numpy(),
         lower=ceiling_as_r2(per_roi["ceiling_lower"].to_numpy()),
         upper=ceiling_as_r2(per_roi["ceiling_upper"].to_numpy()),
+        chance=per_roi["explained_chance"].to_numpy(),
     )
     note = (
         f"{analysis.describe_bars(options)} {analysis.describe(options, analysis.subject_range(rois))} "
         "Bottom: adjusted R² of the three networks, fitted to single subjects' RDMs (mean and standard error over "
-        "subjects), and the noise ceiling (squared mean Spearman correlation, lower to upper)."
+        "subjects), what unrelated networks would reach (exact mean over permutations of conditions), and the noise "
+        "ceiling (squared mean Spearman correlation, lower to upper)."
     )
     shown = {
         models.models[i].label: models.models[i].color for i in maps.in_legend_order(models.models, partition.sets)

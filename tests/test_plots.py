@@ -168,7 +168,7 @@ def test_no_text_lies_over_another_or_is_cut(n, labels):
         title="A rather long title that says what the figure shows, and for whom, and why, and with what, and how well",
         note="A note of many words. " * 12,
         legend={f"networks of kind {i}": color for i, color in enumerate(COLORS * 3)},
-        ceiling=CeilingPanel([f"region {i}" for i in range(n)], *np.full((4, n), 0.1)),
+        ceiling=CeilingPanel([f"region {i}" for i in range(n)], *np.full((5, n), 0.1)),
         banner="SIMULATED EXAMPLE - not measured data",
     )
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -267,7 +267,12 @@ def test_without_matplotlib_venn_the_figure_says_what_is_missing(monkeypatch):
 
 def test_ceiling_panel_shows_explained_variance_and_its_bounds():
     ceiling = CeilingPanel(
-        ["V1v", "V1d"], np.array([0.27, -0.01]), np.array([0.06, np.nan]), np.array([0.4, 0.1]), np.array([0.47, 0.2])
+        ["V1v", "V1d"],
+        explained=np.array([0.27, -0.01]),
+        error=np.array([0.06, np.nan]),
+        lower=np.array([0.4, 0.1]),
+        upper=np.array([0.47, 0.2]),
+        chance=np.array([0.02, 0.03]),
     )
     axes = make_figure([make_panel()], ceiling=ceiling).axes[-1]
     band, bars = axes.patches[:2], axes.patches[2:]
@@ -276,6 +281,7 @@ def test_ceiling_panel_shows_explained_variance_and_its_bounds():
     np.testing.assert_allclose([b.get_height() for b in bars], ceiling.explained)
     np.testing.assert_allclose(axes.collections[0].get_segments()[0][:, 1], [0.21, 0.33])
     assert len(axes.collections[0].get_segments()) == 1
+    np.testing.assert_allclose([line[0, 1] for line in axes.collections[1].get_segments()], ceiling.chance)
     assert axes.get_ylim()[0] < -0.01 and axes.get_ylim()[1] > 0.47
     assert axes.get_ylabel() == "R²"
 

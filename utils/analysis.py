@@ -274,8 +274,8 @@ class Partition:
         Adjusted R2 of all sets together: the sum of the parts.
     subjects : list of (values, chance)
         Per place, unique variance of every subject and its chance level, each (n_sets, n_subjects, 1).
-    explained : list of ndarray
-        Per place, the total adjusted R2 of every subject's own RDM, (n_subjects,).
+    explained : list of (values, chance)
+        Per place, the total adjusted R2 of every subject's own RDM and its chance level, each (n_subjects,).
     """
 
     sets: NDArray[np.int64]
@@ -284,7 +284,7 @@ class Partition:
     parts: NDArray[np.float64]
     total: NDArray[np.float64]
     subjects: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
-    explained: list[NDArray[np.float64]]
+    explained: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def partition_rois(
@@ -337,7 +337,7 @@ def partition_rois(
                 variance_parts(basis)(projected)[:, 0],
                 total_adjusted_r2(basis)(projected)[0, 0],
                 subject_values(basis, unique_adjusted_r2(basis), subjects),
-                subject_values(basis, total_adjusted_r2(basis), subjects)[0].ravel(),
+                tuple(part.ravel() for part in subject_values(basis, total_adjusted_r2(basis), subjects)),
             )
         )
         if progress is not None:

@@ -84,6 +84,8 @@ class CeilingPanel:
         R2 and the half length of its error bar (NaN: none).
     lower, upper : ndarray, shape (n_rois,)
         Bounds of the noise ceiling as R2: bounds that are correlations must be squared.
+    chance : ndarray, shape (n_rois,)
+        What unrelated networks would explain.
     """
 
     rois: Sequence[str]
@@ -91,6 +93,7 @@ class CeilingPanel:
     error: NDArray[np.floating]
     lower: NDArray[np.floating]
     upper: NDArray[np.floating]
+    chance: NDArray[np.floating]
 
 
 def roi_figure(
@@ -233,6 +236,13 @@ class Sheet:
             half = Rectangle((left + start * width, bottom), (1 - start) * width, height, facecolor=fill, lw=0)
             self.figure.add_artist(half)
         self.figure.add_artist(Rectangle((left, bottom), width, height, facecolor="none", edgecolor="#444444", lw=0.3))
+
+    def line(self, x: float, y: float, color: str, lw: float) -> None:
+        """A line beside a name of the legend."""
+        from matplotlib.lines import Line2D
+
+        left, bottom, width, _ = self.rectangle(x, y, 0.17, 0.0)
+        self.figure.add_artist(Line2D([left, left + width], [bottom, bottom], color=color, lw=lw))
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
@@ -519,6 +529,7 @@ def _area(path: Path) -> float:
 
 
 _CEILING_COLORS = {"explained": "#3f6f8f", "noise ceiling, from lower to upper bound": "#c4c4c4"}
+_CHANCE_LINE: dict[str, Any] = {"color": "#d1495b", "lw": 1.4}
 
 
 def _ceiling_slot(ceiling: CeilingPanel, sheet_width: float) -> float:
@@ -561,6 +572,7 @@ def _draw_ceiling(sheet: Sheet, top: float, ceiling: CeilingPanel) -> None:
         x[has_error], ceiling.explained[has_error], yerr=ceiling.error[has_error],
         fmt="none", ecolor="#222222", elinewidth=0.7, capsize=1.6, capthick=0.7,
     )  # fmt: skip
+    axes.hlines(ceiling.chance, x - 0.43, x + 0.43, **_CHANCE_LINE)
     axes.axhline(0, color="black", lw=0.6)
     axes.set_xlim(-0.6, n - 0.4)
     axes.spines["bottom"].set_visible(False)
@@ -578,3 +590,5 @@ def _draw_ceiling(sheet: Sheet, top: float, ceiling: CeilingPanel) -> None:
         sheet.swatch(x_legend, top + 0.26, color)
         sheet.text(x_legend + 0.18, top + 0.26, name, va="center", size=_FONT["text"])
         x_legend += 0.34 + text_width(name, _FONT["text"])
+    sheet.line(x_legend, top + 0.26, **_CHANCE_LINE)
+    sheet.text(x_legend + 0.22, top + 0.26, "chance level", va="center", size=_FONT["text"])
