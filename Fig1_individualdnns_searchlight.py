@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from utils import analysis, cli, maps, results
+from utils import analysis, cli, drawing, results
 from utils.analysis import spread
 from utils.dataset import ModelRdms, SearchlightRdms, load_models, load_searchlights
 from utils.regression import own_adjusted_r2, own_r2, project
@@ -103,16 +103,18 @@ def draw(
     banner: str | None,
 ) -> None:
     """The functional map: page, still picture, and volumes."""
-    label_map = maps.searchlight_label_map(brain.geometry, models.models, table)
+    label_map = drawing.searchlight_label_map(brain.geometry, models.models, table)
     notes = [
         "Each searchlight has the colour of the network that explains its RDM best (adjusted R²), if that is more than "
         + ("by chance." if options.as_published else "the best of all networks does by chance."),
         analysis.describe(options, brain.n_subjects),
         f"Tested: {table['tested'].sum():,} of {len(table):,} searchlights, lower noise ceiling ≥ {options.ceiling:g}.",
     ]
-    maps.save_label_map(outputs, label_map, "best-network", title=TITLE, notes=notes, banner=banner)
-    maps.save_montage(outputs, label_map, title=TITLE, note=" ".join(notes), banner=banner)
-    maps.save_values(outputs, brain.geometry, table, {"adjusted_r2": "adjusted-r2", "ceiling_lower": "ceiling-lower"})
+    drawing.save_label_map(outputs, label_map, "best-network", title=TITLE, notes=notes, banner=banner)
+    drawing.save_montage(outputs, label_map, title=TITLE, note=" ".join(notes), banner=banner)
+    drawing.save_values(
+        outputs, brain.geometry, table, {"adjusted_r2": "adjusted-r2", "ceiling_lower": "ceiling-lower"}
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from utils import analysis, cli, maps, paper, results
+from utils import analysis, cli, drawing, paper, results
 from utils.analysis import Outcome, Partition
 from utils.dataset import ModelRdms, RoiRdms, load_models, load_rois
 from utils.inference import TopModels, all_pairs
@@ -86,7 +86,7 @@ def main() -> None:
         banner = cli.SIMULATED if sources.simulated else None
         draw(options, outputs, models, rois, partition, outcome, table, banner)
         first = table[table["rank"] == 1]
-        maps.save_roi_map(options, outputs, sources, rois, models.models, first, "best-network", MAP_TITLE, banner)
+        drawing.save_roi_map(options, outputs, sources, rois, models.models, first, "best-network", MAP_TITLE, banner)
         data = {"n_rois": len(rois.names), "n_conditions": models.n_conditions}
         written = outputs.publish(
             cli.record(options, sources, data, [models.rdms, *rois.subjects], device=device, started=started)
@@ -156,10 +156,10 @@ def draw(
         "ceiling (squared mean Spearman correlation, lower to upper)."
     )
     shown = {
-        models.models[i].label: models.models[i].color for i in maps.in_legend_order(models.models, partition.sets)
+        models.models[i].label: models.models[i].color for i in drawing.in_legend_order(models.models, partition.sets)
     }
     figure = roi_figure(
-        analysis.roi_panels(options, models, rois, partition, outcome),
+        drawing.roi_panels(options, models, rois, partition, outcome),
         title=TITLE,
         note=note,
         legend=shown,

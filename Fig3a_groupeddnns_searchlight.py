@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from utils import analysis, cli, maps, results
+from utils import analysis, cli, drawing, results
 from utils.analysis import spread
 from utils.dataset import ModelRdms, SearchlightRdms, load_models, load_searchlights
 from utils.inference import all_pairs, best
@@ -125,17 +125,17 @@ def draw(
     banner: str | None,
 ) -> None:
     """The functional map: page, still picture, and volumes."""
-    label_map = maps.searchlight_label_map(brain.geometry, groups.models, table)
+    label_map = drawing.searchlight_label_map(brain.geometry, groups.models, table)
     notes = [
         "Each searchlight has the colour of the group with the largest unique variance, if that is above chance and "
         "exceeds every other group's.",
         analysis.describe(options, brain.n_subjects),
         f"Tested: {table['tested'].sum():,} of {len(table):,} searchlights, lower noise ceiling ≥ {options.ceiling:g}.",
     ]
-    maps.save_label_map(outputs, label_map, "strongest-group", title=TITLE, notes=notes, banner=banner)
-    maps.save_montage(outputs, label_map, title=TITLE, note=" ".join(notes), banner=banner)
+    drawing.save_label_map(outputs, label_map, "strongest-group", title=TITLE, notes=notes, banner=banner)
+    drawing.save_montage(outputs, label_map, title=TITLE, note=" ".join(notes), banner=banner)
     columns = {"unique": "unique", "total_adjusted_r2": "total-adjusted-r2", "ceiling_lower": "ceiling-lower"}
-    maps.save_values(outputs, brain.geometry, table, columns)
+    drawing.save_values(outputs, brain.geometry, table, columns)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from utils import analysis, cli, maps, paper, results
+from utils import analysis, cli, drawing, paper, results
 from utils.analysis import Outcome, Partition
 from utils.dataset import ModelRdms, RoiRdms, load_models, load_rois
 from utils.inference import all_pairs
@@ -77,7 +77,9 @@ def main() -> None:
         banner = cli.SIMULATED if sources.simulated else None
         draw(options, outputs, groups, rois, partition, outcome, banner)
         first = strongest(options, table, outcome)
-        maps.save_roi_map(options, outputs, sources, rois, groups.models, first, "strongest-group", MAP_TITLE, banner)
+        drawing.save_roi_map(
+            options, outputs, sources, rois, groups.models, first, "strongest-group", MAP_TITLE, banner
+        )
         data = {"n_rois": len(rois.names), "n_conditions": groups.n_conditions}
         written = outputs.publish(
             cli.record(options, sources, data, [groups.rdms, *rois.subjects], device=device, started=started)
@@ -136,7 +138,7 @@ def draw(
 ) -> None:
     """Bars and Venn diagrams of every ROI."""
     figure = roi_figure(
-        analysis.roi_panels(options, groups, rois, partition, outcome),
+        drawing.roi_panels(options, groups, rois, partition, outcome),
         title=TITLE,
         note=f"{analysis.describe_bars(options)} {analysis.describe(options, analysis.subject_range(rois))}",
         legend={model.label: model.color for model in groups.models},

@@ -19,9 +19,8 @@ from utils.dataset import (
     load_rois,
     load_searchlights,
     locate,
-    read_noise_ceiling,
-    read_rdms,
 )
+from utils.files import read_noise_ceiling, read_rdms
 from utils.noise_ceiling import noise_ceiling
 from utils.rdm import condense, expand, n_pairs_of
 from utils.searchlight import Geometry

@@ -145,7 +145,7 @@ def test_same_results_again(finished, study, tmp_path, monkeypatch):
     "route", [["--as-published"], ["--stats", "t-test"], ["--correction", "max"], ["--permute", "entries"]], ids="".join
 )
 def test_every_route_ends_well(study, tmp_path, monkeypatch, figure, route):
-    monkeypatch.setattr("utils.maps.static_figure", lambda *_, **__: Figure())  # drawn in the other tests
+    monkeypatch.setattr("utils.drawing.static_figure", lambda *_, **__: Figure())  # drawn in the other tests
     extra = ["--ceiling", -1] if figure in SEARCHLIGHT else []
     assert run(monkeypatch, figure, "--data", study, "--results", tmp_path, "-np", 20, *route, *extra) == 0
     table = pd.read_csv(tmp_path / figure / "results.tsv", sep="\t")

@@ -24,13 +24,11 @@ from utils.inference import (
     published_fdr,
     t_test,
 )
-from utils.plots import RoiPanel
 from utils.rdm import n_pairs_of
 from utils.regression import (
     Basis,
     LinearStatistic,
     orthonormal_basis,
-    part_names,
     project,
     total_adjusted_r2,
     unique_adjusted_r2,
@@ -363,34 +361,6 @@ def test_rois_over_subjects(
     best = np.concatenate([values.mean(axis=1).argmax(axis=0) for values, _ in partition.subjects])
     p_difference = np.concatenate([test.p_difference for test in tests], axis=1)
     return _corrected(options, p, best, _bonferroni(p, best), list(pairs), p_difference)
-
-
-def roi_panels(
-    options: argparse.Namespace, models: ModelRdms, rois: RoiRdms, partition: Partition, outcome: Outcome
-) -> list[RoiPanel]:
-    """What the figure shows of each ROI."""
-    n_sets = len(partition.sets)
-    panels = []
-    for place, name in enumerate(rois.names):
-        members = [models.models[i] for i in partition.sets[:, place]]
-        differ = outcome.q_difference[:, place] <= options.alpha
-        panels.append(
-            RoiPanel(
-                roi=name,
-                labels=[model.label for model in members],
-                colors=[model.color for model in members],
-                unique=partition.unique[:, place],
-                se=partition.se[:, place],
-                significant=list(outcome.q[:, place] <= options.alpha),
-                brackets=[pair for pair, differs in zip(outcome.pairs, differ, strict=True) if differs],
-                total=float(partition.total[place]),
-                parts={
-                    frozenset(part): float(value)
-                    for part, value in zip(part_names(n_sets), partition.parts[:, place], strict=True)
-                },
-            )
-        )
-    return panels
 
 
 def describe_bars(options: argparse.Namespace) -> str:

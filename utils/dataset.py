@@ -5,9 +5,7 @@ Two layouts are read, the published release's and a generic one (data/README.md 
 
 from __future__ import annotations
 
-import csv
 import os
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from models.tasks import BASELINE, TASK_LAYERS, TASKS, Model, group_colors, group_names, shades
 from utils import InputError
+from utils.files import open_array, read_noise_ceiling, read_rdms, read_table, read_volume
 from utils.noise_ceiling import noise_ceiling
 from utils.rdm import condense, n_conditions_of, n_pairs_of
 from utils.searchlight import Geometry, block_geometry
@@ -30,8 +29,6 @@ PAPER_ROIS = (
     "V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4", "VO1", "VO2", "PHC1", "PHC2", "LO2", "LO1", "V3b", "V3a",
 )  # fmt: skip
 
-# Square RDMs that differ from their transpose by more than this share of their range are not RDMs.
-_SYMMETRY_TOLERANCE = 1e-4
 _SLICE_BYTES = 128 * 2**20
 _RELEASE_FMRI = ("sl_rad=1__max_blk_edge=2", "kastner_ROIs_RDMs_pearson")
 _SIMULATION_MARK = "truth.tsv"
@@ -286,7 +283,7 @@ def read_model_table(path: Path) -> list[Model]:
     InputError
         If columns are missing, a key stands twice, a value is empty, or a colour is not ``#rrggbb``.
     """
-    rows = _read_table(path, "\t", ("key", "label", "group"))
+    rows = read_table(path, "\t", ("key", "label", "group"))
     keys = [row["key"] for row in rows]
     doubled = sorted({key for key in keys if keys.count(key) > 1})
     if doubled:
@@ -405,7 +402,7 @@ def read_roi_labels(path: Path) -> list[tuple[int, str]]:
         If a column is missing, an id is no positive whole number, or an id or name stands twice.
     """
     table = []
-    for row in _read_table(path, ",", ("id", "roi")):
+    for row in read_table(path, ",", ("id", "roi")):
         if not row["id"].isdigit() or int(row["id"]) == 0:
             raise InputError(f"{path}: ROI {row['roi']} has id '{row['id']}', expected a whole number from 1 on")
         table.append((int(row["id"]), row["roi"]))
@@ -426,7 +423,7 @@ def load_atlas(sources: Sources, rois: RoiRdms) -> tuple[NDArray[np.int64], NDAr
     """
     if sources.atlas is None:
         return None
-    data, affine = _read_volume(sources.atlas)
+    data, affine = read_volume(sources.atlas)
     if not np.isfinite(data).all() or (data != np.round(data)).any():
         raise InputError(f"{sources.atlas}: found values that are not whole numbers, expected the ids of the ROI table")
     labels = data.astype(np.int64)
@@ -493,7 +490,7 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress | 
 
 def _published_searchlights(path: Path, n_conditions: int) -> tuple[int, int, Callable[[], Iterator]]:
     """Reader of the release's (n_subjects, n_searchlights, n, n) array."""
-    array = _open_array(path)
+    array = open_array(path)
     if array.ndim != 4 or array.shape[2] != array.shape[3]:
         raise InputError(
             f"{path}: found shape {array.shape}, expected (subjects, searchlights, conditions, conditions)"
@@ -506,7 +503,7 @@ def _published_searchlights(path: Path, n_conditions: int) -> tuple[int, int, Ca
         for start in range(0, n_searchlights, step):
             places = slice(start, min(start + step, n_searchlights))
             # Mapped anew for every slice: pages that were read do not pile up in this process's memory.
-            yield places, condense(_open_array(path)[:, places])
+            yield places, condense(open_array(path)[:, places])
 
     return n_subjects, n_searchlights, blocks
 
@@ -516,7 +513,7 @@ def _generic_searchlights(folder: Path, n_conditions: int) -> tuple[int, int, Ca
     paths = sorted(folder.glob("*.npy")) if folder.is_dir() else []
     if not paths:
         raise InputError(f"{folder}: found neither all_sub_slrdms.npy nor one .npy file per subject")
-    shapes = {path: _open_array(path).shape for path in paths}
+    shapes = {path: open_array(path).shape for path in paths}
     shape = shapes[paths[0]]
     for path, other in shapes.items():
         if len(other) != 2 or other != shape:
@@ -530,7 +527,7 @@ def _generic_searchlights(folder: Path, n_conditions: int) -> tuple[int, int, Ca
     def blocks() -> Iterator[tuple[slice, NDArray]]:
         for start in range(0, shape[0], step):
             places = slice(start, min(start + step, shape[0]))
-            yield places, np.stack([_open_array(path)[places] for path in paths])
+            yield places, np.stack([open_array(path)[places] for path in paths])
 
     return len(paths), shape[0], blocks
 
@@ -541,7 +538,7 @@ def _geometry(sources: Sources, n_searchlights: int) -> Geometry:
         geometry, origin = Geometry.load(own), own
     else:
         assert sources.mask is not None
-        data, affine = _read_volume(sources.mask)
+        data, affine = read_volume(sources.mask)
         geometry, origin = block_geometry(np.nan_to_num(data) > 0, affine), sources.mask
     if len(geometry) != n_searchlights:
         raise InputError(
@@ -562,7 +559,7 @@ def _stored_ceilings(folder: Path, n_searchlights: int) -> tuple[NDArray[np.floa
         lower, upper = read_noise_ceiling(released)
         path = released
     elif kept.exists() and kept.stat().st_mtime >= max(f.stat().st_mtime for f in folder.glob("*.npy")):
-        arrays = _open_array(kept)
+        arrays = open_array(kept)
         if not {"lower", "upper"} <= set(arrays.files):
             raise InputError(f"{kept}: found arrays {', '.join(arrays.files)}, expected lower and upper")
         lower, upper, path = arrays["lower"], arrays["upper"], kept
@@ -585,170 +582,6 @@ def _keep_ceilings(folder: Path, lower: NDArray[np.float64], upper: NDArray[np.f
         temporary.replace(folder / "noise_ceiling.npz")
     except OSError:
         temporary.unlink(missing_ok=True)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numpy arrays of numbers, and containers of them, and refuses everything else."""
-
-    _ALLOWED = frozenset(
-        (f"numpy.{core}.{module}", name)
-        for core in ("core", "_core")
-        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-    ) | {("numpy", "ndarray"), ("numpy", "dtype")}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):
-            return _encode_latin1
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    """How old pickle protocols spell the bytes of an array; stands in for the general `_codecs.encode`."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"_codecs.encode to {encoding}")
-    return text.encode("latin1")
-
-
-def read_noise_ceiling(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Read the release's pickled noise ceiling, (lower, upper), without running anything that the file brings.
-
-    Raises
-    ------
-    InputError
-        If the pickle holds anything but numpy arrays of numbers, or not two of them.
-    """
-    try:
-        with path.open("rb") as file:
-            content = _ArrayUnpickler(file).load()
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: refused, since it asks for '{error}'; expected two numpy arrays (lower, upper) and nothing else"
-        ) from None
-    except (EOFError, ValueError, TypeError, AttributeError, IndexError, ImportError, KeyError) as error:
-        raise InputError(f"{path}: is no readable pickle ({error}); expected two numpy arrays (lower, upper)") from None
-    arrays = content if isinstance(content, (tuple, list, np.ndarray)) else ()
-    if len(arrays) != 2 or any(not isinstance(a, np.ndarray) or a.dtype.kind not in "fiu" for a in arrays):
-        raise InputError(f"{path}: found {type(content).__name__}, expected two numpy arrays of numbers (lower, upper)")
-    return np.asarray(arrays[0], dtype=np.float64), np.asarray(arrays[1], dtype=np.float64)
-
-
-# ------------------------------------------------------------------------------------------------------- reading files
-
-
-def read_rdms(path: Path, key: str, name: str) -> NDArray[np.float64]:
-    """Read square RDMs from .npy or .mat, check them, and condense them.
-
-    Parameters
-    ----------
-    path : Path
-    key : str
-        Variable in a .mat file.
-    name : str
-        Whose RDM it is, for messages.
-
-    Returns
-    -------
-    ndarray of float64, shape (..., n_pairs)
-
-    Raises
-    ------
-    InputError
-        If the file is unreadable, or an RDM is not square, not symmetric, not finite, or constant.
-    """
-    array = _open_array(path) if path.suffix == ".npy" else _read_mat(path, key)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"{path}: {name} holds values of type {array.dtype}, expected numbers")
-    rdms = np.asarray(array, dtype=np.float64)
-    if rdms.ndim not in (2, 3) or rdms.shape[-1] != rdms.shape[-2] or rdms.shape[-1] < 3:
-        raise InputError(f"{path}: {name} has shape {rdms.shape}, expected square RDMs of three or more conditions")
-    rows, columns = np.triu_indices(rdms.shape[-1], k=1)
-    bad = int((~np.isfinite(rdms[..., rows, columns])).sum() + (~np.isfinite(rdms[..., columns, rows])).sum())
-    if bad:
-        raise InputError(f"{path}: {name} holds {bad} entries that are NaN or inf, expected finite dissimilarities")
-    vectors, mirrored = rdms[..., rows, columns], rdms[..., columns, rows]
-    if np.abs(vectors - mirrored).max() > _SYMMETRY_TOLERANCE * max(np.ptp(vectors), np.finfo(float).tiny):
-        raise InputError(
-            f"{path}: {name} is not symmetric (difference {np.abs(vectors - mirrored).max():.3g}), so it is no RDM"
-        )
-    constant = np.atleast_1d(np.ptp(vectors, axis=-1) == 0)
-    if constant.any():
-        raise InputError(
-            f"{path}: {name} has {int(constant.sum())} constant RDM(s) of {constant.size}: nothing can be compared"
-        )
-    return vectors
-
-
-def _read_mat(path: Path, key: str) -> NDArray:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        content = loadmat(path)
-    except NotImplementedError:
-        raise InputError(
-            f"{path}: is a MATLAB 7.3 file, which cannot be read; save it with `save(..., '-v7')`"
-        ) from None
-    except (MatReadError, ValueError, TypeError, OSError, EOFError) as error:
-        raise InputError(f"{path}: is no readable MATLAB file ({error})") from None
-    if key not in content:
-        found = ", ".join(name for name in content if not name.startswith("__")) or "nothing"
-        raise InputError(f"{path}: holds {found}, expected a variable named '{key}'")
-    return np.asarray(content[key])
-
-
-def _open_array(path: Path) -> Any:
-    """A .npy file memory-mapped, or an .npz archive; never a pickle."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: is no readable numpy file ({error})") from None
-
-
-def _read_volume(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Data (X, Y, Z) and affine of a NIfTI image."""
-    import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-
-    try:
-        image: Any = nib.load(path)
-        data = np.asarray(image.dataobj, dtype=np.float64)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: is no readable NIfTI image ({error})") from None
-    if data.ndim == 4 and data.shape[3] == 1:
-        data = data[..., 0]
-    if data.ndim != 3:
-        raise InputError(f"{path}: found {data.ndim} dimensions, expected a 3-D volume")
-    return data, np.asarray(image.affine, dtype=np.float64)
-
-
-def _read_table(path: Path, delimiter: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a text table, stripped of blanks; the named columns are there and filled."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: is no readable text table ({error})") from None
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
-    header = [(name or "").strip() for name in reader.fieldnames or []]
-    absent = [name for name in columns if name not in header]
-    if absent:
-        kind = "tab" if delimiter == "\t" else "comma"
-        raise InputError(
-            f"{path}: no column {', '.join(absent)} (found {', '.join(header) or 'nothing'}); "
-            f"expected a {kind}-separated table with columns {', '.join(columns)}"
-        )
-    rows = []
-    for number, row in enumerate(reader, start=2):
-        values = {str(k).strip(): (v or "").strip() for k, v in row.items() if k is not None}
-        empty = [name for name in columns if not values.get(name)]
-        if empty and any(values.values()):
-            raise InputError(f"{path}: line {number} has no {', '.join(empty)}; fill in every column")
-        if not empty:
-            rows.append(values)
-    if not rows:
-        raise InputError(f"{path}: holds no rows; expected one per {columns[-1]}")
-    return rows
 
 
 def _choose(wanted: Sequence[str], items: Sequence[Any], names: Sequence[str], kind: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""From the winner of every place to a volume of labels with names, colours and counts."""
+"""From results to what is drawn: the panels of ROIs, volumes of labels with names, colours and counts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.tasks import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, Model, legend_order
-from utils.analysis import describe, subject_range
+from utils.analysis import Outcome, Partition, describe, subject_range
 from utils.brain_map import LabelMap, static_figure, write_page
-from utils.dataset import RoiRdms, Sources, load_atlas
-from utils.plots import save_figure
+from utils.dataset import ModelRdms, RoiRdms, Sources, load_atlas
+from utils.plots import RoiPanel, save_figure
+from utils.regression import part_names
 from utils.results import Outputs, write_labels, write_volume
 from utils.searchlight import Geometry
 
@@ -22,6 +23,34 @@ if TYPE_CHECKING:
 
 NOT_SIGNIFICANT = "not significant"
 BELOW_CEILING = "below the noise ceiling"
+
+
+def roi_panels(
+    options: argparse.Namespace, models: ModelRdms, rois: RoiRdms, partition: Partition, outcome: Outcome
+) -> list[RoiPanel]:
+    """What the figure shows of each ROI."""
+    n_sets = len(partition.sets)
+    panels = []
+    for place, name in enumerate(rois.names):
+        members = [models.models[i] for i in partition.sets[:, place]]
+        differ = outcome.q_difference[:, place] <= options.alpha
+        panels.append(
+            RoiPanel(
+                roi=name,
+                labels=[model.label for model in members],
+                colors=[model.color for model in members],
+                unique=partition.unique[:, place],
+                se=partition.se[:, place],
+                significant=list(outcome.q[:, place] <= options.alpha),
+                brackets=[pair for pair, differs in zip(outcome.pairs, differ, strict=True) if differs],
+                total=float(partition.total[place]),
+                parts={
+                    frozenset(part): float(value)
+                    for part, value in zip(part_names(n_sets), partition.parts[:, place], strict=True)
+                },
+            )
+        )
+    return panels
 
 
 def searchlight_label_map(geometry: Geometry, models: Sequence[Model], table: pd.DataFrame) -> LabelMap:
