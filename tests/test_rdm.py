@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from utils.rdm import condense, correlation_rdm, expand, n_conditions_of, n_pairs_of, pair_permutation
+from utils.rdm import condense, correlation_rdm, expand, n_conditions_of, n_pairs_of, pair_permutation, pattern_rdms
 
 
 def test_condense_is_the_order_of_scipy(rng):
@@ -52,3 +52,35 @@ def test_pair_permutation_is_what_permuting_rows_and_columns_does(rng):
     rdm = squareform(rng.random(45))
     order = rng.permutation(10)
     assert np.array_equal(condense(rdm)[pair_permutation(order)], condense(rdm[order][:, order]))
+
+
+@pytest.mark.parametrize("metric", ["correlation", "cosine", "euclidean", "sqeuclidean"])
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_metrics_equal_scipy(rng, metric, center, library):
+    import torch
+
+    patterns = rng.standard_normal((3, 9, 14)) + 2
+    shifted = patterns - patterns.mean(axis=1, keepdims=True) if center else patterns
+    expected = np.stack([pdist(pattern, metric) for pattern in shifted])
+    given = torch.from_numpy(patterns) if library == "torch" else patterns
+    np.testing.assert_allclose(np.asarray(pattern_rdms(given, metric, center=center)), expected, atol=1e-12)
+    single = given.float() if library == "torch" else given.astype(np.float32)
+    rdms = pattern_rdms(single, metric, center=center)
+    assert str(rdms.dtype).endswith("float32")
+    np.testing.assert_allclose(np.asarray(rdms), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_single_precision_tells_a_constant_pattern(rng):
+    import torch
+
+    patterns = torch.from_numpy(rng.standard_normal((4, 1000))).float()
+    patterns[1] = 0.1
+    rdm = expand(np.asarray(pattern_rdms(patterns)))
+    assert np.isnan(rdm[1, [0, 2, 3]]).all()
+    assert np.isfinite(rdm[0, [2, 3]]).all()
+
+
+def test_unknown_metric_is_answered_with_those_there_are(rng):
+    with pytest.raises(ValueError, match=r"unknown metric 'manhattan'; there are correlation, cosine, euclidean"):
+        pattern_rdms(rng.random((3, 4)), "manhattan")

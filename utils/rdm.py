@@ -6,6 +6,9 @@ A stack of RDMs has shape (..., n_pairs), with n_pairs = n (n - 1) / 2 for n con
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -70,8 +73,8 @@ def expand(vectors: ArrayLike) -> NDArray:
     return rdms
 
 
-def correlation_rdm(patterns: ArrayLike) -> NDArray:
-    """1 - Pearson correlation between the patterns of every pair of conditions.
+def correlation_rdm(patterns: ArrayLike) -> NDArray[np.float64]:
+    """1 - Pearson correlation between the patterns of every pair of conditions, in float64.
 
     Parameters
     ----------
@@ -80,21 +83,87 @@ def correlation_rdm(patterns: ArrayLike) -> NDArray:
 
     Returns
     -------
-    ndarray, shape (..., n_pairs)
-        Condensed RDMs in [0, 2], float64. NaN where a pattern is constant over features.
+    ndarray of float64, shape (..., n_pairs)
+        Condensed RDMs in [0, 2]. NaN where a pattern is constant over features.
 
     References
     ----------
     Kriegeskorte, Mur & Bandettini 2008, Front Syst Neurosci 2:4.
     """
-    patterns = np.asarray(patterns, dtype=np.float64)
-    centred = patterns - patterns.mean(axis=-1, keepdims=True)
-    norm = np.linalg.norm(centred, axis=-1, keepdims=True)
-    # A pattern that is constant but for rounding has no correlation with anything.
-    scale = np.abs(patterns).max(axis=-1, keepdims=True) * patterns.shape[-1] * np.finfo(np.float64).eps
-    with np.errstate(invalid="ignore", divide="ignore"):
-        unit = np.where(norm > scale, centred / norm, np.nan)
-    return condense(1.0 - np.clip(unit @ np.swapaxes(unit, -1, -2), -1.0, 1.0))
+    rdms: NDArray[np.float64] = pattern_rdms(np.asarray(patterns, dtype=np.float64))
+    return rdms
+
+
+def pattern_rdms(patterns: Any, metric: str = "correlation", *, center: bool = False) -> Any:
+    """RDMs of stacks of response patterns, on whatever device and in whatever precision they are.
+
+    Parameters
+    ----------
+    patterns : ndarray or torch.Tensor, shape (..., n_conditions, n_features)
+    metric : str
+        One of `METRICS`.
+    center : bool
+        Subtract the mean over conditions from every feature first. This changes correlations and cosines, not Euclidean
+        distances.
+
+    Returns
+    -------
+    ndarray or torch.Tensor, shape (..., n_pairs)
+        Condensed RDMs of the same type, precision and device.
+
+    Raises
+    ------
+    ValueError
+        If the metric is unknown.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric '{metric}'; there are {', '.join(METRICS)}")
+    if center:
+        patterns = patterns - patterns.mean(axis=-2, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        square = METRICS[metric](patterns)
+    rows, columns = np.triu_indices(patterns.shape[-2], k=1)
+    return square[..., rows, columns]
+
+
+# Metrics use only what numpy arrays and torch tensors have in common. Each returns (..., n_conditions, n_conditions).
+
+
+def _correlation(patterns: Any) -> Any:
+    return _angle(patterns, patterns - patterns.mean(axis=-1, keepdims=True))
+
+
+def _cosine(patterns: Any) -> Any:
+    return _angle(patterns, patterns)
+
+
+def _angle(patterns: Any, vectors: Any) -> Any:
+    """1 - cosine of the angle between vectors; NaN for those that are zero but for rounding of the patterns."""
+    length = (vectors * vectors).sum(axis=-1, keepdims=True) ** 0.5
+    size = (patterns * patterns).sum(axis=-1, keepdims=True) ** 0.5
+    rounding = np.finfo(str(patterns.dtype).replace("torch.", "")).eps * patterns.shape[-1] ** 0.5
+    exists = length > rounding * size
+    unit = vectors * exists / (length * exists)
+    return 1 - (unit @ unit.swapaxes(-1, -2)).clip(-1, 1)
+
+
+def _squared_euclidean(patterns: Any) -> Any:
+    # Distances stay the same when all patterns move; around 0 the difference below loses the fewest digits.
+    patterns = patterns - patterns.mean(axis=-2, keepdims=True)
+    square = (patterns * patterns).sum(axis=-1, keepdims=True)
+    return (square + square.swapaxes(-1, -2) - 2 * (patterns @ patterns.swapaxes(-1, -2))).clip(0, None)
+
+
+def _euclidean(patterns: Any) -> Any:
+    return _squared_euclidean(patterns) ** 0.5
+
+
+METRICS: dict[str, Callable[[Any], Any]] = {
+    "correlation": _correlation,
+    "cosine": _cosine,
+    "euclidean": _euclidean,
+    "sqeuclidean": _squared_euclidean,
+}
 
 
 def pair_permutation(conditions: ArrayLike) -> NDArray[np.int64]:
