@@ -25,13 +25,15 @@ HOME = Path(__file__).resolve().parent.parent
 SIMULATED = "SIMULATED EXAMPLE - not measured data"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Argument parser whose errors take one line."""
+
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
         sys.exit(2)
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults, and keeps the line breaks of the description."""
 
 
@@ -54,7 +56,7 @@ def parse(figure: str, kind: Kind, description: str, argv: Sequence[str] | None 
     argparse.Namespace
         Options by their long names, with those that depend on others settled, and `figure` and `kind`.
     """
-    parser = _Parser(description=description, formatter_class=_Help, allow_abbrev=False, add_help=False)
+    parser = Parser(description=description, formatter_class=Help, allow_abbrev=False, add_help=False)
     _add_data_options(parser, kind)
     _add_statistics_options(parser, kind)
     run = parser.add_argument_group("run")
