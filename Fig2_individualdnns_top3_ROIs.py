@@ -54,7 +54,14 @@ def main() -> None:
             statistic = TopModels(basis, n_top, fixed=top if options.as_published else None, device=device)
             with cli.progress("testing ROIs", options) as advance:
                 outcome = analysis.test_by_permutation(
-                    options, basis, statistic, rois.mean(), pairs=pairs, device=device, progress=advance
+                    options,
+                    basis,
+                    statistic,
+                    rois.mean(),
+                    pairs=pairs,
+                    se_difference=partition.se_difference,
+                    device=device,
+                    progress=advance,
                 )
         lower, upper = rois.ceilings()
         ranks = [f"rank {k}" for k in range(1, n_top + 1)]
@@ -66,6 +73,7 @@ def main() -> None:
             "top": top,
             "unique": partition.unique,
             "se": partition.se,
+            "se_difference": partition.se_difference,
             "shared": partition.parts[n_top:],
             "shared_names": [" & ".join(ranks[i] for i in part) for part in part_names(n_top)[n_top:]],
             "total": partition.total,

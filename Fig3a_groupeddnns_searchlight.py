@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from utils import analysis, cli, drawing, results
 from utils.analysis import spread
 from utils.dataset import ModelRdms, SearchlightRdms, load_models, load_searchlights
-from utils.inference import all_pairs, best
+from utils.inference import all_pairs
 from utils.regression import (
     own_adjusted_r2,
     own_r2,
@@ -55,6 +55,7 @@ def main() -> None:
             )
         winner = statistic(projected)[:, tested[brain.usable]].argmax(axis=0)
         p_exceeds, q_exceeds = analysis.winner_exceeds_others(options, winner, outcome)
+        p_lead, q_lead = analysis.lead_in_refits(options, basis, brain.mean[tested], pairs)
         parts = variance_parts(basis)(projected)
         names = [model.key for model in groups.models]
         arrays: dict[str, ArrayLike] = {
@@ -68,10 +69,14 @@ def main() -> None:
             "total": spread(total_adjusted_r2(basis)(projected)[0], brain.usable),
             "p": spread(outcome.p, tested),
             "q": spread(outcome.q, tested),
+            "p_best": spread(outcome.p_best, tested),
+            "q_best": spread(outcome.q_best, tested),
             "p_difference": spread(outcome.p_difference, tested),
             "difference_names": [f"{names[i]} - {names[j]}" for i, j in pairs],
             "p_exceeds_others": spread(p_exceeds, tested),
             "q_exceeds_others": spread(q_exceeds, tested),
+            "p_lead_in_refits": spread(p_lead, tested),
+            "q_lead_in_refits": spread(q_lead, tested),
             "ceiling_lower": brain.ceiling_lower,
             "ceiling_upper": brain.ceiling_upper,
         }
@@ -92,7 +97,7 @@ def tidy(
 ) -> pd.DataFrame:
     """One row per searchlight: the group with the largest unique variance, and whether it stands out."""
     places = np.arange(len(tested))
-    winner, above_zero = best(np.nan_to_num(arrays["unique"], nan=-np.inf), arrays["q"], options.alpha)
+    winner = np.nan_to_num(arrays["unique"], nan=-np.inf).argmax(axis=0)
     position = brain.geometry.centers_mm()
     names = [groups.models[w].key if ok else None for w, ok in zip(winner, brain.usable, strict=True)]
     return pd.DataFrame(
@@ -105,11 +110,12 @@ def tidy(
             "winner": names,
             "group": names,
             "unique": arrays["unique"][winner, places],
-            "p": arrays["p"][winner, places],
-            "q": arrays["q"][winner, places],
+            "p": arrays["p_best"],
+            "q": arrays["q_best"],
             "p_exceeds_others": arrays["p_exceeds_others"],
             "q_exceeds_others": arrays["q_exceeds_others"],
-            "significant": above_zero & (arrays["q_exceeds_others"] <= options.alpha),
+            "q_lead_in_refits": arrays["q_lead_in_refits"],
+            "significant": (arrays["q_best"] <= options.alpha) & (arrays["q_exceeds_others"] <= options.alpha),
             "total_adjusted_r2": arrays["total"],
             "ceiling_lower": brain.ceiling_lower,
         }
@@ -125,10 +131,13 @@ def draw(
     banner: str | None,
 ) -> None:
     """The functional map: page, still picture, and volumes."""
+    coloured = table[table["significant"]]
+    held = (coloured["q_lead_in_refits"] <= options.alpha).sum()
     label_map = drawing.searchlight_label_map(brain.geometry, groups.models, table)
     notes = [
         "Each searchlight has the colour of the group with the largest unique variance, if that is above chance and "
         "exceeds every other group's.",
+        f"In {held:,} of {len(coloured):,} the lead is also beyond its standard error (jackknife over conditions).",
         analysis.describe(options, brain.n_subjects),
         f"Tested: {table['tested'].sum():,} of {len(table):,} searchlights, lower noise ceiling ≥ {options.ceiling:g}.",
     ]

@@ -47,7 +47,14 @@ def main() -> None:
         else:
             with cli.progress("testing ROIs", options) as advance:
                 outcome = analysis.test_by_permutation(
-                    options, basis, unique_adjusted_r2(basis), rois.mean(), pairs=pairs, device=device, progress=advance
+                    options,
+                    basis,
+                    unique_adjusted_r2(basis),
+                    rois.mean(),
+                    pairs=pairs,
+                    se_difference=partition.se_difference,
+                    device=device,
+                    progress=advance,
                 )
         lower, upper = rois.ceilings()
         arrays = {
@@ -57,6 +64,7 @@ def main() -> None:
             "adjusted_r2": own_adjusted_r2(basis)(projected),
             "unique": partition.unique,
             "se": partition.se,
+            "se_difference": partition.se_difference,
             "shared": partition.parts[len(names) :],
             "shared_names": [" & ".join(names[i] for i in part) for part in part_names(len(names))[len(names) :]],
             "total": partition.total,

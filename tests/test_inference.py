@@ -8,11 +8,11 @@ from scipy import stats
 from utils.inference import (
     TopModels,
     all_pairs,
-    best,
     chance_adjusted_r2,
     condition_subsets,
+    difference_p,
     fdr,
-    jackknife_se,
+    jackknife,
     largest_difference_p,
     permutation_indices,
     permutation_test,
@@ -20,7 +20,7 @@ from utils.inference import (
     t_test,
     unique_in_subsets,
 )
-from utils.rdm import condense, expand, n_pairs_of
+from utils.rdm import condense, correlation_rdm, expand, n_pairs_of
 from utils.regression import (
     orthonormal_basis,
     own_adjusted_r2,
@@ -290,25 +290,72 @@ def test_jackknife_of_all_leave_one_out_is_the_textbook_formula(data):
     )
     n = N_CONDITIONS
     textbook = np.sqrt((n - 1) / n * np.square(literal - literal.mean(axis=0)).sum(axis=0))
-    ours = jackknife_se(models[:2], places[:1], ratio=(n - 1) / n, n_subsets=20_000)
-    np.testing.assert_allclose(ours[:, 0], textbook, rtol=0.03)
+    ours = jackknife(orthonormal_basis(models[:2]), places[:1], [(0, 1)], ratio=(n - 1) / n, n_subsets=20_000)
+    np.testing.assert_allclose(ours.unique[:, 0], textbook, rtol=0.03)
+    change = literal[:, 0] - literal[:, 1]
+    textbook = np.sqrt((n - 1) / n * np.square(change - change.mean()).sum())
+    np.testing.assert_allclose(ours.difference[0, 0], textbook, rtol=0.03)
 
 
-def test_jackknife_unscaled_is_smaller_by_the_known_factor(data):
+def test_jackknife_unscaled_is_smaller_by_the_known_factor(data, monkeypatch):
     models, places = data
-    scaled = jackknife_se(models, places, ratio=0.75, n_subsets=50)
-    unscaled = jackknife_se(models, places, ratio=0.75, n_subsets=50, scaled=False)
-    np.testing.assert_allclose(scaled, unscaled * np.sqrt(9 / 3), rtol=1e-12)
+    basis = orthonormal_basis(models)
+    scaled = jackknife(basis, places, all_pairs(4), ratio=0.75, n_subsets=50)
+    monkeypatch.setattr("utils.inference._PLACES_PER_REFIT", 2)
+    unscaled = jackknife(basis, places, all_pairs(4), ratio=0.75, n_subsets=50, scaled=False)
+    np.testing.assert_allclose(scaled.unique, unscaled.unique * np.sqrt(9 / 3), rtol=1e-9)
+    np.testing.assert_allclose(scaled.difference, unscaled.difference * np.sqrt(9 / 3), rtol=1e-9)
 
 
-def test_winner_and_its_largest_difference():
-    values = np.array([[0.1, 0.5], [0.4, 0.2], [0.3, 0.1]])
-    q = np.array([[0.01, 0.2], [0.04, 0.01], [0.9, 0.9]])
-    winner, significant = best(values, q, 0.05)
-    assert winner.tolist() == [1, 0]
-    assert significant.tolist() == [True, False]
+def test_refit_where_a_predictor_is_constant_in_a_subset(data):
+    """A model that singles out one condition says nothing where that condition is left out: only the rest is fitted."""
+    models, places = data
+    single = np.zeros((N_CONDITIONS, N_CONDITIONS))
+    single[0] = single[:, 0] = 1
+    keep = np.ones((1, N_CONDITIONS), dtype=bool)
+    keep[0, 0] = False
+    response = standardise(places[:1])
+    kept = condense(expand(models[0])[:, 1:, 1:]), condense(expand(places[0])[1:, 1:])
+    for position in (0, 1):
+        sets = [models[0], models[0]]
+        sets[position] = condense(single)[None]
+        unique = unique_in_subsets(orthonormal_basis(sets), response, keep)[0, :, 0]
+        assert unique[position] == pytest.approx(0, abs=1e-9)
+        assert unique[1 - position] == pytest.approx(lstsq_adjusted([kept[0]], kept[1]), abs=1e-9)
+
+
+def test_difference_p_is_a_t_test_of_the_ratio():
+    p = difference_p(np.array([[0.2, 0.0, -0.1]]), np.array([[0.1, 0.1, 0.0]]), 50)
+    assert p[0, 0] == pytest.approx(2 * stats.t.sf(2, 49))
+    assert p[0, 1] == 1
+    assert p[0, 2] == 1
+
+
+def test_two_sets_that_explain_the_same_are_called_different_at_the_nominal_rate():
+    """The permutation test alone calls most of them different, since its null is that neither explains anything."""
+    rng = np.random.default_rng(11)
+
+    def rdm(*parts):
+        latents = np.hstack([np.sqrt(share) * latent for share, latent in parts])
+        patterns = latents @ rng.standard_normal((latents.shape[1], 60))
+        return correlation_rdm(rng.standard_normal(60) + patterns + 0.3 * rng.standard_normal(patterns.shape))
+
+    by_permutation, by_refit = [], []
+    for seed in range(120):
+        a, b, c = rng.standard_normal((3, 30, 6))
+        basis = orthonormal_basis([[rdm((1, a)), rdm((1, a))], [rdm((1, b)), rdm((1, b))]])
+        brain = rdm((0.4, a), (0.4, b), (0.2, c))[None]
+        test = permutation_test(basis, unique_adjusted_r2(basis), brain, 99, pairs=[(0, 1)], seed=seed)
+        errors = jackknife(basis, brain, [(0, 1)], n_subsets=300, seed=seed)
+        by_permutation.append(test.p_difference[0, 0])
+        by_refit.append(difference_p(test.observed[[0]] - test.observed[[1]], errors.difference, 30)[0, 0])
+    assert np.mean(np.array(by_permutation) <= 0.05) > 0.3
+    assert np.mean(np.array(by_refit) <= 0.05) < 0.12
+
+
+def test_largest_difference_of_the_winner():
     p_difference = np.array([[0.1, 0.2], [0.9, 0.3], [0.02, 0.9]])  # pairs 01, 02, 12
-    assert largest_difference_p(winner, all_pairs(3), p_difference).tolist() == [0.1, 0.3]
+    assert largest_difference_p(np.array([1, 0]), all_pairs(3), p_difference).tolist() == [0.1, 0.3]
 
 
 def test_total_of_the_parts_is_tested_like_any_statistic(data):
@@ -316,3 +363,9 @@ def test_total_of_the_parts_is_tested_like_any_statistic(data):
     basis = orthonormal_basis(models)
     test = permutation_test(basis, total_adjusted_r2(basis), places, 20)
     assert test.p.shape == (1, 5)
+
+
+def test_chance_level_needs_four_conditions(rng):
+    basis = orthonormal_basis([rng.random((1, 3))])
+    with pytest.raises(ValueError, match="at least 4 conditions, got 3"):
+        chance_adjusted_r2(basis, own_adjusted_r2(basis), rng.random((1, 3)))

@@ -259,7 +259,7 @@ def one_line(monkeypatch, capsys, figure, *arguments):
         (["--correction", "max", "--stats", "t-test"], "--correction max does not go with --stats t-test"),
         (["--perm", "9"], "unrecognized arguments: --perm"),
         (["--bootstrap-ratio", "1.5"], "--bootstrap-ratio is 1.5"),
-        (["--bootstrap-ratio", "0.3"], "--bootstrap-ratio 0.3 keeps 4 of 12 conditions"),
+        (["--bootstrap-ratio", "0.3"], "subsets of 30% of the conditions, for standard errors, keep 4 of 12"),
         (["--models", "net", "vgg"], "unknown model(s) vgg"),
         (["--rois", "V1v"], "unknown ROI(s) V1v"),
         (["--layers", "fc7"], "no RDM file for 3 of 3"),
@@ -291,6 +291,20 @@ def test_too_few_conditions(tmp_path, monkeypatch, capsys):
     tiny = write_study(tmp_path / "tiny", np.random.default_rng(0), n_conditions=4)
     line = one_line(monkeypatch, capsys, "Fig1", "--data", tiny, "--results", tmp_path / "results")
     assert "4 conditions are too few: 6 predictors need at least 8 pairs" in line
+
+
+def test_conditions_of_another_number(tmp_path, monkeypatch, capsys):
+    study = write_study(tmp_path / "study", np.random.default_rng(0), n_conditions=12)
+    (study / "conditions.txt").write_text("beach\nforest\n")
+    line = one_line(monkeypatch, capsys, "Fig2", "--data", study, "--results", tmp_path / "results")
+    assert "conditions.txt: names 2 conditions, but the model RDMs have 12" in line
+
+
+def test_doubled_roi_files(tmp_path, monkeypatch, capsys):
+    study = write_study(tmp_path / "study", np.random.default_rng(0), n_conditions=12)
+    (study / "roi_rdms" / "IT.npy").write_bytes((study / "roi_rdms" / "EVC.npy").read_bytes())
+    line = one_line(monkeypatch, capsys, "Fig2", "--data", study, "--results", tmp_path / "results")
+    assert "IT .mat and IT.npy are of one ROI" in line
 
 
 def test_unwritable_results(study, tmp_path, monkeypatch, capsys):

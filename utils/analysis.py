@@ -16,15 +16,17 @@ from utils.inference import (
     Progress,
     Statistic,
     TTest,
+    all_pairs,
     chance_adjusted_r2,
+    difference_p,
     fdr,
-    jackknife_se,
+    jackknife,
     largest_difference_p,
     permutation_test,
     published_fdr,
     t_test,
 )
-from utils.rdm import n_pairs_of
+from utils.rdm import n_conditions_of, n_pairs_of
 from utils.regression import (
     Basis,
     LinearStatistic,
@@ -84,10 +86,16 @@ def test_by_permutation(
     rdms: NDArray[np.float64],
     *,
     pairs: Sequence[tuple[int, int]] = (),
+    se_difference: NDArray[np.float64] | None = None,
     device: str,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Permutation test of the mean RDMs (n_places, n_pairs), corrected as the options say."""
+    """Permutation test of the mean RDMs (n_places, n_pairs), corrected as the options say.
+
+    With the standard errors of the differences (n_pairs, n_places), a pair differs if both tests say so: the
+    permutation test, which holds where neither set explains anything, and that of the jackknife, which holds where both
+    explain the same.
+    """
     test = permutation_test(
         basis,
         statistic,
@@ -101,21 +109,30 @@ def test_by_permutation(
         progress=progress,
     )
     best = test.observed.argmax(axis=0)
+    p_refit = np.zeros_like(test.p_difference)
+    if se_difference is not None and not options.as_published:
+        difference = np.stack([test.observed[i] - test.observed[j] for i, j in pairs])
+        p_refit = difference_p(difference, se_difference, n_conditions_of(rdms.shape[-1]))
+    p_difference = np.maximum(test.p_difference, p_refit)
     if options.correction == "max":
         chosen = test.p_max[best, np.arange(best.size)]
-        return Outcome(test.p, test.p_max, test.p_best, chosen, test.pairs, test.p_difference, test.p_difference_max)
-    return _corrected(options, test.p, best, test.p_best, test.pairs, test.p_difference)
+        q_difference = np.maximum(test.p_difference_max, np.minimum(1.0, p_refit.size * p_refit))
+        return Outcome(test.p, test.p_max, test.p_best, chosen, test.pairs, p_difference, q_difference)
+    return _corrected(options, test.p, best, test.p_best, test.pairs, p_difference)
 
 
 def test_over_subjects(
     options: argparse.Namespace,
     values: NDArray[np.float64],
     chance: NDArray[np.float64],
+    best: NDArray[np.int64],
     pairs: Sequence[tuple[int, int]] = (),
 ) -> Outcome:
-    """t-test of subjects' values (n_statistics, n_subjects, n_places) against chance; as published, against 0."""
+    """t-test of subjects' values (n_statistics, n_subjects, n_places) against chance; as published, against 0.
+
+    `best`, (n_places,), is the statistic that the figure shows as the largest.
+    """
     test = _t_test(options, values, chance, pairs)
-    best = values.mean(axis=1).argmax(axis=0)
     return _corrected(options, test.p, best, _bonferroni(test.p, best), list(pairs), test.p_difference)
 
 
@@ -189,6 +206,35 @@ def winner_exceeds_others(
     return p, fdr(p)
 
 
+def lead_in_refits(
+    options: argparse.Namespace, basis: Basis, rdms: NDArray[np.float64], pairs: Sequence[tuple[int, int]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Does the strongest set of each place keep its lead when the regression is fitted to other conditions?
+
+    The permutation test asks whether two sets differ more than two that explain nothing. This one asks whether they
+    differ at all, given how much the difference varies from subset to subset of the conditions; it has less power.
+
+    Parameters
+    ----------
+    options : Namespace
+    basis : Basis
+    rdms : ndarray of float64, shape (n_places, n_pairs)
+    pairs : sequence of (int, int)
+
+    Returns
+    -------
+    p, q : ndarray of float64, shape (n_places,)
+        Of the smallest lead over another set, by its jackknife standard error; and corrected over places (FDR).
+    """
+    _check_refits(basis, ratio=0.9)
+    unique = unique_adjusted_r2(basis)(project(basis, rdms))
+    errors = jackknife(basis, rdms, pairs, n_subsets=1000, seed=options.seed)
+    difference = np.stack([unique[i] - unique[j] for i, j in pairs])
+    p = difference_p(difference, errors.difference, n_conditions_of(basis.n_pairs))
+    lead = largest_difference_p(unique.argmax(axis=0), pairs, p)
+    return lead, fdr(lead)
+
+
 def describe(options: argparse.Namespace, n_subjects: int | str) -> str:
     """One sentence on how significance was decided, for the foot of a figure or page."""
     if options.stats == "t-test":
@@ -246,7 +292,19 @@ def test_searchlights(
         if progress is not None:
             progress(places.stop, len(tested))
     values, chance = (np.concatenate(part, axis=2) for part in zip(*parts, strict=True))
-    return test_over_subjects(options, values, chance, pairs)
+    best = statistic(project(basis, brain.mean[tested])).argmax(axis=0)
+    return test_over_subjects(options, values, chance, best, pairs)
+
+
+def _check_refits(basis: Basis, ratio: float) -> None:
+    """Regressions on subsets of the conditions need conditions to leave out, and enough of them left."""
+    n, n_predictors = n_conditions_of(basis.n_pairs), sum(c.shape[1] for c in basis.coordinates)
+    kept = round(ratio * n)
+    if kept == n or n_pairs_of(kept) < n_predictors + 2:
+        raise InputError(
+            f"subsets of {ratio:.0%} of the conditions, for standard errors, keep {kept} of {n}: expected fewer "
+            f"than all, and enough for {n_predictors} predictors; use more images or fewer models"
+        )
 
 
 def spread(values: NDArray, places: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -266,6 +324,8 @@ class Partition:
         Models of each place, by their index.
     unique, se : ndarray of float64, shape (n_sets, n_places)
         Unique variance (adjusted R2) and its standard error.
+    se_difference : ndarray of float64, shape (n_pairs, n_places)
+        Standard errors of the differences between all pairs of sets.
     parts : ndarray of float64, shape (2**n_sets - 1, n_places)
         All parts, in the order of `part_names`.
     total : ndarray of float64, shape (n_places,)
@@ -279,6 +339,7 @@ class Partition:
     sets: NDArray[np.int64]
     unique: NDArray[np.float64]
     se: NDArray[np.float64]
+    se_difference: NDArray[np.float64]
     parts: NDArray[np.float64]
     total: NDArray[np.float64]
     subjects: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
@@ -309,21 +370,16 @@ def partition_rois(
     InputError
         If subsets of the conditions are too small to fit so many predictors.
     """
-    n_subset = round(options.bootstrap_ratio * models.n_conditions)
-    n_predictors = len(sets) * len(models.layers)
-    if n_pairs_of(n_subset) < n_predictors + 2 or n_subset == models.n_conditions:
-        raise InputError(
-            f"--bootstrap-ratio {options.bootstrap_ratio:g} keeps {n_subset} of {models.n_conditions} conditions, "
-            f"expected fewer than all, and enough for {n_predictors} predictors; give another ratio"
-        )
     mean, columns = rois.mean(), []
     for place, chosen in enumerate(sets.T):
         basis = orthonormal_basis(models.rdms[chosen])
+        _check_refits(basis, options.bootstrap_ratio)
         projected = project(basis, mean[[place]])
         subjects = rois.subjects[place][:, None]
-        se = jackknife_se(
-            models.rdms[chosen],
+        errors = jackknife(
+            basis,
             mean[[place]],
+            all_pairs(len(sets)),
             ratio=options.bootstrap_ratio,
             seed=options.seed,
             scaled=not options.as_published,
@@ -331,7 +387,8 @@ def partition_rois(
         columns.append(
             (
                 unique_adjusted_r2(basis)(projected)[:, 0],
-                se[:, 0],
+                errors.unique[:, 0],
+                errors.difference[:, 0],
                 variance_parts(basis)(projected)[:, 0],
                 total_adjusted_r2(basis)(projected)[0, 0],
                 subject_values(basis, unique_adjusted_r2(basis), subjects),
@@ -340,11 +397,12 @@ def partition_rois(
         )
         if progress is not None:
             progress(place + 1, sets.shape[1])
-    unique, errors, parts, total, subject_unique, explained = zip(*columns, strict=True)
+    unique, se, se_difference, parts, total, subject_unique, explained = zip(*columns, strict=True)
     return Partition(
         sets=sets,
         unique=np.stack(unique, axis=1),
-        se=np.stack(errors, axis=1),
+        se=np.stack(se, axis=1),
+        se_difference=np.stack(se_difference, axis=1),
         parts=np.stack(parts, axis=1),
         total=np.array(total),
         subjects=list(subject_unique),
@@ -358,7 +416,7 @@ def test_rois_over_subjects(
     """t-test over the subjects of every ROI, which may differ in number."""
     tests = [_t_test(options, values, chance, pairs) for values, chance in partition.subjects]
     p = np.concatenate([test.p for test in tests], axis=1)
-    best = np.concatenate([values.mean(axis=1).argmax(axis=0) for values, _ in partition.subjects])
+    best = partition.unique.argmax(axis=0)
     p_difference = np.concatenate([test.p_difference for test in tests], axis=1)
     return _corrected(options, p, best, _bonferroni(p, best), list(pairs), p_difference)
 

@@ -44,8 +44,9 @@ class Sources:
         Folders of RDMs; for searchlights also the published file itself.
     models : Path or None
         Table of models; None for the built-in Taskonomy networks.
-    mask, roi_labels, atlas : Path or None
-        None where the data set has none and the figure can do without.
+    mask, roi_labels, atlas, conditions : Path or None
+        None where the data set has none and the figure can do without; no mask also where the searchlight RDMs bring
+        their geometry and no mask was asked for.
     published : bool
         Whether everything is in the layout of the release.
     simulated : bool
@@ -58,6 +59,7 @@ class Sources:
     mask: Path | None
     roi_labels: Path | None
     atlas: Path | None
+    conditions: Path | None
     published: bool
     simulated: bool
 
@@ -199,8 +201,8 @@ def locate(
     table = next((f for f in (data / "models.tsv", dnn and dnn.parent / "models.tsv") if f and f.exists()), None)
     if kind == "searchlight":
         fmri = find(fmri_rdms, "sl_rad=1__max_blk_edge=2", "searchlight_rdms")
-        own_geometry = fmri is not None and (fmri / "geometry.npz").exists()
-        mask = find(mask, "mask.nii", "mask.nii.gz", required=fmri is not None and not own_geometry)
+        if fmri is None or not (fmri / "geometry.npz").exists():
+            mask = find(mask, "mask.nii", "mask.nii.gz", required=fmri is not None)
     else:
         fmri = find(fmri_rdms, "kastner_ROIs_RDMs_pearson", "roi_rdms")
         roi_labels = find(roi_labels, "ROIfiles_Labeling.txt", "roi_labels.csv")
@@ -219,6 +221,7 @@ def locate(
         mask=mask,
         roi_labels=roi_labels,
         atlas=atlas,
+        conditions=find(None, "conditions.txt", required=False),
         published=table is None and fmri.name in _RELEASE_FMRI,
         simulated=any((part / _SIMULATION_MARK).exists() for part in parts),
     )
@@ -270,7 +273,16 @@ def load_models(sources: Sources, layers: Sequence[str] | None = None, keys: Seq
                     f"{files[models[0].key, layers[0]][0].name}: all RDMs must be of the same conditions"
                 )
             rdms.append(rdm)
-    return ModelRdms(models, layers, np.stack(rdms).reshape(len(models), len(layers), -1))
+    loaded = ModelRdms(models, layers, np.stack(rdms).reshape(len(models), len(layers), -1))
+    if sources.conditions is not None:
+        names = sources.conditions.read_text(encoding="utf-8").split("\n")
+        n_names = sum(bool(name.strip()) for name in names)
+        if n_names != loaded.n_conditions:
+            raise InputError(
+                f"{sources.conditions}: names {n_names} conditions, but the model RDMs have {loaded.n_conditions}; "
+                "both must be of the same conditions in the same order"
+            )
+    return loaded
 
 
 def read_model_table(path: Path) -> list[Model]:
@@ -339,7 +351,7 @@ def _check_layer_files(
         raise InputError(
             f"{folder}: no RDM file for {len(missing)} of {len(keys) * len(layers)} (model, layer): "
             f"{', '.join(missing)}; expected <model>_<layer>.npy or .mat with layers {', '.join(layers)}; "
-            "choose others with --layers or --models"
+            "a layer that only some models have can be left out with --layers, a model with --models"
         )
     doubled = {pair: found for pair, found in files.items() if len(found) > 1 and pair[0] in keys and pair[1] in layers}
     if doubled:
@@ -378,7 +390,14 @@ def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None =
     if names is None:
         names = PAPER_ROIS if set(PAPER_ROIS) <= set(known) else known
     chosen = _choose(names, table, known, "ROI")
-    files = {path.stem.strip(): path for path in sorted(sources.fmri_rdms.iterdir()) if path.suffix in (".mat", ".npy")}
+    files: dict[str, Path] = {}
+    for path in sorted(sources.fmri_rdms.iterdir()):
+        if path.suffix in (".mat", ".npy") and path.stem.strip() in known:
+            other = files.setdefault(path.stem.strip(), path)
+            if other != path:
+                raise InputError(
+                    f"{sources.fmri_rdms}: {other.name} and {path.name} are of one ROI; keep one of them"
+                )
     missing = [name for _, name in chosen if name not in files]
     if missing:
         raise InputError(
@@ -533,13 +552,13 @@ def _generic_searchlights(folder: Path, n_conditions: int) -> tuple[int, int, Ca
 
 
 def _geometry(sources: Sources, n_searchlights: int) -> Geometry:
-    own = sources.fmri_rdms / "geometry.npz"
-    if own.exists():
-        geometry, origin = Geometry.load(own), own
+    if sources.mask is None:
+        origin = sources.fmri_rdms / "geometry.npz"
+        geometry = Geometry.load(origin)
     else:
-        assert sources.mask is not None
-        data, affine = read_volume(sources.mask)
-        geometry, origin = block_geometry(np.nan_to_num(data) > 0, affine), sources.mask
+        origin = sources.mask
+        data, affine = read_volume(origin)
+        geometry = block_geometry(np.nan_to_num(data) > 0, affine)
     if len(geometry) != n_searchlights:
         raise InputError(
             f"{origin}: describes {len(geometry)} searchlights, but {sources.fmri_rdms} holds {n_searchlights}; "
@@ -562,6 +581,8 @@ def _stored_ceilings(folder: Path, n_searchlights: int) -> tuple[NDArray[np.floa
         arrays = open_array(kept)
         if not {"lower", "upper"} <= set(arrays.files):
             raise InputError(f"{kept}: found arrays {', '.join(arrays.files)}, expected lower and upper")
+        if "names" in arrays.files and not _same_files(folder, arrays["names"], arrays["sizes"]):
+            return None
         lower, upper, path = arrays["lower"], arrays["upper"], kept
     else:
         return None
@@ -573,12 +594,24 @@ def _stored_ceilings(folder: Path, n_searchlights: int) -> tuple[NDArray[np.floa
     return lower, upper
 
 
+def _files(folder: Path) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Names and sizes of the RDM files that noise ceilings were computed from."""
+    paths = sorted(folder.glob("*.npy"))
+    return np.array([path.name for path in paths]), np.array([path.stat().st_size for path in paths], dtype=np.int64)
+
+
+def _same_files(folder: Path, names: NDArray[np.str_], sizes: NDArray[np.int64]) -> bool:
+    found, found_sizes = _files(folder)
+    return np.array_equal(found, names) and np.array_equal(found_sizes, sizes)
+
+
 def _keep_ceilings(folder: Path, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> None:
     """Store computed ceilings beside the RDMs; a folder that cannot be written to is left as it is."""
     folder = folder if folder.is_dir() else folder.parent
     temporary = folder / f".noise_ceiling.{os.getpid()}.npz"
     try:
-        np.savez(temporary, lower=lower, upper=upper)
+        names, sizes = _files(folder)
+        np.savez(temporary, lower=lower, upper=upper, names=names, sizes=sizes)
         temporary.replace(folder / "noise_ceiling.npz")
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -41,8 +41,8 @@ def read_rdms(path: Path, key: str, name: str) -> NDArray[np.float64]:
     if array.dtype.kind not in "fiu":
         raise InputError(f"{path}: {name} holds values of type {array.dtype}, expected numbers")
     rdms = np.asarray(array, dtype=np.float64)
-    if rdms.ndim not in (2, 3) or rdms.shape[-1] != rdms.shape[-2] or rdms.shape[-1] < 3:
-        raise InputError(f"{path}: {name} has shape {rdms.shape}, expected square RDMs of three or more conditions")
+    if rdms.ndim not in (2, 3) or rdms.shape[-1] != rdms.shape[-2] or rdms.shape[-1] < 4:
+        raise InputError(f"{path}: {name} has shape {rdms.shape}, expected square RDMs of four or more conditions")
     rows, columns = np.triu_indices(rdms.shape[-1], k=1)
     bad = int((~np.isfinite(rdms[..., rows, columns])).sum() + (~np.isfinite(rdms[..., columns, rows])).sum())
     if bad:

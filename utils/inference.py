@@ -21,7 +21,6 @@ from utils.regression import (
     Basis,
     LinearStatistic,
     adjust,
-    orthonormal_basis,
     own_adjusted_r2,
     standardise,
 )
@@ -38,6 +37,8 @@ Progress = Callable[[int, int], None]
 _TIE = 1e-11
 _BLOCK_BYTES = 48 * 2**20
 _PLACES_PER_BLOCK = 1024
+_PLACES_PER_REFIT = 500
+_SINGULAR = 1e-10
 
 
 @dataclass(frozen=True)
@@ -409,6 +410,8 @@ def chance_adjusted_r2(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike
     level" (the derivation).
     """
     n = n_conditions_of(basis.n_pairs)
+    if n < 4:
+        raise ValueError(f"the chance level needs at least 4 conditions, got {n}")
     directions = _condition_energy((basis.q @ statistic.directions).T)
     responses = _condition_energy(standardise(np.asarray(rdms)))
     mean = np.outer(directions, responses) / (n - 1) + np.outer(1 - directions, 1 - responses) / (n * (n - 3) / 2)
@@ -486,24 +489,35 @@ def published_fdr(p: NDArray[np.float64], across_places: bool) -> NDArray[np.flo
     return fdr(within, axis=1) if across_places else within
 
 
-def jackknife_se(
-    predictor_sets: Sequence[ArrayLike],
+@dataclass(frozen=True)
+class StandardErrors:
+    """Standard errors of unique variances (n_sets, n_places) and of their differences (n_pairs, n_places)."""
+
+    unique: NDArray[np.float64]
+    difference: NDArray[np.float64]
+
+
+def jackknife(
+    basis: Basis,
     rdms: ArrayLike,
+    pairs: Sequence[tuple[int, int]] = (),
     *,
     ratio: float = 0.9,
     n_subsets: int = 10_000,
     seed: int = 0,
     scaled: bool = True,
-) -> NDArray[np.float64]:
-    """Standard error of unique variance, from refitting on random subsets of the conditions.
+) -> StandardErrors:
+    """Standard errors of unique variance and its differences, from refitting on random subsets of the conditions.
 
     Delete-d jackknife: the standard deviation over subsets of m of n conditions, times ``sqrt(m / (n - m))``, because
     subsets of 90 % of the conditions differ far less among themselves than new experiments would.
 
     Parameters
     ----------
-    predictor_sets : sequence of array_like, each (n_predictors, n_pairs)
+    basis : Basis
     rdms : array_like, shape (n_places, n_pairs)
+    pairs : sequence of (int, int)
+        Sets whose unique variances are compared.
     ratio : float
         Share of the conditions in a subset.
     n_subsets : int
@@ -513,23 +527,47 @@ def jackknife_se(
 
     Returns
     -------
-    ndarray of float64, shape (n_sets, n_places)
+    StandardErrors
 
     References
     ----------
     Shao & Wu 1989, Ann Stat 17:1176.
     """
-    basis = orthonormal_basis(predictor_sets)
+    responses = standardise(np.asarray(rdms))
     n = n_conditions_of(basis.n_pairs)
     m = round(ratio * n)
     subsets = condition_subsets(n, m, n_subsets, seed)
-    values = unique_in_subsets(basis, standardise(np.asarray(rdms)), subsets)
-    return values.std(axis=0, ddof=1) * (np.sqrt(m / (n - m)) if scaled else 1.0)
+    factor = np.sqrt(m / (n - m)) if scaled else 1.0
+    unique = np.empty((len(basis.coordinates), len(responses)))
+    difference = np.empty((len(pairs), len(responses)))
+    for start in range(0, len(responses), _PLACES_PER_REFIT):
+        here = slice(start, start + _PLACES_PER_REFIT)
+        values = unique_in_subsets(basis, responses[here], subsets)
+        unique[:, here] = factor * values.std(axis=0, ddof=1)
+        for row, (i, j) in enumerate(pairs):
+            difference[row, here] = factor * (values[:, i] - values[:, j]).std(axis=0, ddof=1)
+    return StandardErrors(unique, difference)
+
+
+def difference_p(
+    difference: NDArray[np.float64], standard_error: NDArray[np.float64], n_conditions: int
+) -> NDArray[np.float64]:
+    """Two-sided p value of a difference between two unique variances, by its jackknife standard error.
+
+    The permutation of conditions asks whether two sets differ more than two that explain nothing. Two sets that explain
+    the same, but something, differ by more than that from sample to sample: their difference has to be held against its
+    own standard error (t distribution with n_conditions - 1 degrees of freedom). docs/METHODS.md, "Differences".
+    """
+    from scipy.stats import t
+
+    ratio = np.divide(np.abs(difference), standard_error, out=np.zeros_like(difference), where=standard_error > 0)
+    return np.asarray(2 * t.sf(ratio, n_conditions - 1))
 
 
 def condition_subsets(n_conditions: int, size: int, n_subsets: int, seed: int) -> NDArray[np.bool_]:
     """Random subsets of conditions without replacement, (n_subsets, n_conditions) of bool."""
-    order = np.random.default_rng([seed, 1]).random((n_subsets, n_conditions)).argsort(axis=1)
+    # A stream apart from those of the permutations, [seed, number].
+    order = np.random.default_rng([seed, 0, 1]).random((n_subsets, n_conditions)).argsort(axis=1)
     return order < size
 
 
@@ -590,28 +628,18 @@ def _adjusted_from_moments(
     if directions.shape[1] == 0:
         return np.zeros_like(square)
     inner = directions.T @ cross
-    fitted = np.linalg.solve(directions.T @ gram @ directions, inner)
+    square_sums = directions.T @ gram @ directions
+    fitted, rank = np.empty_like(inner), np.full((len(inner), 1), directions.shape[1])
+    # In some subset a predictor may be constant, or two the same: there, only the rank that is left is fitted.
+    singular = np.linalg.det(square_sums) < _SINGULAR
+    fitted[~singular] = np.linalg.solve(square_sums[~singular], inner[~singular])
+    if singular.any():
+        length, axes = np.linalg.eigh(square_sums[singular])
+        inverse = np.divide(1.0, length, out=np.zeros_like(length), where=length > _SINGULAR)
+        fitted[singular] = axes @ (inverse[:, :, None] * (axes.swapaxes(1, 2) @ inner[singular]))
+        rank[singular, 0] = (inverse > 0).sum(axis=1)
     r2 = np.einsum("bkp,bkp->bp", inner, fitted) / square
-    return adjust(r2, n_kept, directions.shape[1])
-
-
-def best(
-    values: NDArray[np.float64], q: NDArray[np.float64], alpha: float
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Which statistic is largest at each place, and whether that one is significant.
-
-    Parameters
-    ----------
-    values, q : ndarray of float64, shape (n_statistics, n_places)
-    alpha : float
-
-    Returns
-    -------
-    winner : ndarray of int64, shape (n_places,)
-    significant : ndarray of bool, shape (n_places,)
-    """
-    winner = values.argmax(axis=0)
-    return winner, q[winner, np.arange(winner.size)] <= alpha
+    return adjust(r2, n_kept, rank)
 
 
 def largest_difference_p(
