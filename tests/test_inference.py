@@ -137,24 +137,78 @@ def test_top_models_with_a_model_inside_another(data):
     np.testing.assert_allclose(permutation_test(basis, twins, places, 5).observed, 0, atol=1e-10)
 
 
+@pytest.mark.parametrize("statistic", [own_adjusted_r2, unique_adjusted_r2])
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_single_and_double_precision_count_the_same(rng, statistic, two_sided):
+    from utils.inference import _Draws, _test_in_double_precision
+
+    models = gain_rdms(rng, 8).reshape(4, 2, -1)
+    places = gain_rdms(rng, 300)
+    places[::3] += models[1, 0]
+    basis = orthonormal_basis(models)
+    pairs = all_pairs(4)
+    fast = permutation_test(basis, statistic(basis), places, 400, pairs=pairs, two_sided=two_sided)
+    draws = _Draws(basis.n_pairs, 400, "conditions", 0, None)
+    exact = _test_in_double_precision(basis, statistic(basis), standardise(places), draws, pairs, two_sided, "cpu")
+    for name in ("p", "p_max", "p_best", "p_difference", "p_difference_max"):
+        assert np.array_equal(getattr(fast, name), getattr(exact, name)), name
+
+
+def test_what_single_precision_cannot_tell_is_counted_in_double(rng, monkeypatch):
+    """With an absurdly wide guard band nearly everything is recalculated, and nothing changes."""
+    from utils import exceedances
+
+    basis = orthonormal_basis(gain_rdms(rng, 4, N_CONDITIONS).reshape(2, 2, -1))
+    places = gain_rdms(rng, 5, N_CONDITIONS)
+    usual = permutation_test(basis, own_adjusted_r2(basis), places, 80)
+    counters = []
+
+    class Careful(exceedances.Counter):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self._error, self._n_flags = 0.05, 3
+            counters.append(self)
+
+    monkeypatch.setattr(exceedances, "Counter", Careful)
+    careful = permutation_test(basis, own_adjusted_r2(basis), places, 80)
+    assert sum(counter.n_exact for counter in counters) > 300
+    for name in ("p", "p_max", "p_best"):
+        assert np.array_equal(getattr(usual, name), getattr(careful, name)), name
+
+
+def test_error_of_single_precision_stays_within_its_bound(rng):
+    from utils.exceedances import _UNIT_ROUNDOFF
+
+    basis = orthonormal_basis(gain_rdms(rng, 6, 50).reshape(3, 2, -1))
+    brain = standardise(np.concatenate([gain_rdms(rng, 200, 50), basis.q.T]))
+    product = basis.q.T.astype(np.float32) @ brain.T.astype(np.float32)
+    error = np.abs(product - basis.q.T @ brain.T).max()
+    assert error < _UNIT_ROUNDOFF * np.sqrt(1225) / 2
+
+
 def test_does_not_depend_on_blocks_threads_or_progress(data, monkeypatch):
     import torch
 
     models, places = data
     basis = orthonormal_basis(models)
     pairs, seen = all_pairs(4), []
-    arguments = (basis, unique_adjusted_r2(basis), places, 50)
-    whole = permutation_test(*arguments, pairs=pairs, progress=lambda done, total: seen.append((done, total)))
+    statistics = (unique_adjusted_r2(basis), TopModels(basis, 4))
+    whole = [
+        permutation_test(basis, statistic, places, 50, pairs=pairs, progress=lambda *state: seen.append(state))
+        for statistic in statistics
+    ]
     assert seen[-1] == (50, 50)
     threads = torch.get_num_threads()
     monkeypatch.setattr("utils.inference._BLOCK_BYTES", 8 * 8 * N_PAIRS * 3)
     monkeypatch.setattr("utils.inference._PLACES_PER_BLOCK", 2)
+    monkeypatch.setattr("utils.inference._PLACES_PER_PRODUCT", 2)
     try:
         for n_threads in (1, 2):
             torch.set_num_threads(n_threads)
-            cut = permutation_test(*arguments, pairs=pairs)
-            for name in ("p", "p_max", "p_difference", "p_difference_max"):
-                assert np.array_equal(getattr(whole, name), getattr(cut, name)), name
+            for statistic, before in zip(statistics, whole, strict=True):
+                cut = permutation_test(basis, statistic, places, 50, pairs=pairs)
+                for name in ("p", "p_max", "p_best", "p_difference", "p_difference_max"):
+                    assert np.array_equal(getattr(before, name), getattr(cut, name)), name
     finally:
         torch.set_num_threads(threads)
 

@@ -395,9 +395,7 @@ def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None =
         if path.suffix in (".mat", ".npy") and path.stem.strip() in known:
             other = files.setdefault(path.stem.strip(), path)
             if other != path:
-                raise InputError(
-                    f"{sources.fmri_rdms}: {other.name} and {path.name} are of one ROI; keep one of them"
-                )
+                raise InputError(f"{sources.fmri_rdms}: {other.name} and {path.name} are of one ROI; keep one of them")
     missing = [name for _, name in chosen if name not in files]
     if missing:
         raise InputError(

@@ -64,6 +64,8 @@ class Counter:
         Directions, orthonormal within each subset, for exact recalculation.
     responses : ndarray of float64, shape (n_places, n_pairs)
         Standardised brain RDMs.
+    all_targets : ndarray of float64, shape (n_rows, any number)
+        Targets of all places, also those that other counters see to: what the largest values will be compared with.
 
     Attributes
     ----------
@@ -83,13 +85,14 @@ class Counter:
         sign: NDArray[np.float64],
         basis: NDArray[np.float64],
         responses: NDArray[np.float64],
+        all_targets: NDArray[np.float64],
     ) -> None:
         self._rows, self._targets, self._sign = rows, targets, sign
         self._basis, self._responses = np.ascontiguousarray(basis), np.ascontiguousarray(responses)
         plain = rows.kind == PLAIN
         self._n_plain = int(plain.sum())
         self._target_best = targets[plain].max(axis=0)
-        self._sorted_targets = [np.sort(targets[chosen], axis=None) for chosen in (plain, ~plain)]
+        self._sorted_targets = [np.sort(all_targets[chosen], axis=None) for chosen in (plain, ~plain)]
         # A sum of n products, of unit vectors, in float32: error grows as sqrt(n) (Higham & Mary 2019, SIAM J Sci
         # Comput 41:A2815). What is met in practice is several times smaller.
         self._error = _UNIT_ROUNDOFF * np.sqrt(responses.shape[1])

@@ -37,6 +37,7 @@ Progress = Callable[[int, int], None]
 _TIE = 1e-11
 _BLOCK_BYTES = 48 * 2**20
 _PLACES_PER_BLOCK = 1024
+_PLACES_PER_PRODUCT = 8192
 _PLACES_PER_REFIT = 500
 _SINGULAR = 1e-10
 
@@ -198,30 +199,37 @@ def _test_in_single_precision(
     kinds = np.array([PLAIN] * n_statistics + [TWO_SIDED if two_sided else SIGNED] * len(pairs))
     targets = np.concatenate([observed[:n_statistics], np.abs(observed[n_statistics:])]) - _TIE
     sign = np.where(observed < 0, -1.0, 1.0)
-    counter = Counter(Rows.of(weights, offset[:, 0], kinds), targets, sign, directions.T, responses)
+    rows = Rows.of(weights, offset[:, 0], kinds)
     set_threads(torch.get_num_threads())
 
     # Where the subsets overlap (as in variance partitioning) it is cheaper to permute the basis of all predictors and
     # to turn to the directions afterwards.
     fold = directions.shape[1] <= basis.q.shape[1]
-    permuted = torch.from_numpy(np.ascontiguousarray((directions if fold else basis.q).T, dtype=np.float32))
-    turn = torch.from_numpy(np.ascontiguousarray(statistic.directions.T, dtype=np.float32))
-    brain = torch.from_numpy(np.ascontiguousarray(responses.T, dtype=np.float32))
-    size = max(1, min(256, _BLOCK_BYTES // (4 * directions.shape[1] * max(n_places, n_pairs))))
-    for rows in draws.blocks(size):
-        stacked = permuted.index_select(1, torch.from_numpy(rows.ravel())).reshape(-1, n_pairs)
-        projected = (stacked @ brain).reshape(len(permuted), -1)
-        if not fold:
-            projected = turn @ projected
-        counter.add(projected.numpy().reshape(-1, len(rows), n_places), rows)
-    largest = np.concatenate(counter.largest, axis=1)
+    permuted = _single((directions if fold else basis.q).T)
+    turn = _single(statistic.directions.T)
+    chunks = np.array_split(np.arange(n_places), -(-n_places // _PLACES_PER_PRODUCT))
+    brains = [_single(responses[places].T) for places in chunks]
+    counters = [
+        Counter(rows, targets[:, places], sign[:, places], directions.T, responses[places], targets)
+        for places in chunks
+    ]
+    size = max(1, min(256, _BLOCK_BYTES // (4 * directions.shape[1] * max(len(chunks[0]), n_pairs))))
+    for draw in draws.blocks(size):
+        stacked = permuted.index_select(1, torch.from_numpy(draw.ravel())).reshape(-1, n_pairs)
+        for brain, counter in zip(brains, counters, strict=True):
+            projected = (stacked @ brain).reshape(len(permuted), -1)
+            if not fold:
+                projected = turn @ projected
+            counter.add(projected.numpy().reshape(-1, len(draw), brain.shape[1]), draw)
+    count = np.concatenate([counter.count for counter in counters], axis=1)
+    largest = np.maximum.reduce([np.concatenate(counter.largest, axis=1) for counter in counters])
     return PermutationTest(
         observed=observed[:n_statistics],
-        p=draws.p_values(counter.count[:n_statistics]),
+        p=draws.p_values(count[:n_statistics]),
         p_max=draws.corrected_p_values(largest[0], targets[:n_statistics]),
-        p_best=draws.p_values(counter.count_best),
+        p_best=draws.p_values(np.concatenate([counter.count_best for counter in counters])),
         pairs=pairs,
-        p_difference=draws.p_values(counter.count[n_statistics:]),
+        p_difference=draws.p_values(count[n_statistics:]),
         p_difference_max=draws.corrected_p_values(largest[1], targets[n_statistics:]),
         n_permutations=draws.n,
     )
@@ -309,6 +317,12 @@ def _contrast(pairs: Sequence[tuple[int, int]], n_statistics: int) -> torch.Tens
     for row, (i, j) in enumerate(pairs):
         contrast[row, i], contrast[row, j] = 1.0, -1.0
     return contrast
+
+
+def _single(array: NDArray) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
 def _tensor(array: NDArray, device: str) -> torch.Tensor:
