@@ -1,0 +1,568 @@
+"""The Taskonomy encoder, its verified checkpoints, and layers of any other network.
+
+The architecture is the ResNet-50 of the Taskonomy task bank (Zamir et al. 2018), in the form in which the
+`visualpriors` package published its weights for PyTorch (Sax et al. 2018). It departs from the usual ResNet-50: the
+last unit of a stage carries the stride, only the first two stages have one, so features stay at 16 x 16, and a
+convolution compresses them to 8 channels. Unlike in `visualpriors`, no group norm follows: the original has none.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+import importlib
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+from models.tasks import TASKS, Task
+from utils import InputError, fetch
+
+# Names of the paper's layers, as in the task bank -> modules of the encoder below.
+LAYER_MODULES = {"block4": "layer4", "encoder_output": "relu1"}
+
+_MAX_NAMED = 6
+
+
+# ------------------------------------------------------------------------------------------------------ architecture
+
+
+class Bottleneck(nn.Module):
+    """Residual unit: 1 x 1, 3 x 3 and 1 x 1 convolution; the 3 x 3 one carries the stride.
+
+    Parameters
+    ----------
+    n_in, n_inner : int
+        Channels of the input and of the inner convolutions; the output has 4 `n_inner`.
+    stride : {1, 2}
+    """
+
+    def __init__(self, n_in: int, n_inner: int, stride: int = 1) -> None:
+        super().__init__()
+        n_out = 4 * n_inner
+        self.conv1 = nn.Conv2d(n_in, n_inner, kernel_size=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_inner)
+        self.conv2 = nn.Conv2d(n_inner, n_inner, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_inner)
+        self.conv3 = nn.Conv2d(n_inner, n_out, kernel_size=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(n_out)
+        # In place would overwrite the outputs of the batch norms, which a user may ask for as layers.
+        self.relu = nn.ReLU(inplace=False)
+        self.downsample: nn.Module | None = None
+        if n_in != n_out:
+            self.downsample = nn.Sequential(nn.Conv2d(n_in, n_out, kernel_size=1, bias=False), nn.BatchNorm2d(n_out))
+        elif stride != 1:
+            self.downsample = nn.MaxPool2d(kernel_size=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, n_in, H, W) -> (N, 4 n_inner, H / stride, W / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.relu(self.bn3(self.conv3(out)) + shortcut)
+
+
+def _stage(n_in: int, n_inner: int, n_units: int, stride: int = 1) -> nn.Sequential:
+    """Units of one stage; the last one carries the stride, as in the task bank (resnet_v1 of TensorFlow)."""
+    inner = [Bottleneck(4 * n_inner, n_inner) for _ in range(n_units - 2)]
+    return nn.Sequential(Bottleneck(n_in, n_inner), *inner, Bottleneck(4 * n_inner, n_inner, stride))
+
+
+class TaskonomyEncoder(nn.Module):
+    """Encoder that all Taskonomy networks share.
+
+    Names of modules are the keys of the published checkpoints. The layers of the paper are the outputs of `layer4`
+    (`block4`, 2048 x 16 x 16) and `relu1` (`encoder_output`, 8 x 16 x 16) for images of 256 x 256 pixels.
+
+    Parameters
+    ----------
+    in_channels : int
+        3, or 1 for colorization.
+    """
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=False)
+        # Ceiling instead of padding on both sides: TensorFlow's "SAME" pads an even size at its end only.
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=0, ceil_mode=True)
+        self.layer1 = _stage(64, 64, 3, stride=2)
+        self.layer2 = _stage(256, 128, 4, stride=2)
+        self.layer3 = _stage(512, 256, 6)
+        self.layer4 = _stage(1024, 512, 3)
+        self.compress1 = nn.Conv2d(2048, 8, kernel_size=3, padding=1, bias=False)
+        self.compress_bn = nn.BatchNorm2d(8)
+        self.relu1 = nn.ReLU(inplace=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of images.
+
+        Parameters
+        ----------
+        x : Tensor of float32, shape (N, in_channels, 256, 256)
+            Pixels in [-1, 1].
+
+        Returns
+        -------
+        Tensor, shape (N, 8, 16, 16)
+        """
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.relu1(self.compress_bn(self.compress1(x)))
+
+
+def _bare_encoder(in_channels: int) -> TaskonomyEncoder:
+    """Encoder in eval mode, without gradients, whose weights are still to be set.
+
+    Built on the meta device: the usual initialisation would take time and draw from the global random state.
+    """
+    with torch.device("meta"):
+        encoder = TaskonomyEncoder(in_channels)
+    return encoder.to_empty(device="cpu").eval().requires_grad_(False)
+
+
+def random_encoder(in_channels: int = 3, seed: int = 0) -> TaskonomyEncoder:
+    """Untrained encoder, in eval mode.
+
+    How the paper initialised its untrained network is not known. Here every convolution is drawn from a normal
+    distribution of mean 0 and variance 2 / fan-in (He et al. 2015, eq. 10), and batch norms are identities.
+
+    Parameters
+    ----------
+    in_channels : int
+    seed : int
+        Of a generator of its own: the global random state is neither read nor changed.
+
+    Returns
+    -------
+    TaskonomyEncoder
+    """
+    generator = torch.Generator().manual_seed(seed)
+    encoder = _bare_encoder(in_channels)
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    return encoder
+
+
+# ------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def load_encoder(
+    task: str,
+    folder: Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    download: bool = True,
+    verify: bool = True,
+    progress: fetch.Progress | None = None,
+) -> TaskonomyEncoder:
+    """The trained encoder of a task.
+
+    The checkpoint is looked for in `folder`, then in torch hub's cache, and downloaded if it is in neither. Its
+    SHA-256 is compared with the published one before anything in it is interpreted.
+
+    Parameters
+    ----------
+    task : str
+        Key of `models.tasks.TASKS`. "random" is the untrained encoder and needs no file.
+    folder : Path, optional
+        Folder of checkpoints; a download goes there too.
+    device : str or torch.device
+    seed : int
+        Of the untrained encoder.
+    download : bool
+        Whether a missing checkpoint may be downloaded.
+    verify : bool
+        False takes any file called ``<name>_encoder-*.pth`` and does not compare its digest. Meant for weights of
+        one's own in the published format (another training, a conversion, a trial without network): nothing then
+        says that the results are those of Taskonomy, so whoever passes False must tell the user. Pickled code is
+        refused, and keys and shapes are checked, all the same.
+    progress : callable, optional
+        Told of (bytes done, bytes in all) during a download.
+
+    Returns
+    -------
+    TaskonomyEncoder
+        In eval mode, without gradients, on `device`.
+
+    Raises
+    ------
+    InputError
+        If the task is unknown, no checkpoint can be had, or the checkpoint is not the published one.
+    """
+    chosen = _task(task)
+    if chosen.checkpoint is None:
+        return random_encoder(chosen.input_channels, seed).to(device)
+    path = find_checkpoint(chosen, folder, download=download, verify=verify, progress=progress)
+    state = read_checkpoint(path, chosen.sha256 if verify else None)
+    encoder = _bare_encoder(chosen.input_channels)
+    _check_state(path, state, encoder, chosen)
+    # Not strict for the counters alone, see _check_state; a missing one is left at its fresh value.
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+    encoder.load_state_dict(state, strict=False)
+    return encoder.to(device)
+
+
+def _task(key: str) -> Task:
+    for task in TASKS:
+        if task.key == key:
+            return task
+    raise InputError(f"unknown task '{key}'; there are {', '.join(task.key for task in TASKS)}")
+
+
+def find_checkpoint(
+    task: Task,
+    folder: Path | None = None,
+    *,
+    download: bool = True,
+    verify: bool = True,
+    progress: fetch.Progress | None = None,
+) -> Path:
+    """Where the checkpoint of a task lies; parameters as in `load_encoder`.
+
+    Raises
+    ------
+    InputError
+        If it lies nowhere and cannot be downloaded, or `folder` holds one of the same name and another digest.
+    """
+    if task.checkpoint is None:
+        raise InputError(f"task '{task.key}' is the untrained network, which has no checkpoint")
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; name the one that holds {task.checkpoint}")
+    places = [place for place in (folder, fetch.hub_folder()) if place is not None]
+    for place in places:
+        if (place / task.checkpoint).is_file():
+            return place / task.checkpoint
+    prefix = task.checkpoint.partition("-")[0]
+    similar = [path for place in places for path in sorted(place.glob(f"{prefix}-*.pth"))]
+    if similar and not verify:
+        return similar[0]
+    if folder is not None and similar and similar[0].parent == folder:
+        raise InputError(
+            f"{similar[0]}: is not the published checkpoint of task '{task.key}', whose name is {task.checkpoint}; "
+            "put that file there, or ask for unverified weights"
+        )
+    if not download:
+        raise InputError(
+            f"{places[0]}: holds no {task.checkpoint}; get it with `python -m utils.fetch weights {task.key}`, "
+            f"or download {fetch.checkpoint_address(task)} and put it there"
+        )
+    return fetch.fetch_checkpoint(task, places[0], progress=progress)
+
+
+def read_checkpoint(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Read the `state_dict` of a checkpoint, after its digest was compared.
+
+    Parameters
+    ----------
+    path : Path
+    sha256 : str or None
+        Expected digest of the whole file; None compares nothing.
+
+    Returns
+    -------
+    dict of str to Tensor
+        On the CPU.
+
+    Raises
+    ------
+    InputError
+        If the digest is another, or the file holds anything but tensors and plain containers of them.
+    """
+    try:
+        with path.open("rb") as file:
+            if sha256 is not None:
+                _check_digest(path, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
+                file.seek(0)
+            content = _unpickle(path, file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        found = f"keys {_some(map(str, content))}" if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"{path}: found {found}, expected a dictionary with tensors under 'state_dict'")
+    return state
+
+
+def _unpickle(path: Path, file: IO[bytes]) -> Any:
+    """Content of a file that torch.save wrote, without running anything that it brings."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if asked:
+            raise InputError(
+                f"{path}: refused, since it asks for '{asked[1]}'; expected tensors and nothing that would be run"
+            ) from None
+    except Exception:  # a damaged file can fail anywhere in torch's reader
+        pass
+    raise InputError(f"{path}: is no readable checkpoint; expected a file written by torch.save")
+
+
+def _check_digest(path: Path, found: str, expected: str) -> None:
+    if found == expected:
+        return
+    owner = {task.sha256: task.key for task in TASKS if task.sha256}
+    whose = f"that of task '{owner[found]}'" if found in owner else "so it is damaged or another file"
+    wanted = f" of task '{owner[expected]}'" if expected in owner else ""
+    raise InputError(
+        f"{path}: has SHA-256 {found}, {whose}; expected {expected}{wanted}; "
+        "delete it and get it again with `python -m utils.fetch weights`"
+    )
+
+
+def _check_state(path: Path, state: Mapping[str, Tensor], encoder: TaskonomyEncoder, task: Task) -> None:
+    """Keys and shapes are those of the encoder, and values are numbers.
+
+    Counters of batches may be missing: PyTorch before 0.4.1 did not write them, and they have no effect on features.
+    """
+    own = encoder.state_dict()
+    missing = [key for key in own if key not in state and not key.endswith(".num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    shapes = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    problems = [f"{what} {_some(names)}" for what, names in (
+        ("missing", missing), ("unexpected", unexpected), ("shape of", shapes)
+    ) if names]  # fmt: skip
+    if problems:
+        raise InputError(
+            f"{path}: does not fit the encoder of task '{task.key}': {'; '.join(problems)}; "
+            f"expected the published encoder with {task.input_channels} input channel(s)"
+        )
+    broken = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise InputError(f"{path}: holds NaN or inf in {_some(broken)}; expected finite weights")
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    everything = list(names)
+    rest = len(everything) - _MAX_NAMED
+    return ", ".join(everything[:_MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def optimise(model: nn.Module, layers: Sequence[str] = ()) -> nn.Module:
+    """A faster copy of a network in eval mode, whose features are the same to rounding.
+
+    Weights take the channels-last memory format, in which convolutions run faster. In a `TaskonomyEncoder` each batch
+    norm is folded into the convolution before it: a constant scale and shift per channel.
+
+    Parameters
+    ----------
+    model : nn.Module
+    layers : sequence of str
+        Layers that will be asked for. A convolution among them is left alone, since folding would change its output.
+
+    Returns
+    -------
+    nn.Module
+        Of the same class; names of layers stay as they are.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    if isinstance(model, TaskonomyEncoder):
+        _fold(model, (("conv1", "bn1"), ("compress1", "compress_bn")), "", layers)
+        for name, module in list(model.named_modules()):
+            if isinstance(module, Bottleneck):
+                pairs = tuple((f"conv{i}", f"bn{i}") for i in (1, 2, 3))
+                _fold(module, pairs, f"{name}.", layers)
+            elif isinstance(module, nn.Sequential) and name.endswith("downsample"):
+                _fold(module, (("0", "1"),), f"{name}.", layers)
+    return model.to(memory_format=torch.channels_last)
+
+
+def _fold(parent: nn.Module, pairs: Sequence[tuple[str, str]], prefix: str, keep: Sequence[str]) -> None:
+    """Fold the second module of each pair, a batch norm, into the first, a convolution."""
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for first, second in pairs:
+        convolution, norm = parent.get_submodule(first), parent.get_submodule(second)
+        if prefix + first in keep or not (isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+            continue
+        setattr(parent, first, fuse_conv_bn_eval(convolution, norm).requires_grad_(False))
+        setattr(parent, second, nn.Identity())
+
+
+# ------------------------------------------------------------------------------------------------- layers, any network
+
+
+class _Extractor(nn.Module):
+    """Returns outputs of layers under the names that were asked for, in that order."""
+
+    def __init__(self, graph: nn.Module, nodes: Mapping[str, str]) -> None:
+        super().__init__()
+        self.graph = graph
+        self.nodes = dict(nodes)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        found = self.graph(x)
+        return {layer: found[node] for layer, node in self.nodes.items()}
+
+
+def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
+    """A network that returns the outputs of layers.
+
+    Layers are nodes of the graph that torchvision's `create_feature_extractor` traces: modules, and operations between
+    them. The name of a module with parts means its last node. What comes after the last layer is not computed.
+    In-place activations are replaced by ordinary ones: they would overwrite the layers before them.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In eval mode.
+    layers : sequence of str
+        For a `TaskonomyEncoder` also "block4" and "encoder_output", the paper's names.
+
+    Returns
+    -------
+    nn.Module
+        Maps (N, C, H, W) to a dict of layer to output, in the order of `layers`.
+
+    Raises
+    ------
+    InputError
+        If there is no such layer (the message lists those there are), or the network cannot be traced.
+    """
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+    names = {layer: layer for layer in layers}
+    if isinstance(model, TaskonomyEncoder):
+        names = {layer: LAYER_MODULES.get(layer, layer) for layer in layers}
+    try:
+        _, available = get_graph_node_names(model, suppress_diff_warning=True)
+        nodes = {layer: _node(name, layer, model, available) for layer, name in names.items()}
+        # Exact names only: of two names for one node, or of a module and its part, torchvision would return one.
+        graph = create_feature_extractor(model, sorted(set(nodes.values())), suppress_diff_warning=True)
+    except InputError:
+        raise
+    except Exception as error:  # tracing runs the network's own code, which can fail in any way
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise InputError(
+            f"{type(model).__name__} cannot be traced for its layers ({type(error).__name__}: {reason}); its forward "
+            "must not branch on values or sizes of tensors: wrap it in a module whose forward does not"
+        ) from error
+    graph.eval()
+    _work_out_of_place(graph)
+    return _Extractor(graph, nodes).eval()
+
+
+def _node(name: str, layer: str, model: nn.Module, available: Sequence[str]) -> str:
+    """Name of the node that a layer means: itself, or the last one inside a module."""
+    nodes = list(available)[1:]  # the first one is the input
+    if name in nodes:
+        return name
+    inside = [node for node in nodes if node.startswith(f"{name}.")]
+    if inside:
+        return inside[-1]
+    listed = [*LAYER_MODULES, *nodes] if isinstance(model, TaskonomyEncoder) else nodes
+    close = difflib.get_close_matches(layer, listed, n=1)
+    guess = f" (did you mean {close[0]}?)" if close else ""
+    raise InputError(f"{type(model).__name__} has no layer '{layer}'{guess}; there are {', '.join(listed)}")
+
+
+def _work_out_of_place(graph: Any) -> None:
+    """Replace in-place modules and functions of a traced network, where their result is used, by ordinary ones.
+
+    Tracing itself turns `x += y` into an addition of its own.
+    """
+    for node in graph.graph.nodes:
+        if not node.users:
+            continue
+        if node.op == "call_function" and node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
+        elif node.op == "call_module":
+            module: Any = graph.get_submodule(node.target)
+            if getattr(module, "inplace", False):
+                module.inplace = False
+    graph.recompile()
+
+
+def load_network(spec: str, seed: int = 0) -> nn.Module:
+    """A network of the user's, or one of torchvision's.
+
+    Parameters
+    ----------
+    spec : str
+        ``module:function``, where the function takes no arguments and returns an `nn.Module`; or a torchvision model,
+        untrained (``resnet18``) or with weights, which go through torch hub's cache (``resnet18:DEFAULT``).
+    seed : int
+        Of whatever is drawn at random while the network is made; the global random state is left as it was.
+
+    Returns
+    -------
+    nn.Module
+        In eval mode, without gradients.
+
+    Raises
+    ------
+    InputError
+        If there is no such module, function, model or set of weights, or the function fails.
+    """
+    from torchvision.models import list_models
+
+    name, _, rest = spec.partition(":")
+    with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(seed)
+        if name in list_models():
+            network = _torchvision_network(name, rest)
+        elif rest:
+            network = _user_network(spec, name, rest)
+        else:
+            close = difflib.get_close_matches(name, list_models(), n=3)
+            raise InputError(
+                f"torchvision has no model '{name}'{' (did you mean ' + ' or '.join(close) + '?)' if close else ''}; "
+                "give the name of one, or module:function for a network of your own"
+            )
+    return network.eval().requires_grad_(False)
+
+
+def _torchvision_network(name: str, weights: str) -> nn.Module:
+    from torchvision.models import get_model, get_model_weights
+
+    if not weights:
+        return get_model(name, weights=None)
+    available = get_model_weights(name)
+    if weights not in available.__members__:
+        raise InputError(f"{name} has no weights '{weights}'; there are {', '.join(available.__members__)}")
+    chosen: Any = available[weights]
+    try:
+        return get_model(name, weights=chosen)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+        place = fetch.hub_folder() / Path(chosen.url).name
+        raise InputError(
+            f"{chosen.url}: cannot be downloaded ({error}); download it by hand and save it as {place}"
+        ) from None
+
+
+def _user_network(spec: str, module: str, function: str) -> nn.Module:
+    try:
+        make: Callable[[], Any] | None = getattr(importlib.import_module(module), function, None)
+    except Exception as error:  # the user's module can fail in any way
+        raise InputError(
+            f"module {module} of '{spec}' cannot be imported ({type(error).__name__}: {error}); "
+            "run from the folder that holds it, or put that folder on PYTHONPATH"
+        ) from error
+    if not callable(make):
+        raise InputError(f"module {module} has no function '{function}', which '{spec}' asks for")
+    try:
+        network = make()
+    except Exception as error:
+        raise InputError(f"'{spec}' failed with {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"'{spec}' returned {type(network).__name__}, expected a torch.nn.Module")
+    return network
