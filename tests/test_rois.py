@@ -1,10 +1,15 @@
 """ROI RDMs against scipy, and what cannot be used."""
 
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from utils import InputError
+from utils import InputError, example
+from utils.atlas import WANG_ROIS, read_atlas, read_roi_names
+from utils.betas import Grid
 from utils.rois import roi_rdms
 
 
@@ -53,3 +58,172 @@ def test_arrays_that_do_not_fit_are_refused(rng, atlas):
         roi_rdms(np.ones((8, 5, 6, 6)), atlas, [1])
     with pytest.raises(InputError, match=r"expected shape \(conditions, X, Y, Z\)"):
         roi_rdms(np.ones((5, 6, 7)), atlas, [1])
+
+
+# ------------------------------------------------------------------------------------------------------------- atlases
+
+AFFINE = np.array([[3.0, 0, 0, -15], [0, 3, 0, -90], [0, 0, 3, -6], [0, 0, 0, 1]])
+GRID = Grid((10, 8, 6), AFFINE)
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    path = tmp_path / "labels.csv"
+    path.write_text("id,roi\n1,V1v\n2, V1d\n3,hV4 \n")
+    return path
+
+
+@pytest.fixture
+def volume(rng) -> np.ndarray:
+    return rng.integers(0, 4, GRID.shape).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,roi\n1,V1v\n2, V1d\n12,MST \n",
+        "% ROI labels\nROI file labels\n\n01 ....... is V1v\n02 ....... is V1d\n12 ....... is MST\n",
+        "1 V1v\n2 V1d\n12 MST\n",
+        "roi1\t:\tarea\tV1v\nroi2\t:\tarea\tV1d\nroi12\t:\tarea\tMST\n",
+    ],
+)
+def test_tables_of_rois(tmp_path, text):
+    path = tmp_path / "ROIfiles_Labeling.txt"
+    path.write_text(text)
+    assert read_roi_names(path) == {1: "V1v", 2: "V1d", 12: "MST"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing here\n", "no ROI found; expected a CSV with columns id and roi, or lines such as 1 V1v"),
+        ("1 V1v\n1 V1d\n", r"1 stand\(s\) more than once"),
+        ("1 V1v\n2 V1/V2\n", r"ROI 'V1/V2' \(id 2\) cannot be the name of a file"),
+        ("id,name\n1,V1v\n", "no column roi"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused(tmp_path, text, message):
+    (tmp_path / "labels.txt").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_roi_names(tmp_path / "labels.txt")
+
+
+def test_an_atlas_on_the_grid_of_the_betas_is_taken_as_it_is(tmp_path, table, volume):
+    atlas = read_atlas([save(tmp_path / "atlas.nii.gz", volume)], GRID, table)
+    np.testing.assert_array_equal(atlas.labels, volume)
+    assert atlas.names == {1: "V1v", 2: "V1d", 3: "hV4"}
+
+
+@pytest.mark.parametrize("names", [("maxprob_vol_lh.nii.gz", "maxprob_vol_rh.nii.gz"), ("left.nii", "right.nii")])
+def test_hemispheres_in_two_files(tmp_path, table, volume, names):
+    left = volume * (np.arange(10) < 5)[:, None, None]
+    right = volume - left
+    paths = [save(tmp_path / name, half) for name, half in zip(names, (left, right), strict=True)]
+    np.testing.assert_array_equal(read_atlas(paths, GRID, table).labels, volume)
+    np.testing.assert_array_equal(read_atlas(paths[::-1], GRID, table, "left").labels, left)
+    np.testing.assert_array_equal(read_atlas(paths[1:], GRID, table, "right").labels, right)
+    separate = read_atlas(paths, GRID, table, "separate")
+    assert separate.names == {1: "V1v_lh", 2: "V1d_lh", 3: "hV4_lh", 11: "V1v_rh", 12: "V1d_rh", 13: "hV4_rh"}
+    np.testing.assert_array_equal(separate.labels, left + np.where(right > 0, right + 10, 0))
+    with pytest.raises(InputError, match="no file of the right hemisphere is given, which --hemisphere both needs"):
+        read_atlas(paths[:1], GRID, table)
+
+
+def test_names_of_wang_et_al_are_built_in(tmp_path):
+    labels = np.arange(480, dtype=np.int16).reshape(GRID.shape) % 26
+    paths = [save(tmp_path / f"maxprob_vol_{side}.nii.gz", labels) for side in ("lh", "rh")]
+    names = read_atlas(paths, GRID).names
+    assert list(names) == list(range(1, 26))
+    assert (names[1], names[7], names[12], names[13], names[25]) == ("V1v", "hV4", "MST", "hMT", "FEF")
+    with pytest.raises(InputError, match=r"other.nii: names of its ROIs are not known; give --labels"):
+        read_atlas([save(tmp_path / "other.nii", labels)], GRID)
+
+
+def test_the_example_has_the_same_names():
+    assert tuple(name for name, *_ in example._ROIS) == WANG_ROIS
+
+
+def test_hemispheres_of_one_file_are_told_by_x(tmp_path, table, volume):
+    path = save(tmp_path / "atlas.nii", volume)
+    x = -15 + 3 * np.arange(10)
+    for side, inside in (("left", x < 0), ("right", x > 0)):
+        np.testing.assert_array_equal(read_atlas([path], GRID, table, side).labels, volume * inside[:, None, None])
+
+
+def test_a_voxel_of_two_rois_belongs_to_none(tmp_path, table):
+    left, right = np.zeros((2, *GRID.shape), np.int16)
+    left[2:6, 2, 2], right[5:9, 2, 2] = 1, 2
+    paths = [save(tmp_path / f"atlas_{side}.nii", half) for side, half in (("lh", left), ("rh", right))]
+    with pytest.warns(UserWarning, match=r"1 voxel\(s\) have different labels in the two hemispheres"):
+        labels = read_atlas(paths, GRID, table).labels
+    assert labels[2:9, 2, 2].tolist() == [1, 1, 1, 0, 2, 2, 2]
+
+
+def test_another_grid_is_resampled_as_nilearn_does(rng, tmp_path, table):
+    from nilearn.image import resample_img
+
+    fine = np.array([[-1.1, 0.1, 0, 16.3], [0, 1.3, 0.05, -92.1], [0.02, 0, 0.9, -7.4], [0, 0, 0, 1]])
+    data = rng.integers(0, 4, (31, 22, 19)).astype(np.int16)
+    path = save(tmp_path / "atlas.nii.gz", data, fine)
+    with pytest.warns(
+        UserWarning, match=r"atlas.nii.gz: is on a grid of 31 x 22 x 19 .* beta maps are on one of 10 x 8"
+    ):
+        labels = read_atlas([path], GRID, table).labels
+    expected = resample_img(
+        nib.Nifti1Image(data, fine), AFFINE, GRID.shape, interpolation="nearest", copy_header=True, force_resample=True
+    )
+    # Beyond the centres of the outermost voxels nilearn sees nothing, though half a voxel of the volume is left there.
+    to_atlas = np.linalg.inv(fine) @ AFFINE
+    position = np.einsum("ab,bxyz->axyz", to_atlas[:3, :3], np.indices(GRID.shape)) + to_atlas[:3, 3, None, None, None]
+    within = ((position >= 0) & (position <= np.array(data.shape)[:, None, None, None] - 1)).all(axis=0)
+    assert 0.5 < within.mean() < 1
+    np.testing.assert_array_equal(labels[within], expected.get_fdata()[within])
+    assert (labels[~within] > 0).any()
+
+
+@pytest.mark.parametrize("form", ["4-D", "files"])
+def test_probability_maps(rng, tmp_path, table, form):
+    maps = rng.integers(0, 100, (*GRID.shape, 3)).astype(np.float32)
+    if form == "4-D":
+        paths = [save(tmp_path / "maps.nii.gz", maps)]
+    else:
+        paths = [save(tmp_path / f"perc_VTPM_vol_roi{i + 1}_lh.nii.gz", maps[..., i]) for i in range(3)]
+    labels = read_atlas(paths, GRID, table, "left" if form == "files" else "both", threshold=60).labels
+    expected = np.where(maps.max(axis=-1) >= 60, maps.argmax(axis=-1) + 1, 0)
+    np.testing.assert_array_equal(labels, expected)
+    with pytest.raises(InputError, match="no value reaches --threshold 101 where the beta maps are"):
+        read_atlas(paths, GRID, table, "left" if form == "files" else "both", threshold=101)
+
+
+def test_atlases_that_cannot_be_used_are_refused(rng, tmp_path, table, volume):
+    def refused(message, *names, **options):
+        with pytest.raises(InputError, match=message) as caught:
+            read_atlas([tmp_path / name for name in names], GRID, table, **options)
+        assert "\n" not in str(caught.value)
+
+    save(tmp_path / "atlas.nii", volume)
+    save(tmp_path / "share.nii", volume / np.float32(3))
+    save(tmp_path / "deep.nii", np.stack([volume] * 2, axis=-1))
+    save(tmp_path / "lh.nii", volume)
+    save(tmp_path / "high.nii", volume + np.int16(40))
+    (tmp_path / "broken.nii").write_bytes(b"x")
+    refused("gone.nii: no such file", "gone.nii")
+    refused("broken.nii: is no readable NIfTI image", "broken.nii")
+    refused(r"share.nii: holds values that are no labels .* give --threshold", "share.nii")
+    refused("deep.nii: has 4 dimensions, expected 3-D labels", "deep.nii")
+    refused("deep.nii: holds 2 maps, expected 3, one for each ROI", "deep.nii", threshold=1)
+    refused("atlas.nii: which ROI it is of is not clear", "atlas.nii", threshold=1)
+    refused("is a second volume of the same hemisphere", "atlas.nii", "share.nii")
+    refused("atlas.nii: its name says no hemisphere, unlike those of other files", "atlas.nii", "lh.nii")
+    refused(r"high.nii: holds none of the 3 ids of .*labels.csv .*\(found 40, 41, 42, 43\)", "high.nii")
+
+
+def test_labels_without_a_name_are_named_in_a_warning(tmp_path, table, volume):
+    volume[0, 0, :2] = 8
+    with pytest.warns(UserWarning, match=r"label\(s\) 8 have no name in the table"):
+        read_atlas([save(tmp_path / "atlas.nii", volume)], GRID, table)

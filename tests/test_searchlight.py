@@ -8,7 +8,17 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from utils import InputError
-from utils.searchlight import Geometry, block_geometry, block_rdms, block_territory, release_blocks
+from utils.searchlight import (
+    Geometry,
+    block_geometry,
+    block_rdms,
+    block_searchlights,
+    block_territory,
+    member_rdms,
+    release_blocks,
+    sphere_searchlights,
+    usable_voxels,
+)
 
 AFFINE = np.array([[3.0, 0, 0, -21], [0, 3, 0, -100], [0, 0, 3, -20], [0, 0, 0, 1]])
 
@@ -206,3 +216,115 @@ def test_beta_maps_that_do_not_fit_are_refused(rng):
         block_rdms(np.ones((1, 6, 6, 6)), blocks)
     with pytest.raises(InputError, match="6 x 6 x 5 voxels: a searchlight reaches outside"):
         block_rdms(np.ones((4, 6, 6, 5)), blocks)
+
+
+# ------------------------------------------------------------------------------------------------------------ spheres
+
+
+def literal_spheres(mask: np.ndarray, affine: np.ndarray, radius_mm: float) -> list[np.ndarray]:
+    """Voxels within the radius of every voxel of the mask, by distance between all pairs."""
+    inside = np.argwhere(mask)
+    position = inside @ affine[:3, :3].T
+    return [inside[np.linalg.norm(position - center, axis=1) <= radius_mm + 1e-6] for center in position]
+
+
+OBLIQUE = np.array([[2.0, 0.5, 0, -21], [-0.4, 3, 0.3, -100], [0.1, -0.2, 3.5, -20], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(("affine", "radius_mm"), [(AFFINE, 3.0), (AFFINE, 6.5), (AFFINE, 9.0), (OBLIQUE, 5.0)])
+def test_spheres_equal_a_literal_loop(rng, affine, radius_mm):
+    mask = rng.random((7, 8, 6)) < 0.6
+    betas = (rng.standard_normal((mask.sum(), 9)) + 5 * rng.standard_normal(9)).astype(np.float32)
+    number = np.full(mask.shape, -1)
+    number[mask] = np.arange(mask.sum())
+    spheres = literal_spheres(mask, affine, radius_mm)
+    kept = [i for i, voxels in enumerate(spheres) if len(voxels) >= 4]
+    searchlights = sphere_searchlights(mask, affine, radius_mm, 4)
+    np.testing.assert_array_equal(searchlights.geometry.voxels, np.flatnonzero(mask)[kept])
+    np.testing.assert_array_equal(searchlights.voxels, np.flatnonzero(mask))
+    usable = np.ones(len(betas), dtype=bool)
+    np.testing.assert_array_equal(searchlights.counts(usable), [len(spheres[i]) for i in kept])
+    members = searchlights.members(searchlights.lookup(usable), slice(0, len(kept)))
+    rdms = member_rdms(betas, members, min_voxels=4)
+    assert rdms.dtype == np.float32
+    for rdm, i in zip(rdms, kept, strict=True):
+        patterns = betas[number[tuple(spheres[i].T)]].T.astype(np.float64)
+        np.testing.assert_allclose(rdm, pdist(patterns, "correlation"), atol=2e-6)
+
+
+def test_unusable_voxels_leave_spheres_smaller(rng):
+    mask = np.ones((5, 5, 5), dtype=bool)
+    betas = rng.standard_normal((125, 6))
+    usable = rng.random(125) < 0.4
+    betas[~usable] = np.nan
+    searchlights = sphere_searchlights(mask, AFFINE, 3, 2)
+    members = searchlights.members(searchlights.lookup(usable), slice(0, 125))
+    rdms = member_rdms(betas, members, min_voxels=3)
+    for center, (rdm, voxels) in enumerate(zip(rdms, literal_spheres(mask, AFFINE, 3), strict=True)):
+        own = np.ravel_multi_index(tuple(voxels.T), mask.shape)
+        patterns = betas[own[usable[own]]].T
+        assert searchlights.counts(usable)[center] == patterns.shape[1]
+        if patterns.shape[1] < 3:
+            assert np.isnan(rdm).all()
+        else:
+            np.testing.assert_allclose(rdm, pdist(patterns, "correlation"), atol=1e-7)
+
+
+def test_single_precision_holds_where_means_are_large(rng):
+    betas = (1000 + rng.standard_normal((200, 12))).astype(np.float32)
+    members = np.stack([rng.permutation(200)[:60] for _ in range(50)])
+    exact = member_rdms(betas, members, dtype=np.float64)
+    np.testing.assert_allclose(member_rdms(betas, members), exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "sqeuclidean"])
+def test_other_metrics_equal_scipy(rng, metric):
+    betas = rng.standard_normal((40, 7))
+    members = np.array([[*range(10), -1], [*range(20, 30), 39]])
+    rdms = member_rdms(betas, members, metric, center=True)
+    for rdm, own in zip(rdms, (range(10), [*range(20, 30), 39]), strict=True):
+        patterns = betas[list(own)].T
+        np.testing.assert_allclose(rdm, pdist(patterns - patterns.mean(axis=0), metric), rtol=1e-5)
+
+
+def test_spheres_equal_rsatoolbox(rng):
+    toolbox = pytest.importorskip("rsatoolbox.util.searchlight", reason="rsatoolbox is not installed")
+    mask = np.zeros((9, 9, 8), dtype=bool)
+    mask[1:8, 2:8, 1:7] = rng.random((7, 6, 6)) < 0.8
+    betas = rng.standard_normal((10, *mask.shape)).astype(np.float32)
+    # Its radius is in voxels, and a voxel exactly at the radius does not belong to the sphere.
+    centers, neighbours = toolbox.get_volume_searchlight(mask, radius=2.001, threshold=0, truncate_at_boundary=True)
+    searchlights = sphere_searchlights(mask, AFFINE, 6.0, 2)
+    assert sorted(centers) == searchlights.geometry.voxels.tolist()
+    expected = toolbox.get_searchlight_RDMs(betas.reshape(10, -1), centers, neighbours, np.arange(10), verbose=False)
+    order = np.argsort(centers)
+    patterns = np.ascontiguousarray(betas[:, mask].T)
+    members = searchlights.members(searchlights.lookup(np.ones(len(patterns), dtype=bool)), slice(0, None))
+    for number, i in enumerate(order):
+        own = searchlights.voxels[members[number][members[number] >= 0]]
+        assert sorted(neighbours[i]) == own.tolist()
+    np.testing.assert_allclose(member_rdms(patterns, members), expected.dissimilarities[order], atol=2e-6)
+
+
+def test_blocks_as_searchlights_equal_block_rdms(rng):
+    mask = rng.random((9, 11, 7)) < 0.2
+    betas = rng.standard_normal((8, 9, 11, 7)).astype(np.float32)
+    betas[:, 4, 4:7] = 3
+    searchlights = block_searchlights(mask, AFFINE)
+    patterns = np.ascontiguousarray(betas.reshape(8, -1)[:, searchlights.voxels].T)
+    lookup = searchlights.lookup(usable_voxels(patterns.T))
+    rdms = member_rdms(patterns, searchlights.members(lookup, slice(0, len(searchlights))), dtype=np.float64)
+    np.testing.assert_allclose(rdms, block_rdms(betas, release_blocks(mask)), atol=1e-7)
+    np.testing.assert_array_equal(searchlights.geometry.voxels, block_geometry(mask, AFFINE).voxels)
+
+
+def test_spheres_that_cannot_be_are_refused():
+    mask = np.zeros((6, 6, 6))
+    with pytest.raises(InputError, match=r"--radius-mm 2.9 reaches no neighbour, as voxels are 3 mm apart; give 3 or"):
+        sphere_searchlights(mask + 1, AFFINE, 2.9, 2)
+    with pytest.raises(InputError, match="not a single voxel is inside"):
+        sphere_searchlights(mask, AFFINE, 6, 2)
+    mask[2:4, 2:4, 2:4] = 1
+    with pytest.raises(InputError, match=r"--min-voxels 9: the largest sphere of 6 mm holds 8 of the mask .* has 33\)"):
+        sphere_searchlights(mask, AFFINE, 6, 9)
+    assert len(sphere_searchlights(mask, AFFINE, 1e4, 8)) == 8

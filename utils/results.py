@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import platform
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +26,7 @@ from utils import InputError, __version__
 if TYPE_CHECKING:
     import pandas as pd
 
-_PACKAGES = ("numpy", "scipy", "torch", "nilearn", "nibabel", "pandas", "matplotlib", "plotly")
+_PACKAGES = ("numpy", "scipy", "torch", "torchvision", "pillow", "numba", "nilearn", "nibabel", "pandas", "matplotlib")
 
 
 class Outputs:
@@ -88,6 +91,32 @@ class Outputs:
         except (OSError, ValueError, KeyError, TypeError):
             return []
         return [name for name in names if isinstance(name, str) and ".." not in Path(name).parts and name[:1] != "/"]
+
+
+@contextmanager
+def disk_errors(path: Path, what: str = "") -> Iterator[None]:
+    """Errors of the file system as one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        raise InputError(
+            f"{path}: {what or 'it'} cannot be written ({reason}); free space, or choose another folder with --out"
+        ) from None
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name when it is complete, and is removed if it never is."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w+b") as file:
+                yield file
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

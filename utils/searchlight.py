@@ -1,27 +1,40 @@
-"""Searchlights: the release's block scheme, its RDMs from beta maps, and the way back from values to a volume.
+"""Searchlights: where they are, their RDMs from beta maps, and the way back from values to a volume.
 
 The release was computed with BrainIAK's block functions (``sl_rad=1``, ``max_blk_edge=2``): cubes of 4 x 4 x 4 voxels,
 the outer blocks, step through the volume by two voxels. The RDM of a cube stands for its 2 x 2 x 2 core. Cores tile the
-volume without overlap; the outermost layer of voxels belongs to no core.
+volume without overlap; the outermost layer of voxels belongs to no core. Spheres are the other shape: around every
+voxel of the mask, cut off where the mask ends, and their value goes back to the voxel in the middle.
+
+    python -m utils.searchlight --betas sub-*/betas.nii.gz --mask mask.nii.gz --conditions conditions.txt --out my_study
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+import re
+import time
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from utils import InputError
-from utils.rdm import correlation_rdm, n_pairs_of
+from utils.rdm import n_pairs_of, pattern_rdms
+
+if TYPE_CHECKING:
+    from utils.searchlight_files import Job, Outcome
 
 RADIUS = 1
 MAX_BLOCK_EDGE = 2
+MIN_VOXELS = 2  # Pearson's r is +1 or -1 for two voxels, and does not exist for one
 
-# Bounds the memory of `block_rdms`: so many values of gathered patterns at once (float64, hence 64 MB).
-_CHUNK_VALUES = 8_000_000
+# So many values of gathered patterns at once: they stay in the second-level cache, which also bounds the memory.
+_CHUNK_VALUES = 200_000
 
 
 @dataclass(frozen=True)
@@ -293,14 +306,13 @@ def block_rdms(betas: ArrayLike, blocks: ArrayLike) -> NDArray[np.float32]:
         raise InputError(
             f"beta maps of {x} x {y} x {z} voxels: a searchlight reaches outside; is the mask on another grid?"
         )
-    n_conditions = betas.shape[0]
-    flat = betas.reshape(n_conditions, -1)
+    flat = betas.reshape(len(betas), -1)
     usable = usable_voxels(flat)
-    rdms = np.empty((len(blocks), n_pairs_of(n_conditions)), dtype=np.float32)
+    patterns = np.ascontiguousarray(flat[:, usable].T)
+    row_of = np.where(usable, np.cumsum(usable) - 1, -1)
+    rdms = np.empty((len(blocks), n_pairs_of(len(betas))), dtype=np.float32)
     for rows, voxels in block_territory(blocks, (x, y, z)):
-        for rows_alike, voxels_alike in _alike(rows, voxels, usable):
-            for part in _chunks(len(rows_alike), n_conditions * max(voxels_alike.shape[1], 1)):
-                rdms[rows_alike[part]] = _pattern_rdms(flat, voxels_alike[part])
+        rdms[rows] = member_rdms(patterns, row_of[voxels], dtype=np.float64)
     return rdms
 
 
@@ -311,16 +323,50 @@ def usable_voxels(betas: NDArray) -> NDArray[np.bool_]:
     return np.isfinite(low) & np.isfinite(high) & (low < high)
 
 
-def _alike(
-    rows: NDArray[np.int64], voxels: NDArray[np.int64], usable: NDArray[np.bool_]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Split blocks of one size by their number of usable voxels, so that each part is a rectangular array of these."""
-    keep = usable[voxels]
+def member_rdms(
+    patterns: NDArray,
+    members: NDArray[np.integer],
+    metric: str = "correlation",
+    *,
+    center: bool = False,
+    min_voxels: int = MIN_VOXELS,
+    dtype: DTypeLike | None = None,
+) -> NDArray[np.float32]:
+    """RDM of every searchlight from the voxels that belong to it.
+
+    Parameters
+    ----------
+    patterns : ndarray, shape (n_voxels, n_conditions)
+        Responses, of usable voxels only as far as they are members.
+    members : ndarray of int, shape (n, any)
+        Rows of `patterns` that each of `n` searchlights is made from; -1 is none.
+    metric : str
+        One of `utils.rdm.METRICS`.
+    center : bool
+        Subtract the mean over conditions from every voxel first.
+    min_voxels : int
+        Searchlights of fewer voxels have no RDM.
+    dtype : dtype, optional
+        Precision of the computation; by default that of `patterns`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n_pairs)
+        Condensed RDMs. NaN throughout where there are too few voxels; with a correlation or cosine, NaN in the pairs
+        of a condition whose pattern has none.
+    """
+    n_conditions = patterns.shape[1]
+    rdms = np.full((len(members), n_pairs_of(n_conditions)), np.nan, dtype=np.float32)
+    keep = members >= 0
     counts = keep.sum(axis=1)
-    for count in np.unique(counts):
-        same = counts == count
-        # The number of rows is named, as reshape cannot infer it where no voxel is usable.
-        yield rows[same], voxels[same][keep[same]].reshape(int(same.sum()), count)
+    # Searchlights with equally many voxels make a rectangular array, whose RDMs are one stacked matrix product.
+    for count in np.unique(counts[counts >= min_voxels]):
+        rows = np.flatnonzero(counts == count)
+        voxels = members[rows][keep[rows]].reshape(len(rows), count)
+        for part in _chunks(len(rows), n_conditions * max(count, n_conditions)):
+            gathered = patterns[voxels[part]].astype(dtype or patterns.dtype, copy=False)
+            rdms[rows[part]] = pattern_rdms(gathered.swapaxes(1, 2), metric, center=center)
+    return rdms
 
 
 def _chunks(n: int, values_each: int) -> Iterator[slice]:
@@ -329,8 +375,339 @@ def _chunks(n: int, values_each: int) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _pattern_rdms(flat: NDArray, voxels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """RDMs (m, n_pairs) over `voxels` (m, k) of `flat` (n_conditions, all voxels)."""
-    if voxels.shape[1] < 2:
-        return np.full((len(voxels), n_pairs_of(len(flat))), np.nan)
-    return correlation_rdm(np.moveaxis(flat[:, voxels], 0, 1))
+# --------------------------------------------------------------------------------------- any shape, cut off at a mask
+
+
+@dataclass(frozen=True)
+class Searchlights:
+    """Which voxels each searchlight's RDM is made from: one shape, set down at many places.
+
+    Attributes
+    ----------
+    geometry : Geometry
+        The voxels that each searchlight's value goes back to.
+    voxels : ndarray of int64, shape (n_voxels,)
+        Flat indices (C order) of all voxels that any searchlight may hold.
+    places : ndarray of int64, shape (n_searchlights, 3)
+        Voxel at which the shape is set down.
+    steps : ndarray of int64, shape (n_steps, 3)
+        The shape: voxels relative to that one.
+    """
+
+    geometry: Geometry
+    voxels: NDArray[np.int64]
+    places: NDArray[np.int64]
+    steps: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of searchlights."""
+        return len(self.places)
+
+    @cached_property
+    def _padded(self) -> tuple[NDArray[np.int64], tuple[int, ...], NDArray[np.int64], NDArray[np.int64]]:
+        """Margin that holds every step, size of the volume with it, and flat places and steps in there."""
+        margin = np.abs(self.steps).max(axis=0)
+        x, y, z = (int(size) for size in np.array(self.geometry.shape) + 2 * margin)
+        strides = np.array([y * z, z, 1])
+        return margin, (x, y, z), (self.places + margin) @ strides, self.steps @ strides
+
+    def lookup(self, usable: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """Row of `voxels` for each position of the volume with its margin, -1 where it is no usable voxel.
+
+        Parameters
+        ----------
+        usable : ndarray of bool, shape (n_voxels,)
+
+        Returns
+        -------
+        ndarray of int32, flat
+        """
+        margin, shape, *_ = self._padded
+        rows = np.flatnonzero(usable)
+        position = np.unravel_index(self.voxels[rows], self.geometry.shape)
+        table = np.full(int(np.prod(shape)), -1, dtype=np.int32)
+        table[np.ravel_multi_index(tuple(p + m for p, m in zip(position, margin, strict=True)), shape)] = rows
+        return table
+
+    def members(self, lookup: NDArray[np.int32], part: slice) -> NDArray[np.int32]:
+        """Rows of `voxels` that some of the searchlights hold, (n, n_steps), with -1 for none."""
+        *_, places, steps = self._padded
+        return lookup[places[part, None] + steps]
+
+    def counts(self, usable: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Number of usable voxels of every searchlight, (n_searchlights,)."""
+        lookup = self.lookup(usable)
+        parts = [(self.members(lookup, part) >= 0).sum(axis=1) for part in _chunks(len(self), len(self.steps))]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def block_searchlights(mask: ArrayLike, affine: ArrayLike) -> Searchlights:
+    """The release's blocks: RDMs of 4 x 4 x 4 voxels, in the mask or not, for every 2 x 2 x 2 that touches it.
+
+    Parameters
+    ----------
+    mask : array_like, shape (X, Y, Z)
+    affine : array_like, shape (4, 4)
+        From voxel indices to millimetres.
+
+    Returns
+    -------
+    Searchlights
+        In the order of `release_blocks`.
+
+    Raises
+    ------
+    InputError
+        As `release_blocks`.
+    """
+    blocks = release_blocks(mask)
+    x, y, z = np.shape(mask)
+    held = np.zeros(x * y * z, dtype=bool)
+    for _, voxels in block_territory(blocks, (x, y, z)):
+        held[voxels] = True
+    steps = _cube(0, MAX_BLOCK_EDGE + 2 * RADIUS - 1)
+    return Searchlights(block_geometry(mask, affine), np.flatnonzero(held), blocks[:, :3], steps)
+
+
+def sphere_searchlights(mask: ArrayLike, affine: ArrayLike, radius_mm: float, min_voxels: int) -> Searchlights:
+    """Spheres around every voxel of a mask, cut off where the mask ends; a value goes back to the centre.
+
+    Parameters
+    ----------
+    mask : array_like, shape (X, Y, Z)
+        Non-zero inside.
+    affine : array_like, shape (4, 4)
+        From voxel indices to millimetres.
+    radius_mm : float
+        A voxel belongs to the sphere if its centre is no farther than this from that of the middle one.
+    min_voxels : int
+        Spheres of fewer voxels are left out.
+
+    Returns
+    -------
+    Searchlights
+        In the order (C) of their centres in the mask.
+
+    Raises
+    ------
+    InputError
+        If the radius reaches no neighbour, the mask is empty, or all spheres are too small.
+    """
+    inside = np.nan_to_num(np.asarray(mask)) != 0
+    affine = np.array(affine, dtype=np.float64)
+    steps = sphere_steps(affine, radius_mm, inside.shape)
+    centers = np.flatnonzero(inside)
+    if not len(centers):
+        raise InputError("brain mask: not a single voxel is inside (non-zero); give the brain mask of the beta maps")
+
+    def around(voxels: NDArray[np.int64]) -> Searchlights:
+        x, y, z = inside.shape
+        geometry = Geometry((x, y, z), affine, np.arange(len(voxels) + 1), voxels)
+        return Searchlights(geometry, centers, np.stack(np.unravel_index(voxels, inside.shape), axis=1), steps)
+
+    counts = around(centers).counts(np.ones(len(centers), dtype=bool))
+    if counts.max() < min_voxels:
+        raise InputError(
+            f"--min-voxels {min_voxels}: the largest sphere of {radius_mm:g} mm holds {counts.max()} of the mask "
+            f"(a whole one has {len(steps)}); give a larger --radius-mm or a smaller --min-voxels"
+        )
+    return around(centers[counts >= min_voxels])
+
+
+def sphere_steps(affine: NDArray[np.float64], radius_mm: float, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Voxels of a sphere relative to its centre, (n, 3), in a volume of `shape`; voxels need not be cubes.
+
+    Raises
+    ------
+    InputError
+        If there is none beside the centre.
+    """
+    axes = affine[:3, :3]
+    nearest = float(np.linalg.norm(axes @ (_cube(-1, 1)[np.abs(_cube(-1, 1)).any(axis=1)]).T, axis=0).min())
+    # Affines are often stored in float32: a voxel exactly at the radius belongs to the sphere.
+    limit = radius_mm * (1 + 1e-5)
+    if not limit >= nearest:
+        raise InputError(
+            f"--radius-mm {radius_mm:g} reaches no neighbour, as voxels are {nearest:g} mm apart; "
+            f"give {nearest:g} or more ({3 * nearest:g} is usual)"
+        )
+    # How far along each axis a sphere reaches, whatever the angles between the axes.
+    reach = np.floor(limit * np.linalg.norm(np.linalg.inv(axes), axis=1)).astype(np.int64)
+    reach = np.minimum(reach, np.array(shape) - 1)
+    ranges = [np.arange(-far, far + 1) for far in reach]
+    steps = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3)
+    kept: NDArray[np.int64] = steps[np.linalg.norm(axes @ steps.T, axis=0) <= limit]
+    return kept
+
+
+def _cube(low: int, high: int) -> NDArray[np.int64]:
+    """Steps from `low` to `high` along each axis, (n, 3), C order."""
+    edge = np.arange(low, high + 1)
+    return np.stack(np.meshgrid(edge, edge, edge, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+_HELP = """Searchlight RDMs of every subject from beta maps, for Fig 1 and Fig 3a.
+
+PATHs of --betas are 4-D NIfTI files with one volume per condition, or folders: of such files, which are runs, or of 3-D
+files named after their conditions (face.nii.gz, or sub-01_run-2_face.nii.gz). PATHs with the same sub-... in their
+names are of one subject; any other PATH is a subject of its own. Runs of a condition are averaged. 4-D files need
+--conditions, a text file with one name per line in the order of the volumes, unless DATA has a conditions.txt.
+
+Into DATA go searchlight_rdms/ (one .npy per subject, geometry.npz, noise_ceiling.npz for two or more subjects, the
+number of voxels of each searchlight, subjects.tsv, run.json), mask.nii.gz and conditions.txt. A run that was
+interrupted goes on where it stopped, and subjects whose inputs are the same are not computed again.
+
+examples:
+  python -m utils.searchlight --betas sub-*/betas.nii.gz --mask mask.nii.gz --conditions conditions.txt --out my_study
+  python -m utils.searchlight --betas sub-01 sub-02 sub-03 --mask mask.nii.gz --geometry spheres --radius-mm 9 \\
+      --out my_study
+"""
+
+_MIN_VOXELS_OF_SPHERE = 5
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line: RDMs of all searchlights and subjects into a data folder."""
+    started = time.time()
+    options = _parse(argv)
+    from utils import betas, cli, searchlight_files
+
+    maps = betas.find_betas(options.betas, options.conditions, options.out)
+    betas.check_conditions_of(options.out, maps.conditions)
+    mask, grid = betas.read_mask(options.mask)
+    betas.check_same_grid(options.mask, grid, maps)
+    if not options.quiet:
+        print(betas.describe(maps), flush=True)
+    if options.geometry == "spheres":
+        searchlights = sphere_searchlights(mask, grid.affine, options.radius_mm, options.min_voxels)
+    else:
+        searchlights = block_searchlights(mask, grid.affine)
+    job = searchlight_files.Job(
+        betas=maps,
+        searchlights=searchlights,
+        settings={name: getattr(options, name) for name in ("metric", "center", "min_voxels")},
+        exact=options.geometry == "blocks",
+        mask=mask,
+        data=options.out,
+        n_jobs=options.n_jobs or searchlight_files.available_cores(),
+        memory=options.memory,
+    )
+    with cli.progress("searchlights", options) as advance:
+        outcome = searchlight_files.compute(job, lambda: _record(options, job, started), advance, fresh=options.fresh)
+    _report(options, outcome, started)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    from utils import cli
+    from utils.rdm import METRICS
+
+    parser = cli.Parser(
+        prog="python -m utils.searchlight", description=_HELP, formatter_class=cli.Help, allow_abbrev=False
+    )
+    add_data_options(parser)
+    shape = parser.add_argument_group("searchlights")
+    shape.add_argument("--geometry", choices=("blocks", "spheres"), default="blocks",
+                       help="the release's blocks (4 x 4 x 4 voxels for every 2 x 2 x 2), or spheres")  # fmt: skip
+    shape.add_argument("--radius-mm", type=float, metavar="R", default=argparse.SUPPRESS,
+                       help="radius of the spheres, in mm; needed for them")  # fmt: skip
+    shape.add_argument("--min-voxels", type=int, metavar="N", default=argparse.SUPPRESS,
+                       help=f"fewer voxels make no RDM; spheres with fewer voxels in the mask are left out "
+                            f"(default: {_MIN_VOXELS_OF_SPHERE} for spheres, {MIN_VOXELS} for blocks)")  # fmt: skip
+    shape.add_argument("--metric", choices=tuple(METRICS), default="correlation", help="correlation is 1 - Pearson")
+    shape.add_argument("--center", action="store_true", help="subtract the mean over conditions from every voxel first")
+    run = parser.add_argument_group("run")
+    run.add_argument("--n-jobs", type=int, metavar="N", default=argparse.SUPPRESS,
+                     help="threads (default: the cores granted to this process, also by SLURM)")  # fmt: skip
+    run.add_argument("--memory", type=_bytes, default="1GB", metavar="SIZE", help="stay under this, such as 800MB")
+    run.add_argument("--fresh", action="store_true", help="compute everything anew, and keep nothing of earlier calls")
+    run.add_argument("-q", "--quiet", action="store_true", help="say nothing but warnings")
+    options = parser.parse_args(argv)
+    for name in ("conditions", "radius_mm", "min_voxels", "n_jobs"):
+        options.__dict__.setdefault(name, None)
+    if options.geometry == "blocks" and options.radius_mm is not None:
+        parser.error("--radius-mm is the radius of spheres, which blocks have not; add --geometry spheres")
+    if options.geometry == "spheres" and not (options.radius_mm and 0 < options.radius_mm < np.inf):
+        parser.error("--geometry spheres needs --radius-mm, a positive number; three voxels are usual")
+    if options.min_voxels is None:
+        options.min_voxels = _MIN_VOXELS_OF_SPHERE if options.geometry == "spheres" else MIN_VOXELS
+    if options.min_voxels < MIN_VOXELS:
+        parser.error(f"--min-voxels is {options.min_voxels}, expected {MIN_VOXELS} or more")
+    if options.n_jobs is not None and options.n_jobs < 1:
+        parser.error(f"--n-jobs is {options.n_jobs}, expected 1 or more")
+    return options
+
+
+def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = True) -> None:
+    """Options that searchlights and ROIs share: where beta maps come from, and where RDMs go."""
+    group = parser.add_argument_group("data")
+    none = argparse.SUPPRESS
+    group.add_argument("--betas", type=Path, nargs="+", required=True, metavar="PATH", default=none,
+                       help="beta maps: NIfTI files or folders, as explained above")  # fmt: skip
+    group.add_argument("--mask", type=Path, required=mask_required, metavar="FILE", default=none,
+                       help="brain mask (NIfTI, inside where > 0) on the grid of the beta maps")  # fmt: skip
+    group.add_argument("--conditions", type=Path, metavar="FILE", default=none,
+                       help="names of the conditions, one per line (default: conditions.txt of DATA, or file names)"
+                       )  # fmt: skip
+    group.add_argument("--out", type=Path, required=True, metavar="DATA", default=none,
+                       help="data folder, in the layout of data/README.md; made if needed")  # fmt: skip
+
+
+def _bytes(text: str) -> int:
+    """Size such as 1GB, 1.5G or 800MB, in bytes."""
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT])i?B?\s*", text, re.IGNORECASE)
+    try:
+        number, unit = float(match[1]), match[2].upper() if match else ""  # type: ignore[index]
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"'{text}' is no size; expected one such as 1GB or 800MB") from None
+    return int(number * 1024 ** ("KMGT".index(unit) + 1))
+
+
+def _record(options: argparse.Namespace, job: Job, started: float) -> dict[str, Any]:
+    from utils.results import provenance
+
+    chosen = {name: [str(p) for p in value] if name == "betas" else value for name, value in vars(options).items()}
+    data = {
+        "n_subjects": len(job.betas.subjects),
+        "n_conditions": len(job.betas.conditions),
+        "n_searchlights": len(job.searchlights),
+        "grid": str(job.betas.grid),
+        "files": {subject.name: [str(path) for path in subject.files] for subject in job.betas.subjects},
+    }
+    return provenance("searchlight", chosen, {"simulated": False, **data}, "cpu", started)
+
+
+def _report(options: argparse.Namespace, outcome: Outcome, started: float) -> None:
+    """What was done, and what was left out."""
+    rows = outcome.rows
+    without = max(rows, key=lambda row: row["without_rdm"])
+    if without["without_rdm"]:
+        warnings.warn(
+            f"subject {without['subject']}: {without['without_rdm']:,} of {without['searchlights']:,} searchlights "
+            f"hold fewer than {options.min_voxels} usable voxels and have no RDM; the figures leave out those that "
+            f"any subject lacks (see {outcome.folder / 'subjects.tsv'})",
+            stacklevel=1,
+        )
+    if len(rows) == 1:
+        warnings.warn("one subject has no noise ceiling; Fig 1 and Fig 3a need two subjects or more", stacklevel=1)
+    if options.quiet:
+        return
+    kept = len(rows) - outcome.n_computed
+    print(
+        f"{rows[0]['searchlights']:,} searchlights of {len(rows)} subject(s)"
+        + (f", {kept} of them kept from an earlier call," if kept else "")
+        + f" took {time.time() - started:.1f} s"
+    )
+    for kind, title in (("not_finite", "NaN or infinite"), ("constant", "the same in all conditions")):
+        counts = [row[kind] for row in rows]
+        if max(counts):
+            spread = f"{max(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+            print(f"  left out: {spread} of {rows[0]['voxels']:,} voxels per subject, as they are {title}")
+    print(f"{len(outcome.files)} files are in {options.out}: {outcome.folder.name}/, mask.nii.gz, conditions.txt")
+
+
+if __name__ == "__main__":
+    from utils import cli
+
+    cli.execute(main)

@@ -1,0 +1,547 @@
+"""From beta maps to figures at the shell: searchlight and ROI RDMs, interruptions, and what is refused."""
+
+import errno
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import shared, write_study
+from scipy.spatial.distance import pdist, squareform
+from scipy.stats import spearmanr
+
+from utils import InputError, cli, rois, searchlight, searchlight_files
+from utils.searchlight import Geometry, block_rdms, release_blocks
+
+HOME = Path(__file__).resolve().parents[1]
+AFFINE = np.array([[3.0, 0, 0, -12], [0, 3, 0, -90], [0, 0, 3, -6], [0, 0, 0, 1]])
+SHAPE = (9, 8, 7)
+NAMES = [f"image_{i:02d}" for i in range(8)]
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+def write_betas(root: Path, seed: int = 0, n_subjects: int = 3) -> list[Path]:
+    """Beta maps with a shared signal, a mask and names."""
+    rng = np.random.default_rng(seed)
+    signal_ = rng.standard_normal((*SHAPE, len(NAMES)))
+    paths = [
+        save(root / f"sub-{s:02d}.nii.gz", (signal_ + rng.standard_normal(signal_.shape)).astype(np.float32))
+        for s in range(1, n_subjects + 1)
+    ]
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:8, 1:7, 1:6] = 1
+    save(root / "mask.nii.gz", mask)
+    (root / "conditions.txt").write_text("\n".join(NAMES) + "\n")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("study")
+    write_betas(root)
+    return root
+
+
+def arguments(root: Path, out: Path, *extra, betas=None, mask: bool = True) -> list[str]:
+    found = betas or sorted(root.glob("sub-*.nii.gz"))
+    masks = ["--mask", root / "mask.nii.gz"] if mask else []
+    given = ["--betas", *found, *masks, "--conditions", root / "conditions.txt", "--out", out, *extra]
+    return [str(value) for value in given]
+
+
+def spheres(root: Path, out: Path, *extra, **options) -> list[str]:
+    return arguments(root, out, "--geometry", "spheres", "--radius-mm", 6, "-q", *extra, **options)
+
+
+def inside(root: Path) -> np.ndarray:
+    return nib.load(root / "mask.nii.gz").get_fdata() > 0
+
+
+def figure(monkeypatch, script: str, *given) -> int:
+    module = importlib.import_module(script)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, given)])
+    with pytest.raises(SystemExit) as ended:
+        cli.execute(module.main)
+    return ended.value.code
+
+
+def with_models(data: Path) -> Path:
+    """Add model RDMs of the same number of conditions to a data folder."""
+    scratch = write_study(data.parent / f"{data.name}-models", np.random.default_rng(1), len(NAMES))
+    shutil.copytree(scratch / "dnn_rdms", data / "dnn_rdms")
+    shutil.copy(scratch / "models.tsv", data)
+    return data
+
+
+# -------------------------------------------------------------------------------------------------------- searchlights
+
+
+@pytest.fixture(scope="module")
+def sphere_data(study, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "spheres"
+    searchlight.main(spheres(study, out))
+    return out
+
+
+def test_spheres_of_every_subject(study, sphere_data):
+    folder = sphere_data / "searchlight_rdms"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "sub-01.npy", "sub-02.npy", "sub-03.npy", "geometry.npz", "noise_ceiling.npz", "n_voxels", "n_voxels.nii.gz",
+        "subjects.tsv", "run.json",
+    }  # fmt: skip
+    assert (sphere_data / "conditions.txt").read_text().splitlines() == NAMES
+    mask = inside(study)
+    np.testing.assert_array_equal(nib.load(sphere_data / "mask.nii.gz").get_fdata() > 0, mask)
+    geometry = Geometry.load(folder / "geometry.npz")
+    voxels = np.argwhere(mask)
+    counts = nib.load(folder / "n_voxels.nii.gz").get_fdata()
+    for subject in (1, 3):
+        betas = nib.load(study / f"sub-{subject:02d}.nii.gz").get_fdata()
+        rdms = np.load(folder / f"sub-{subject:02d}.npy")
+        assert (rdms.dtype, rdms.shape) == (np.float32, (mask.sum(), 28))
+        for rdm, center in zip(rdms, geometry.voxels, strict=True):
+            place = np.array(np.unravel_index(center, SHAPE))
+            own = voxels[np.linalg.norm(3 * (voxels - place), axis=1) <= 6]
+            assert counts[tuple(place)] == len(own)
+            np.testing.assert_allclose(rdm, pdist(betas[tuple(own.T)].T, "correlation"), atol=2e-6)
+
+
+def test_noise_ceilings_equal_scipy(sphere_data):
+    folder = sphere_data / "searchlight_rdms"
+    rdms = np.stack([np.load(path) for path in sorted(folder.glob("*.npy"))]).astype(np.float64)
+    with np.load(folder / "noise_ceiling.npz") as kept:
+        for place in (0, 100, -1):
+            mean = rdms[:, place].mean(axis=0)
+            upper = np.mean([spearmanr(rdm, mean)[0] for rdm in rdms[:, place]])
+            lower = np.mean([spearmanr(rdms[i, place], np.delete(rdms[:, place], i, 0).mean(0))[0] for i in range(3)])
+            np.testing.assert_allclose([kept["lower"][place], kept["upper"][place]], [lower, upper], atol=1e-10)
+        assert kept["names"].tolist() == ["sub-01.npy", "sub-02.npy", "sub-03.npy"]
+        assert kept["sizes"].tolist() == [path.stat().st_size for path in sorted(folder.glob("*.npy"))]
+
+
+@pytest.mark.parametrize("geometry", ["spheres", "blocks"])
+def test_figure_1_runs_on_what_is_written(study, tmp_path, monkeypatch, sphere_data, geometry):
+    data = tmp_path / "data"
+    if geometry == "spheres":
+        shutil.copytree(sphere_data, data)
+    else:
+        searchlight.main(arguments(study, data, "-q"))
+    before = (data / "searchlight_rdms" / "noise_ceiling.npz").stat().st_mtime_ns
+    given = ("--data", with_models(data), "--results", tmp_path, "-np", 99, "--ceiling", -1, "--no-open", "-q")
+    assert figure(monkeypatch, "Fig1_individualdnns_searchlight", *given) == 0
+    assert (tmp_path / "Fig1" / "brain_map.html").exists()
+    assert (data / "searchlight_rdms" / "noise_ceiling.npz").stat().st_mtime_ns == before
+
+
+def test_blocks_equal_block_rdms(study, tmp_path):
+    searchlight.main(arguments(study, tmp_path, "-q"))
+    blocks = release_blocks(inside(study))
+    for subject in (1, 2, 3):
+        betas = np.moveaxis(nib.load(study / f"sub-{subject:02d}.nii.gz").get_fdata(dtype=np.float32), -1, 0)
+        rdms = np.load(tmp_path / "searchlight_rdms" / f"sub-{subject:02d}.npy")
+        np.testing.assert_allclose(rdms, block_rdms(betas, blocks), atol=1e-7)
+
+
+def test_threads_and_stretches_change_nothing(study, tmp_path, sphere_data, monkeypatch):
+    monkeypatch.setattr(searchlight_files, "_STRETCH_BYTES", 3000)
+    monkeypatch.setattr(searchlight_files, "_CEILING_BYTES", 3000)
+    searchlight.main(spheres(study, tmp_path, "--n-jobs", 3))
+    for name in ("sub-01.npy", "sub-02.npy", "sub-03.npy"):
+        one, other = (np.load(data / "searchlight_rdms" / name) for data in (tmp_path, sphere_data))
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    ceilings = [np.load(data / "searchlight_rdms" / "noise_ceiling.npz")["lower"] for data in (tmp_path, sphere_data)]
+    np.testing.assert_allclose(*ceilings, atol=1e-3)  # a rank may change where two entries are equal but for rounding
+
+
+def test_constant_and_missing_voxels_are_counted(study, tmp_path, capsys):
+    paths = []
+    for subject in (1, 2):
+        betas = nib.load(study / f"sub-{subject:02d}.nii.gz").get_fdata(dtype=np.float32)
+        if subject == 2:
+            betas[1:3, 1:3, 1:3] = 4
+            betas[7, 6, 5, 3] = np.nan
+        paths.append(save(tmp_path / f"sub-{subject:02d}.nii.gz", betas))
+    with pytest.warns(UserWarning, match=r"sub-02: 13 of 202 searchlights hold fewer than 5 usable voxels"):
+        searchlight.main(arguments(study, tmp_path / "out", "--geometry", "spheres", "--radius-mm", 3, betas=paths))
+    folder = tmp_path / "out" / "searchlight_rdms"
+    rows = [line.split("\t") for line in (folder / "subjects.tsv").read_text().splitlines()]
+    assert rows[0] == ["subject", "searchlights", "without_rdm", "voxels", "usable", "not_finite", "constant"]
+    # The eight corners of the mask have three neighbours; the sphere around each is left out for all subjects.
+    assert rows[1:] == [["sub-01", "202", "0", "210", "210", "0", "0"], ["sub-02", "202", "13", "210", "201", "1", "8"]]
+    missing = np.isnan(np.load(folder / "sub-02.npy")).all(axis=1)
+    assert missing.sum() == 13
+    with np.load(folder / "noise_ceiling.npz") as kept:
+        np.testing.assert_array_equal(np.isnan(kept["lower"]), missing)
+    assert "left out" in capsys.readouterr().out
+    least = nib.load(folder / "n_voxels.nii.gz").get_fdata()
+    second = nib.load(folder / "n_voxels" / "sub-02.nii.gz").get_fdata()
+    np.testing.assert_array_equal(least, second)
+
+
+# ------------------------------------------------------------------------------------------------------ interruptions
+
+
+def times(data: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (data / "searchlight_rdms").glob("*.np?")}
+
+
+def test_only_what_changed_is_computed_again(tmp_path):
+    root, out = tmp_path / "study", tmp_path / "out"
+    write_betas(root)
+    searchlight.main(spheres(root, out))
+    first = times(out)
+    searchlight.main(spheres(root, out))
+    assert {name: t for name, t in times(out).items() if name != "geometry.npz"} == {
+        name: t for name, t in first.items() if name != "geometry.npz"
+    }
+    write_betas(tmp_path / "other", seed=5)
+    shutil.copy(tmp_path / "other" / "sub-02.nii.gz", root / "sub-02.nii.gz")
+    before = np.load(out / "searchlight_rdms" / "sub-02.npy")
+    searchlight.main(spheres(root, out))
+    second = times(out)
+    assert [second[f"sub-0{i}.npy"] == first[f"sub-0{i}.npy"] for i in (1, 2, 3)] == [True, False, True]
+    assert second["noise_ceiling.npz"] != first["noise_ceiling.npz"]
+    assert np.abs(np.load(out / "searchlight_rdms" / "sub-02.npy") - before).max() > 0.1
+    searchlight.main(spheres(root, out, "--metric", "euclidean"))
+    assert all(times(out)[f"sub-0{i}.npy"] != second[f"sub-0{i}.npy"] for i in (1, 2, 3))
+    assert not (out / "searchlight_rdms" / ".unfinished").exists()
+
+
+def test_an_interrupted_subject_goes_on(study, tmp_path, sphere_data, monkeypatch):
+    monkeypatch.setattr(searchlight_files, "_STRETCH_BYTES", 3000)
+    compute, calls = searchlight_files.member_rdms, []
+
+    def interrupted(*given, **options):
+        calls.append(len(given[1]))
+        if len(calls) == 50:
+            raise KeyboardInterrupt
+        return compute(*given, **options)
+
+    monkeypatch.setattr(searchlight_files, "member_rdms", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        searchlight.main(spheres(study, tmp_path, "--n-jobs", 1))
+    staging = tmp_path / "searchlight_rdms" / ".unfinished"
+    assert {path.name for path in (tmp_path / "searchlight_rdms").iterdir()} == {".unfinished"}
+    assert (staging / "sub-01.npy").exists()
+    log = (staging / "sub-02.npy.done").read_text().splitlines()
+    assert 8 <= len(log) < 20  # the fingerprint, seven stretches, and those that began before the interruption arrived
+    # The first stretch is damaged after it was written: it has to be computed again.
+    start, stop, _ = map(int, log[1].split())
+    damaged = np.load(staging / "sub-02.npy.part", mmap_mode="r+")
+    damaged[start:stop] = 7
+    damaged.flush()
+    done = sum(calls) - calls[49]
+    calls.clear()
+    calls.extend([0] * 50)
+    searchlight.main(spheres(study, tmp_path, "--n-jobs", 1))
+    n_searchlights = len(damaged)
+    assert sum(calls) == 3 * n_searchlights - done + (stop - start)
+    for name in ("sub-01.npy", "sub-02.npy", "sub-03.npy"):
+        one, other = (np.load(data / "searchlight_rdms" / name) for data in (tmp_path, sphere_data))
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_a_killed_process_leaves_earlier_results_alone(study, tmp_path, sphere_data):
+    shutil.copytree(sphere_data, tmp_path / "data")
+    record = (tmp_path / "data" / "searchlight_rdms" / "run.json").read_bytes()
+    code = (
+        "import time; from utils import searchlight, searchlight_files as f\n"
+        "compute = f.member_rdms\n"
+        "def slow(*a, **k):\n    print('begun', flush=True); time.sleep(30)\n"
+        f"f.member_rdms = slow\nsearchlight.main({spheres(study, tmp_path / 'data', '--metric', 'cosine')!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=HOME, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        with pytest.raises(InputError, match="another run is writing here"):
+            searchlight.main(spheres(study, tmp_path / "data"))
+        process.send_signal(signal.SIGKILL)
+    assert (tmp_path / "data" / "searchlight_rdms" / "run.json").read_bytes() == record
+    searchlight.main(spheres(study, tmp_path / "data"))
+    assert times(tmp_path / "data")["sub-01.npy"] >= times(sphere_data)["sub-01.npy"]
+    assert not (tmp_path / "data" / "searchlight_rdms" / ".unfinished").exists()
+
+
+def test_a_full_disk_leaves_no_partial_file(study, tmp_path, monkeypatch):
+    write, written = searchlight_files._PartialRdms.write, []
+
+    def full(self, start, rdms):
+        written.append(start)
+        if len(written) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, start, rdms)
+
+    monkeypatch.setattr(searchlight_files._PartialRdms, "write", full)
+    with pytest.raises(InputError, match=r"searchlight_rdms: cannot be written \(No space left on device\)"):
+        searchlight.main(spheres(study, tmp_path))
+    left = {path.name for path in (tmp_path / "searchlight_rdms" / ".unfinished").iterdir()}
+    assert left == {"lock", "sub-01.npy", "sub-01.json", "sub-01.nii.gz"}
+    monkeypatch.undo()
+    searchlight.main(spheres(study, tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**4))
+    with pytest.raises(InputError, match=r"take 0 MB, but only 0 MB are free; make room"):
+        searchlight.main(spheres(study, tmp_path, "--center"))
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+
+
+def ends(module: str, *given) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, given)], cwd=HOME, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def test_an_error_is_one_line_and_status_2(study, tmp_path):
+    given = arguments(study, tmp_path / "out", "--geometry", "spheres", "--radius-mm", 2)
+    status, text = ends("utils.searchlight", *given)
+    assert status == 2
+    assert text == (
+        "error: --radius-mm 2 reaches no neighbour, as voxels are 3 mm apart; give 3 or more (9 is usual)\n"
+    )
+    status, text = ends("utils.rois", "--betas", "nowhere.nii", "--atlas", "a.nii", "--out", tmp_path / "out")
+    assert (status, text.count("\n")) == (2, 1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("module", ["utils.searchlight", "utils.rois"])
+def test_help_is_quick_and_has_an_example(module):
+    started = time.time()
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd=HOME, capture_output=True, text=True, check=True
+    )
+    assert time.time() - started < 2
+    assert f"python -m {module} --betas" in done.stdout
+    assert "None" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--radius-mm", "6"], "--radius-mm is the radius of spheres"),
+        (["--geometry", "spheres"], "needs --radius-mm"),
+        (["--geometry", "spheres", "--radius-mm", "nan"], "needs --radius-mm, a positive number"),
+        (["--min-voxels", "1"], "--min-voxels is 1, expected 2 or more"),
+        (["--n-jobs", "0"], "--n-jobs is 0, expected 1 or more"),
+        (["--memory", "much"], "'much' is no size; expected one such as 1GB"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(study, tmp_path, capsys, extra, message):
+    with pytest.raises(SystemExit) as ended:
+        searchlight.main(arguments(study, tmp_path, *extra))
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_input_that_cannot_be_used_is_refused(study, tmp_path, sphere_data):
+    def refused(message, given):
+        with pytest.raises(InputError, match=message) as caught:
+            searchlight.main(given)
+        assert "\n" not in str(caught.value)
+
+    nothing = save(tmp_path / "sub-09.nii.gz", np.full((*SHAPE, 8), np.nan, np.float32))
+    refused(
+        r"sub-09.nii.gz: none of the 210 voxels .* \(210 NaN or inf", spheres(study, tmp_path / "a", betas=[nothing])
+    )
+    refused("--memory 0.10GB is too little", spheres(study, tmp_path / "a", "--memory", "100MB"))
+    refused(
+        r"holds sub-01.npy, .* of none of the 1 subject\(s\) given",
+        spheres(study, sphere_data, betas=[study / "sub-02.nii.gz"]),
+    )
+    other = save(tmp_path / "mask.nii.gz", np.ones((9, 8, 6), np.uint8))
+    refused("mask.nii.gz: is on a grid of 9 x 8 x 6", [*spheres(study, tmp_path / "a"), "--mask", str(other)])
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "conditions.txt").write_text("\n".join(reversed(NAMES)))
+    refused("conditions.txt: has image_07 in line 1 where", spheres(study, tmp_path / "b"))
+
+
+def test_fresh_removes_what_an_earlier_call_wrote(study, tmp_path, sphere_data):
+    out = tmp_path / "data"
+    shutil.copytree(sphere_data, out)
+    with pytest.warns(UserWarning, match="one subject has no noise ceiling"):
+        searchlight.main(spheres(study, out, "--fresh", betas=[study / "sub-02.nii.gz"]))
+    names = {path.name for path in (out / "searchlight_rdms").rglob("*") if path.is_file()}
+    assert names == {"sub-02.npy", "sub-02.nii.gz", "geometry.npz", "n_voxels.nii.gz", "subjects.tsv", "run.json"}
+    np.save(out / "searchlight_rdms" / "mine.npy", np.zeros(3))
+    with pytest.raises(InputError, match=r"holds mine.npy, .* or remove these files"):
+        searchlight.main(spheres(study, out, "--fresh"))
+    assert (out / "searchlight_rdms" / "mine.npy").exists()
+
+
+def test_cores_that_were_granted(monkeypatch):
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    every = searchlight_files.available_cores()
+    assert every == len(os.sched_getaffinity(0))
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert searchlight_files.available_cores() == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "512")
+    assert searchlight_files.available_cores() == every
+
+
+# ---------------------------------------------------------------------------------------------------------------- ROIs
+
+
+def write_atlas(root: Path) -> list[str]:
+    """Three ROIs, of which one has no voxel."""
+    labels = np.zeros(SHAPE, np.int16)
+    labels[1:4, 1:4, 1:4], labels[5:8, 1:4, 2:6] = 3, 7
+    save(root / "atlas.nii.gz", labels)
+    (root / "labels.csv").write_text("id,roi\n3,EVC\n5,none\n7,IT\n")
+    return ["--atlas", str(root / "atlas.nii.gz"), "--labels", str(root / "labels.csv"), "-q"]
+
+
+def test_rois_of_every_subject(study, tmp_path, monkeypatch):
+    atlas = write_atlas(tmp_path)
+    with pytest.warns(UserWarning, match=r"ROI none \(label 5\) has no voxel on the grid of the beta maps: the ROI is"):
+        rois.main([*arguments(study, tmp_path / "data", mask=False), *atlas])
+    data = tmp_path / "data"
+    assert (data / "roi_labels.csv").read_text() == "id,roi\n3,EVC\n7,IT\n"
+    labels = nib.load(data / "atlas.nii.gz").get_fdata()
+    for number, name, n_voxels in ((3, "EVC", 27), (7, "IT", 36)):
+        rdms = np.load(data / "roi_rdms" / f"{name}.npy")
+        assert (rdms.dtype, rdms.shape) == (np.float32, (3, 8, 8))
+        assert (labels == number).sum() == n_voxels
+        for subject, rdm in enumerate(rdms, start=1):
+            betas = nib.load(study / f"sub-{subject:02d}.nii.gz").get_fdata()
+            expected = squareform(pdist(betas[labels == number].T, "correlation"))
+            np.testing.assert_allclose(rdm, expected, atol=2e-7)
+    rows = [line.split("\t") for line in (data / "roi_rdms" / "roi_voxels.tsv").read_text().splitlines()]
+    assert rows[:2] == [["roi", "subject", "voxels", "usable"], ["EVC", "sub-01", "27", "27"]]
+    assert json.loads((data / "roi_rdms" / "run.json").read_text())["options"]["hemisphere"] == "both"
+    given = ("--data", with_models(data), "--results", tmp_path, "-np", 99, "--no-open", "-q")
+    assert figure(monkeypatch, "Fig3b_groupeddnns_ROIs", *given) == 0
+    assert (tmp_path / "Fig3b" / "brain_map.html").exists()
+
+
+def test_rois_inside_a_mask(study, tmp_path):
+    atlas = write_atlas(tmp_path)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[:3] = 1
+    save(tmp_path / "mask.nii.gz", mask)
+    with pytest.warns(UserWarning) as caught:
+        rois.main([*arguments(study, tmp_path / "data", mask=False), *atlas, "--mask", str(tmp_path / "mask.nii.gz")])
+    assert any("ROI IT (label 7) has no voxel inside the mask" in str(w.message) for w in caught)
+    rows = (tmp_path / "data" / "roi_rdms" / "roi_voxels.tsv").read_text().splitlines()
+    assert rows[1:] == [f"EVC\tsub-0{s}\t18\t18" for s in (1, 2, 3)]
+
+
+def test_an_roi_that_a_subject_lacks_is_left_out(study, tmp_path):
+    atlas = write_atlas(tmp_path)
+    betas = nib.load(study / "sub-01.nii.gz").get_fdata(dtype=np.float32)
+    betas[5:8] = 0
+    paths = [save(tmp_path / "sub-01.nii.gz", betas), study / "sub-02.nii.gz"]
+    with pytest.warns(UserWarning) as caught:
+        rois.main([*arguments(study, tmp_path / "data", mask=False, betas=paths), *atlas])
+    texts = [str(warning.message) for warning in caught]
+    assert any(
+        "ROI IT (label 7): 0 of its 36 voxel(s) are usable" in t and "sub-01: the ROI is left out" in t for t in texts
+    )
+    assert [path.stem for path in (tmp_path / "data" / "roi_rdms").glob("*.npy")] == ["EVC"]
+    betas[:] = 0
+    save(tmp_path / "sub-01.nii.gz", betas)
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(InputError, match=r"none of its 3 ROI\(s\) has an RDM in every subject"),
+    ):
+        rois.main([*arguments(study, tmp_path / "other", mask=False, betas=paths), *atlas])
+    assert not (tmp_path / "other").exists()
+
+
+def test_few_voxels_are_worth_a_warning_and_old_rois_go(study, tmp_path):
+    atlas = write_atlas(tmp_path)
+    with pytest.warns(UserWarning):
+        rois.main([*arguments(study, tmp_path / "data", mask=False), *atlas])
+    labels = np.zeros(SHAPE, np.int16)
+    labels[1, 1, 1:5] = 3
+    save(tmp_path / "atlas.nii.gz", labels)
+    with pytest.warns(UserWarning, match=r"fewer than 10 usable voxels in ROI\(s\) EVC \(fewest: 4 in EVC of sub-01\)"):
+        rois.main([*arguments(study, tmp_path / "data", mask=False), *atlas])
+    assert [path.stem for path in (tmp_path / "data" / "roi_rdms").glob("*.npy")] == ["EVC"]
+
+
+def test_a_full_disk_leaves_rois_as_they_were(study, tmp_path, monkeypatch):
+    atlas = write_atlas(tmp_path)
+    with pytest.warns(UserWarning):
+        rois.main([*arguments(study, tmp_path / "data", mask=False), *atlas])
+    before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()}
+
+    def full(*_given, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("utils.results.write_volume", full)
+    with pytest.warns(UserWarning), pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        rois.main([*arguments(study, tmp_path / "data", mask=False), *atlas])
+    assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()} == before
+
+
+# ------------------------------------------------------------------------------------------------------- real responses
+
+
+@pytest.fixture(scope="module")
+def haxby() -> Path:
+    return shared("real/haxby25mm")
+
+
+def literal_rdm(patterns: np.ndarray) -> list[float]:
+    """1 - Pearson of every pair of rows, one after the other."""
+    rdm = []
+    for i in range(len(patterns)):
+        for j in range(i + 1, len(patterns)):
+            a, b = patterns[i] - patterns[i].mean(), patterns[j] - patterns[j].mean()
+            rdm.append(1 - (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+    return rdm
+
+
+def real_arguments(haxby: Path, out: Path, *extra) -> list[str]:
+    return arguments(haxby, out, "-q", *extra, betas=sorted(haxby.glob("run-*.nii.gz")))
+
+
+@pytest.mark.parametrize("geometry", ["blocks", "spheres"])
+def test_real_searchlights_equal_a_literal_loop(haxby, tmp_path, geometry):
+    extra = [] if geometry == "blocks" else ["--geometry", "spheres", "--radius-mm", 45]
+    searchlight.main(real_arguments(haxby, tmp_path, *extra))
+    folder = tmp_path / "searchlight_rdms"
+    centers = Geometry.load(folder / "geometry.npz").voxels
+    mask = inside(haxby)
+    voxels = np.argwhere(mask)
+    for run in (1, 12):
+        betas = nib.load(haxby / f"run-{run:02d}_betas.nii.gz").get_fdata()
+        rdms = np.load(folder / f"run-{run:02d}_betas.npy")
+        if geometry == "blocks":
+            sets = [betas[i : i + a, j : j + b, k : k + c].reshape(-1, 8) for i, j, k, a, b, c in release_blocks(mask)]
+        else:
+            places = np.stack(np.unravel_index(centers, mask.shape), axis=1)
+            near = [voxels[np.linalg.norm(25 * (voxels - place), axis=1) <= 45] for place in places]
+            sets = [betas[tuple(own.T)] for own in near]
+        assert len(rdms) == len(sets) > 20
+        for rdm, own in zip(rdms, sets, strict=True):
+            np.testing.assert_allclose(rdm, literal_rdm(own.T), atol=1e-6)
+
+
+def test_real_roi_equals_a_literal_loop(haxby, tmp_path):
+    mask = nib.load(haxby / "mask.nii.gz")
+    labels = np.where((mask.get_fdata() > 0) & (np.arange(10) < 5)[None, :, None], 1, 0).astype(np.int16)
+    save(tmp_path / "atlas.nii.gz", labels, mask.affine)
+    (tmp_path / "labels.csv").write_text("id,roi\n1,posterior\n")
+    atlas = ["--atlas", tmp_path / "atlas.nii.gz", "--labels", tmp_path / "labels.csv"]
+    rois.main(real_arguments(haxby, tmp_path / "data", *atlas))
+    rdms = np.load(tmp_path / "data" / "roi_rdms" / "posterior.npy")
+    assert rdms.shape == (12, 8, 8)
+    for run in (1, 7, 12):
+        betas = nib.load(haxby / f"run-{run:02d}_betas.nii.gz").get_fdata()
+        np.testing.assert_allclose(squareform(rdms[run - 1]), literal_rdm(betas[labels > 0].T), atol=2e-7)
