@@ -41,7 +41,7 @@ import nibabel as nib
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from utils.searchlight import Searchlights, member_rdms, sphere_searchlights
+from utils.geometry import Searchlights, member_rdms, sphere_searchlights
 from utils.searchlight_files import available_cores
 
 HOME = Path(__file__).resolve().parent.parent

@@ -21,8 +21,10 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
+from models.checkpoints import checkpoint_address, fetch_checkpoint, hub_folder
 from models.tasks import TASKS, Task
-from utils import InputError, fetch
+from utils import InputError
+from utils.download import Progress
 
 # Names of the paper's layers, as in the task bank -> modules of the encoder below.
 LAYER_MODULES = {"block4": "layer4", "encoder_output": "relu1"}
@@ -165,7 +167,7 @@ def load_encoder(
     seed: int = 0,
     download: bool = True,
     verify: bool = True,
-    progress: fetch.Progress | None = None,
+    progress: Progress | None = None,
 ) -> TaskonomyEncoder:
     """The trained encoder of a task.
 
@@ -229,7 +231,7 @@ def find_checkpoint(
     *,
     download: bool = True,
     verify: bool = True,
-    progress: fetch.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Where the checkpoint of a task lies; parameters as in `load_encoder`.
 
@@ -242,7 +244,7 @@ def find_checkpoint(
         raise InputError(f"task '{task.key}' is the untrained network, which has no checkpoint")
     if folder is not None and not folder.is_dir():
         raise InputError(f"{folder}: is no folder; name the one that holds {task.checkpoint}")
-    places = [place for place in (folder, fetch.hub_folder()) if place is not None]
+    places = [place for place in (folder, hub_folder()) if place is not None]
     for place in places:
         if (place / task.checkpoint).is_file():
             return place / task.checkpoint
@@ -258,9 +260,9 @@ def find_checkpoint(
     if not download:
         raise InputError(
             f"{places[0]}: holds no {task.checkpoint}; get it with `python -m utils.fetch weights {task.key}`, "
-            f"or download {fetch.checkpoint_address(task)} and put it there"
+            f"or download {checkpoint_address(task)} and put it there"
         )
-    return fetch.fetch_checkpoint(task, places[0], progress=progress)
+    return fetch_checkpoint(task, places[0], progress=progress)
 
 
 def read_checkpoint(path: Path, sha256: str | None) -> dict[str, Tensor]:
@@ -543,7 +545,7 @@ def _torchvision_network(name: str, weights: str) -> nn.Module:
     try:
         return get_model(name, weights=chosen)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-        place = fetch.hub_folder() / Path(chosen.url).name
+        place = hub_folder() / Path(chosen.url).name
         raise InputError(
             f"{chosen.url}: cannot be downloaded ({error}); download it by hand and save it as {place}"
         ) from None

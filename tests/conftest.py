@@ -69,8 +69,8 @@ def write_study(root: Path, rng: np.random.Generator, n_conditions: int = STUDY_
     import nibabel as nib
     from scipy.io import savemat
 
+    from utils.geometry import block_geometry
     from utils.rdm import expand, n_pairs_of
-    from utils.searchlight import block_geometry
 
     n_pairs = n_pairs_of(n_conditions)
     for name in ("dnn_rdms", "roi_rdms", "searchlight_rdms"):

@@ -21,9 +21,9 @@ from utils.dataset import (
     locate,
 )
 from utils.files import read_noise_ceiling, read_rdms
+from utils.geometry import Geometry
 from utils.noise_ceiling import noise_ceiling
 from utils.rdm import condense, expand, n_pairs_of
-from utils.searchlight import Geometry
 
 N, N_PAIRS = STUDY_CONDITIONS, n_pairs_of(STUDY_CONDITIONS)
 

@@ -16,9 +16,9 @@ from scipy.spatial.distance import pdist
 from models.tasks import BASELINE, TASK_LAYERS, TASKS
 from utils import InputError, example
 from utils.example import ensure_example, read_truth
+from utils.geometry import Geometry, block_geometry, release_blocks
 from utils.noise_ceiling import noise_ceiling
 from utils.rdm import condense, pair_permutation
-from utils.searchlight import Geometry, block_geometry, release_blocks
 
 GROUPS = ("2D", "3D", "semantic")
 CEILING = 0.033

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from models import checkpoints
 from models.tasks import TASKS
 from utils import InputError, cli, dataset, fetch
 from utils import download as downloads
@@ -603,7 +604,7 @@ def test_missing_checkpoint_is_downloaded(site, tmp_path, monkeypatch):
 
     task = dataclasses.replace(TASKS[0], sha256=sha256(b"w"), checkpoint=f"autoencoding_encoder-{sha256(b'w')}.pth")
     site.files[f"{task.checkpoint}"] = b"w"
-    monkeypatch.setattr(fetch, "checkpoint_address", lambda task, base="": site.url(task.checkpoint))
+    monkeypatch.setattr(checkpoints, "checkpoint_address", lambda task, base="": site.url(task.checkpoint))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     assert find_checkpoint(task) == tmp_path / "torch" / "hub" / "checkpoints" / task.checkpoint
     (tmp_path / "mine").mkdir()
@@ -615,7 +616,7 @@ def test_address_is_that_of_the_package_which_published_the_weights():
     published = pytest.importorskip("visualpriors.taskonomy_network").TASKONOMY_PRETRAINED_URLS
     for task in TASKS[:-1]:
         prefix = task.checkpoint.partition("-")[0]
-        assert fetch.checkpoint_address(task) == published[prefix]
+        assert checkpoints.checkpoint_address(task) == published[prefix]
 
 
 # -------------------------------------------------------------------------------------------------------- command line

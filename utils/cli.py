@@ -163,7 +163,7 @@ def execute(main: Callable[[], None]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted: earlier results are as they were, and what can go on later does so with the same command", file=sys.stderr)
+        print("\ninterrupted: earlier results are as they were; the same command starts it again", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 

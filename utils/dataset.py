@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from models.tasks import BASELINE, TASK_LAYERS, TASKS, Model, group_colors, group_names, shades
 from utils import InputError
 from utils.files import open_array, read_noise_ceiling, read_rdms, read_table, read_volume
+from utils.geometry import Geometry, block_geometry
 from utils.noise_ceiling import noise_ceiling
 from utils.rdm import condense, n_conditions_of, n_pairs_of
-from utils.searchlight import Geometry, block_geometry
 
 Progress = Callable[[int, int], None]
 Kind = Literal["searchlight", "roi"]

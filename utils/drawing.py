@@ -13,10 +13,10 @@ from models.tasks import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, Model, lege
 from utils.analysis import Outcome, Partition, describe, subject_range
 from utils.brain_map import LabelMap, static_figure, write_page
 from utils.dataset import ModelRdms, RoiRdms, Sources, load_atlas
+from utils.geometry import Geometry
 from utils.plots import RoiPanel, save_figure
 from utils.regression import part_names
 from utils.results import Outputs, write_labels, write_volume
-from utils.searchlight import Geometry
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-from models.tasks import TASKS, Task
+from models.checkpoints import WEIGHTS, fetch_checkpoint, hub_folder
+from models.tasks import TASKS
 from utils import InputError, cli
 from utils.dataset import Kind, holds_release, locate
 from utils.download import TIMEOUT, Progress, download, http_status, safe_path, unpack, why_unreachable
@@ -38,9 +39,6 @@ ATLAS_ZIP = "http://scholar.princeton.edu/sites/default/files/napl/files/probatl
 ATLAS_PAGE = "https://napl.scholar.princeton.edu/resources"
 _ATLAS_NAME = "ProbAtlas_v4.zip"
 _ATLAS_VOLUMES = ("maxprob_vol_lh.nii.gz", "maxprob_vol_rh.nii.gz")
-
-# Source: TASKONOMY_PRETRAINED_WEIGHT_URL_TEMPLATE of the `visualpriors` package, version 0.3.5.
-WEIGHTS = "https://github.com/alexsax/visual-prior/raw/networks/assets/pytorch"
 
 # Names by which parts of the release are recognised, whatever folder they come in (data/README.md).
 RELEASE_PARTS = (
@@ -256,48 +254,6 @@ def fetch_zip(
         digest = known[0] if known else hashlib.file_digest(file, "sha256").hexdigest()
     record.write_text(f"{digest}  {path.name}\n")
     return digest, bool(known), fetched
-
-
-# --------------------------------------------------------------------------------------------------------- checkpoints
-
-
-def hub_folder() -> Path:
-    """Folder in which torch hub keeps checkpoints."""
-    import torch
-
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def checkpoint_address(task: Task, base: str = WEIGHTS) -> str:
-    """Where the checkpoint of a task is published."""
-    return f"{base.rstrip('/')}/{task.checkpoint}"
-
-
-def fetch_checkpoint(task: Task, folder: Path, base: str = WEIGHTS, progress: Progress | None = None) -> Path:
-    """Fetch the checkpoint of a task, unless it is there, and verify it.
-
-    Parameters
-    ----------
-    task : Task
-        One that has a checkpoint.
-    folder : Path
-    base : str
-        Address of the folder that holds the checkpoints.
-    progress : callable, optional
-        Told of (bytes done, bytes in all).
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    InputError
-        As `download`.
-    """
-    path = folder / str(task.checkpoint)
-    download(checkpoint_address(task, base), path, task.sha256, progress=progress)
-    return path
 
 
 # -------------------------------------------------------------------------------------------------------- command line

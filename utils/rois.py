@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from utils import InputError
+from utils.geometry import MIN_VOXELS, usable_voxels
 from utils.rdm import expand, n_pairs_of, pattern_rdms
-from utils.searchlight import MIN_VOXELS, add_data_options, usable_voxels
+from utils.searchlight import add_data_options
 
 if TYPE_CHECKING:
     from utils.atlas import Atlas

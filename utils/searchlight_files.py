@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.betas import CONDITIONS_FILE, Betas, Subject, read_mask
 from utils.files import open_array
+from utils.geometry import Searchlights, member_rdms, usable_voxels
 from utils.noise_ceiling import noise_ceiling
 from utils.rdm import n_pairs_of
 from utils.results import fingerprint, write_volume
-from utils.searchlight import Searchlights, member_rdms, usable_voxels
 
 FOLDER = "searchlight_rdms"
 RECORD = "run.json"

@@ -1,0 +1,50 @@
+"""Where the checkpoints of the Taskonomy networks are published, and how they get here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.tasks import Task
+from utils.download import Progress, download
+
+# Source: TASKONOMY_PRETRAINED_WEIGHT_URL_TEMPLATE of the `visualpriors` package, version 0.3.5.
+WEIGHTS = "https://github.com/alexsax/visual-prior/raw/networks/assets/pytorch"
+
+
+def hub_folder() -> Path:
+    """Folder in which torch hub keeps checkpoints."""
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def checkpoint_address(task: Task, base: str = WEIGHTS) -> str:
+    """Where the checkpoint of a task is published."""
+    return f"{base.rstrip('/')}/{task.checkpoint}"
+
+
+def fetch_checkpoint(task: Task, folder: Path, base: str = WEIGHTS, progress: Progress | None = None) -> Path:
+    """Fetch the checkpoint of a task, unless it is there, and verify it.
+
+    Parameters
+    ----------
+    task : Task
+        One that has a checkpoint.
+    folder : Path
+    base : str
+        Address of the folder that holds the checkpoints.
+    progress : callable, optional
+        Told of (bytes done, bytes in all).
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        As `download`.
+    """
+    path = folder / str(task.checkpoint)
+    download(checkpoint_address(task, base), path, task.sha256, progress=progress)
+    return path
