@@ -418,6 +418,28 @@ def test_models_are_added_and_rows_kept(tmp_path, stimuli):
     ]
 
 
+def test_images_that_cannot_be_used_leave_no_conditions_behind(tmp_path, stimuli):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"broken\.png"):
+        main(
+            [
+                "--images",
+                str(_list_of(tmp_path, [*(path for _, path in stimuli), broken])),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+            + ["--tasks", "random", "-q"]
+        )
+    assert not (tmp_path / "out" / "conditions.txt").exists()
+
+
+def _list_of(folder, paths):
+    text = folder / "images.txt"
+    text.write_text("\n".join(str(path) for path in paths))
+    return text
+
+
 def test_conditions_of_other_images_are_refused(tmp_path, stimuli):
     run(tmp_path, stimuli)
     names = [name for name, _ in stimuli]

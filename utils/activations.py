@@ -171,6 +171,7 @@ def _run_network(
         del runner, module
         for store in stores.values():
             store.finish()
+        _name_conditions(out, names)
         for node, path in todo.items():
             store = stores[node]
             try:
@@ -194,7 +195,7 @@ def _explain(error: Undefined, names: Sequence[str], network: Network, node: str
 
 
 def _prepare_folder(out: Path, names: Sequence[str]) -> None:
-    """Make the folder; its conditions are these images, or it is refused."""
+    """Make the folder; it has no conditions yet, or they are these images, or it is refused."""
     path = out / "conditions.txt"
     try:
         (out / "dnn_rdms").mkdir(parents=True, exist_ok=True)
@@ -202,8 +203,6 @@ def _prepare_folder(out: Path, names: Sequence[str]) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{out}: cannot be written to ({error}); choose another folder with --out") from None
     if found is None:
-        with written_whole(path) as file:
-            file.write("".join(f"{name}\n" for name in names).encode())
         return
     found = [name.strip() for name in found if name.strip()]
     if found != list(names):
@@ -215,6 +214,14 @@ def _prepare_folder(out: Path, names: Sequence[str]) -> None:
             f"{path}: names {len(found)} conditions, which are not the {len(names)} images in their order; {detail}"
             "choose another folder with --out, or give the images in that order in a text file"
         )
+
+
+def _name_conditions(out: Path, names: Sequence[str]) -> None:
+    """Write conditions.txt, once there is something to go with it: images that cannot be used leave nothing behind."""
+    path = out / "conditions.txt"
+    if not path.exists():
+        with written_whole(path) as file:
+            file.write("".join(f"{name}\n" for name in names).encode())
 
 
 def _rdm_path(out: Path, network: Network, layer: str) -> Path:
