@@ -428,8 +428,10 @@ def test_images_that_cannot_be_used_leave_no_conditions_behind(tmp_path, stimuli
                 str(_list_of(tmp_path, [*(path for _, path in stimuli), broken])),
                 "--out",
                 str(tmp_path / "out"),
+                "--tasks",
+                "random",
+                "-q",
             ]
-            + ["--tasks", "random", "-q"]
         )
     assert not (tmp_path / "out" / "conditions.txt").exists()
 
