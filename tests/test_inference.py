@@ -176,6 +176,24 @@ def test_what_single_precision_cannot_tell_is_counted_in_double(rng, monkeypatch
         assert np.array_equal(getattr(usual, name), getattr(careful, name)), name
 
 
+def test_every_way_to_multiply_counts_the_same(data, monkeypatch):
+    import torch
+
+    from utils import inference
+
+    models, places = data
+    basis = orthonormal_basis(models)
+    a, b = torch.randn(70, 30), torch.randn(50, 30)
+    tests = []
+    for way in inference.products():
+        np.testing.assert_allclose(way(a, b), a @ b.T, rtol=1e-4, atol=1e-5)
+        monkeypatch.setattr(inference, "fastest_product", lambda *_, way=way: way)
+        tests.append(permutation_test(basis, unique_adjusted_r2(basis), places, 60, pairs=all_pairs(4)))
+    for test in tests[1:]:
+        for name in ("p", "p_max", "p_best", "p_difference", "p_difference_max"):
+            assert np.array_equal(getattr(test, name), getattr(tests[0], name)), name
+
+
 def test_error_of_single_precision_stays_within_its_bound(rng):
     from utils.exceedances import _UNIT_ROUNDOFF
 
