@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from utils import InputError
 from utils.betas import Grid
 from utils.files import read_volume
+from utils.geometry import MIN_VOXELS, usable_voxels
 from utils.images import natural_key
+from utils.rdm import n_pairs_of, pattern_rdms
 
 Hemisphere = Literal["left", "right", "both", "separate"]
 
@@ -343,3 +345,74 @@ def _on_grid(data: NDArray, affine: NDArray[np.float64], grid: Grid) -> NDArray:
 def _few(numbers: set[int]) -> str:
     shown = [str(int(number)) for number in sorted(numbers)[:8]]
     return ", ".join(shown) + (", …" if len(numbers) > 8 else "") or "nothing"
+
+
+# ---------------------------------------------------------------------------------------------------------------- RDMs
+
+
+def roi_rdms(
+    betas: ArrayLike, atlas: ArrayLike, ids: Sequence[int], names: Sequence[str] | None = None
+) -> NDArray[np.float64]:
+    """RDM of every ROI: 1 - Pearson correlation of its voxel patterns, for all pairs of conditions.
+
+    Voxels that are constant over conditions or not finite in one of them are left out.
+
+    Parameters
+    ----------
+    betas : array_like, shape (n_conditions, X, Y, Z)
+        Response of every voxel to every condition.
+    atlas : array_like of int, shape (X, Y, Z)
+        Label of every voxel, 0 outside all ROIs.
+    ids : sequence of int
+        Labels of the wanted ROIs.
+    names : sequence of str, optional
+        Their names, for messages.
+
+    Returns
+    -------
+    ndarray of float64, shape (len(ids), n_pairs)
+        Condensed RDMs.
+
+    Raises
+    ------
+    InputError
+        If the arrays do not fit together, an ROI has fewer than two usable voxels, or a condition's pattern in it is
+        constant.
+    """
+    betas, atlas = np.asarray(betas), np.asarray(atlas)
+    if betas.ndim != 4 or betas.shape[0] < 2:
+        raise InputError(
+            f"beta maps: expected shape (conditions, X, Y, Z) with 2 conditions or more, found {betas.shape}"
+        )
+    if atlas.shape != betas.shape[1:]:
+        raise InputError(
+            f"atlas of shape {atlas.shape} is not on the grid of the beta maps {betas.shape[1:]}; resample it"
+        )
+    titles = [f"ROI {roi}" if names is None else f"ROI {names[i]} (label {roi})" for i, roi in enumerate(ids)]
+    flat, labels = betas.reshape(len(betas), -1), atlas.reshape(-1)
+    rdms = np.empty((len(ids), n_pairs_of(len(betas))))
+    for i, roi in enumerate(ids):
+        rdms[i] = roi_rdm(flat[:, labels == roi], titles[i])
+    return rdms
+
+
+def roi_rdm(patterns: NDArray, title: str, metric: str = "correlation", center: bool = False) -> NDArray[np.float64]:
+    """Condensed RDM of `patterns` (n_conditions, n_voxels)."""
+    n_voxels = patterns.shape[1]
+    if n_voxels == 0:
+        raise InputError(f"{title}: the atlas has no voxel with that label; check the label, or leave the ROI out")
+    usable = usable_voxels(patterns)
+    if usable.sum() < MIN_VOXELS:
+        raise InputError(
+            f"{title}: {usable.sum()} of its {n_voxels} voxel(s) are usable (finite, not the same in all conditions), "
+            f"expected {MIN_VOXELS} or more; leave the ROI out, or check that the beta maps cover it"
+        )
+    rdm: NDArray[np.float64] = pattern_rdms(patterns[:, usable].astype(np.float64), metric, center=center)
+    if not np.isfinite(rdm).all():
+        raise InputError(
+            f"{title}: a condition has the same value in all {usable.sum()} usable voxels; leave the ROI out"
+        )
+    return rdm
+
+
+# ------------------------------------------------------------------------------------------------------ all subjects

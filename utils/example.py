@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from models.tasks import TASK_LAYERS, TASKS
 from utils import InputError
+from utils.atlas import roi_rdms
 from utils.geometry import block_geometry, block_rdms, block_territory, release_blocks
 from utils.rdm import correlation_rdm, expand
-from utils.rois import roi_rdms
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from utils import InputError
-from utils.geometry import MIN_VOXELS, usable_voxels
-from utils.rdm import expand, n_pairs_of, pattern_rdms
+from utils.atlas import roi_rdm
+from utils.geometry import usable_voxels
+from utils.rdm import expand
 from utils.searchlight import add_data_options
 
 if TYPE_CHECKING:
@@ -31,74 +32,6 @@ FOLDER = "roi_rdms"
 
 # An RDM of so few voxels is worth a warning: it is noise for the most part.
 _FEW_VOXELS = 10
-
-
-def roi_rdms(
-    betas: ArrayLike, atlas: ArrayLike, ids: Sequence[int], names: Sequence[str] | None = None
-) -> NDArray[np.float64]:
-    """RDM of every ROI: 1 - Pearson correlation of its voxel patterns, for all pairs of conditions.
-
-    Voxels that are constant over conditions or not finite in one of them are left out.
-
-    Parameters
-    ----------
-    betas : array_like, shape (n_conditions, X, Y, Z)
-        Response of every voxel to every condition.
-    atlas : array_like of int, shape (X, Y, Z)
-        Label of every voxel, 0 outside all ROIs.
-    ids : sequence of int
-        Labels of the wanted ROIs.
-    names : sequence of str, optional
-        Their names, for messages.
-
-    Returns
-    -------
-    ndarray of float64, shape (len(ids), n_pairs)
-        Condensed RDMs.
-
-    Raises
-    ------
-    InputError
-        If the arrays do not fit together, an ROI has fewer than two usable voxels, or a condition's pattern in it is
-        constant.
-    """
-    betas, atlas = np.asarray(betas), np.asarray(atlas)
-    if betas.ndim != 4 or betas.shape[0] < 2:
-        raise InputError(
-            f"beta maps: expected shape (conditions, X, Y, Z) with 2 conditions or more, found {betas.shape}"
-        )
-    if atlas.shape != betas.shape[1:]:
-        raise InputError(
-            f"atlas of shape {atlas.shape} is not on the grid of the beta maps {betas.shape[1:]}; resample it"
-        )
-    titles = [f"ROI {roi}" if names is None else f"ROI {names[i]} (label {roi})" for i, roi in enumerate(ids)]
-    flat, labels = betas.reshape(len(betas), -1), atlas.reshape(-1)
-    rdms = np.empty((len(ids), n_pairs_of(len(betas))))
-    for i, roi in enumerate(ids):
-        rdms[i] = _roi_rdm(flat[:, labels == roi], titles[i])
-    return rdms
-
-
-def _roi_rdm(patterns: NDArray, title: str, metric: str = "correlation", center: bool = False) -> NDArray[np.float64]:
-    """Condensed RDM of `patterns` (n_conditions, n_voxels)."""
-    n_voxels = patterns.shape[1]
-    if n_voxels == 0:
-        raise InputError(f"{title}: the atlas has no voxel with that label; check the label, or leave the ROI out")
-    usable = usable_voxels(patterns)
-    if usable.sum() < MIN_VOXELS:
-        raise InputError(
-            f"{title}: {usable.sum()} of its {n_voxels} voxel(s) are usable (finite, not the same in all conditions), "
-            f"expected {MIN_VOXELS} or more; leave the ROI out, or check that the beta maps cover it"
-        )
-    rdm: NDArray[np.float64] = pattern_rdms(patterns[:, usable].astype(np.float64), metric, center=center)
-    if not np.isfinite(rdm).all():
-        raise InputError(
-            f"{title}: a condition has the same value in all {usable.sum()} usable voxels; leave the ROI out"
-        )
-    return rdm
-
-
-# ------------------------------------------------------------------------------------------------------ all subjects
 
 
 def subject_rdms(
@@ -170,7 +103,7 @@ def _add_subject(
 ) -> None:
     """Add the RDM of one subject, or take the ROI out."""
     try:
-        rdms[name].append(_roi_rdm(own, f"ROI {name} (label {number})", metric, center))
+        rdms[name].append(roi_rdm(own, f"ROI {name} (label {number})", metric, center))
     except InputError as error:
         del rdms[name]
         finding = str(error).removesuffix("; leave the ROI out").split("; ")[0]
