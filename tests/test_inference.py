@@ -194,6 +194,20 @@ def test_every_way_to_multiply_counts_the_same(data, monkeypatch):
             assert np.array_equal(getattr(test, name), getattr(tests[0], name)), name
 
 
+def test_a_way_to_multiply_that_fails_or_errs_is_not_taken(monkeypatch):
+    import torch
+
+    from utils import inference
+
+    def fails(a, b):
+        raise NotImplementedError("not on this processor")
+
+    plain = inference.products()[0]
+    monkeypatch.setattr(inference, "products", lambda: [plain, fails, lambda a, b: 0 * (a @ b.T)])
+    unit = torch.nn.functional.normalize(torch.randn(40, 30), dim=1)
+    assert inference.fastest_product(unit, unit) is plain
+
+
 def test_error_of_single_precision_stays_within_its_bound(rng):
     from utils.exceedances import _UNIT_ROUNDOFF
 
