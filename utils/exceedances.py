@@ -210,45 +210,62 @@ def _scan(
     tops,
     errors,
 ):
-    """One pass over a block: counts, doubtful entries, and the largest value with its error bound, strip by strip."""
+    """One pass over a block: counts, doubtful entries, and the largest value with its error bound, strip by strip.
+
+    The error of ``sum w x**2``, where each x errs by up to e, is at most ``2 e sum |w x|``, and that is at most
+    ``2 e sqrt(sum |w|) sqrt(sum |w| x**2)`` (Cauchy-Schwarz); to it comes the rounding of the sum itself. Counts of a
+    strip are kept in float32, which holds them exactly, so that all loops work on vectors of one type.
+    """
     n_rows, n_places = targets.shape
     n, capacity = projected.shape[1], flags.shape[1]
-    rounding = np.float32(8 * _UNIT_ROUNDOFF)
+    rounding, one, zero = np.float32(8 * _UNIT_ROUNDOFF), np.float32(1), np.float32(0)
+    lowest = np.float32(-1e30)
     for strip in numba.prange(n_flags.size):
         first = strip * _STRIP
         length = min(_STRIP, n_places - first)
         value, bound, size = np.empty(length, np.float32), np.empty(length, np.float32), np.empty(length, np.float32)
         best, best_bound = np.empty(length, np.float32), np.empty(length, np.float32)
-        counted = np.zeros((n_rows + 1, length), np.int32)
+        counted = np.zeros((n_rows + 1, length), np.float32)
         n_found = 0
         for p in range(n):
-            for s in range(length):
-                best[s] = -np.float32(1e30)
-                best_bound[s] = 0
+            best[:] = lowest
+            best_bound[:] = zero
             for r in range(n_rows):
-                for s in range(length):
-                    value[s] = offset[r]
-                    size[s] = abs(offset[r])
-                    bound[s] = 0
+                factor = zero
+                value[:] = zero
+                positive = True
                 for t in range(start[r], start[r + 1]):
-                    w, row = weight[t], projected[direction[t], p]
+                    w, row = weight[t], projected[direction[t], p, first : first + length]
+                    factor += abs(w)
+                    positive = positive and w >= zero
                     for s in range(length):
-                        x = row[first + s]
-                        value[s] += w * x * x
-                        size[s] += abs(w) * x * x
-                        bound[s] += abs(w) * abs(x)
-                if kind[r] == TWO_SIDED:
+                        value[s] += w * row[s] * row[s]
+                if positive:
+                    size[:] = value
+                else:
+                    size[:] = zero
+                    for t in range(start[r], start[r + 1]):
+                        w, row = abs(weight[t]), projected[direction[t], p, first : first + length]
+                        for s in range(length):
+                            size[s] += w * row[s] * row[s]
+                if kind[r] == PLAIN:
                     for s in range(length):
-                        value[s] = abs(value[s])
-                elif kind[r] == SIGNED:
+                        value[s] += offset[r]
+                elif kind[r] == TWO_SIDED:
                     for s in range(length):
-                        value[s] *= sign[r, first + s]
-                near, top, top_bound = 0, np.float32(-1e30), np.float32(0)
+                        value[s] = abs(value[s] + offset[r])
+                else:
+                    for s in range(length):
+                        value[s] = (value[s] + offset[r]) * sign[r, first + s]
+                factor = error * np.sqrt(factor)
+                wanted = targets[r, first : first + length]
+                mine = counted[r]
+                near, top, top_bound = zero, lowest, zero
                 for s in range(length):
-                    wanted = targets[r, first + s]
-                    bound[s] = error * bound[s] + rounding * (size[s] + abs(wanted))
-                    counted[r, s] += value[s] - wanted > bound[s]
-                    near += abs(value[s] - wanted) <= bound[s]
+                    bound[s] = factor * np.sqrt(size[s]) + rounding * (size[s] + abs(offset[r]) + abs(wanted[s]))
+                    excess = value[s] - wanted[s]
+                    mine[s] += one if excess > bound[s] else zero
+                    near += one if abs(excess) <= bound[s] else zero
                     top = max(top, value[s])
                     top_bound = max(top_bound, bound[s])
                 if kind[r] == PLAIN:
@@ -258,28 +275,32 @@ def _scan(
                 family = 0 if kind[r] == PLAIN else 1
                 tops[family, strip, p] = max(tops[family, strip, p], top)
                 errors[family, strip, p] = max(errors[family, strip, p], top_bound)
-                if near > 0:
-                    for s in range(length):
-                        if abs(value[s] - targets[r, first + s]) <= bound[s]:
-                            if n_found < capacity:
-                                flags[strip, n_found, 0], flags[strip, n_found, 1] = p, r
-                                flags[strip, n_found, 2] = first + s
-                            n_found += 1
-            near = 0
+                if near > zero:
+                    n_found = _flag(value, wanted, bound, p, r, first, flags[strip], n_found, capacity)
+            wanted = target_best[first : first + length]
+            mine = counted[n_rows]
+            near = zero
             for s in range(length):
-                counted[n_rows, s] += best[s] - target_best[first + s] > best_bound[s]
-                near += abs(best[s] - target_best[first + s]) <= best_bound[s]
-            if near > 0:
-                for s in range(length):
-                    if abs(best[s] - target_best[first + s]) <= best_bound[s]:
-                        if n_found < capacity:
-                            flags[strip, n_found, 0], flags[strip, n_found, 1] = p, n_rows
-                            flags[strip, n_found, 2] = first + s
-                        n_found += 1
+                excess = best[s] - wanted[s]
+                mine[s] += one if excess > best_bound[s] else zero
+                near += one if abs(excess) <= best_bound[s] else zero
+            if near > zero:
+                n_found = _flag(best, wanted, best_bound, p, n_rows, first, flags[strip], n_found, capacity)
         n_flags[strip] = n_found
         for r in range(n_rows + 1):
             for s in range(length):
-                count[r, first + s] += counted[r, s]
+                count[r, first + s] += np.int64(counted[r, s])
+
+
+@numba.njit(cache=True)
+def _flag(value, wanted, bound, p, row, first, flags, n_found, capacity):
+    """Note the entries of a strip that are too close to their target to tell; returns how many there are by now."""
+    for s in range(value.size):
+        if abs(value[s] - wanted[s]) <= bound[s]:
+            if n_found < capacity:
+                flags[n_found, 0], flags[n_found, 1], flags[n_found, 2] = p, row, first + s
+            n_found += 1
+    return n_found
 
 
 @numba.njit(parallel=True, cache=True)
