@@ -5,12 +5,13 @@ RUN := $(VENV)/bin/python
 FIGURES := fig1 fig2 fig3a fig3b
 ARGS ?=
 
-.PHONY: help $(FIGURES) figures test lint clean
+.PHONY: help $(FIGURES) figures test lint bench clean
 
 help:
 	@echo "make fig1 | fig2 | fig3a | fig3b   one figure (ARGS='--data my_study' passes options on)"
 	@echo "make figures                       all four on the example, and their pictures into figures/"
 	@echo "make test                          style, types and tests"
+	@echo "make bench                         how fast it is on this machine (about ten minutes)"
 	@echo "make clean                         remove the environment, the example and the results"
 
 fig1: $(VENV)/.ready
@@ -56,3 +57,8 @@ $(VENV)/.ready: requirements.txt constraints.txt | $(VENV)/bin/python
 $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	@touch $@
+
+bench: $(VENV)/.ready-dev
+	$(RUN) benchmarks/bench_permutation.py --permutations 2000
+	$(RUN) benchmarks/bench_searchlight.py
+	$(RUN) benchmarks/bench_activations.py

@@ -37,9 +37,10 @@ Product = Callable[[Any, Any], Any]
 # Two values closer than this are equal but for rounding; without it, a permutation that changes nothing (or only swaps
 # equal entries) would count or not depending on how the product was cut into blocks.
 _TIE = 1e-11
-_BLOCK_BYTES = 48 * 2**20
+# What a block of permutations is projected to stays in the third-level cache.
+_BLOCK_BYTES = 20 * 2**20
 _PLACES_PER_BLOCK = 1024
-_PLACES_PER_PRODUCT = 8192
+_PLACES_PER_PRODUCT = 5000
 _PLACES_PER_REFIT = 500
 _SINGULAR = 1e-10
 
