@@ -387,12 +387,12 @@ def test_fresh_removes_what_an_earlier_call_wrote(study, tmp_path, sphere_data):
 
 def test_cores_that_were_granted(monkeypatch):
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    every = searchlight_files.available_cores()
+    every = cli.available_cores()
     assert every == len(os.sched_getaffinity(0))
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
-    assert searchlight_files.available_cores() == 1
+    assert cli.available_cores() == 1
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "512")
-    assert searchlight_files.available_cores() == every
+    assert cli.available_cores() == every
 
 
 # ---------------------------------------------------------------------------------------------------------------- ROIs

@@ -27,7 +27,6 @@ import hashlib
 import inspect
 import io
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -392,15 +391,11 @@ def _add_computing_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--memory", type=_size, default="2GB", metavar="SIZE",
                        help="for images and activations, besides the network; what does not fit goes to a temporary "
                             "file in DATA")  # fmt: skip
-    group.add_argument("--workers", type=_at_least(1), default=min(8, _n_cores()), metavar="N",
+    group.add_argument("--workers", type=_at_least(1), default=min(8, cli.available_cores()), metavar="N",
                        help="threads that decode images")  # fmt: skip
     group.add_argument("--save-activations", action="store_true", help="keep activations, in DATA/activations")
     group.add_argument("--fresh", action="store_true", help="compute what is there already, too")
     group.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _at_least(least: int) -> Callable[[str], int]:

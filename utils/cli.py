@@ -232,6 +232,13 @@ def progress(title: str, options: argparse.Namespace) -> Iterator[Callable[[int,
         yield advance
 
 
+def available_cores() -> int:
+    """Cores that this process may use: its CPU affinity, or fewer if SLURM granted fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(cores, int(granted)) if granted.isdigit() and int(granted) > 0 else cores
+
+
 def warn(message: str) -> None:
     """One line on stderr."""
     print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 OSF_API = "https://api.osf.io/v2"
 OSF_PROJECT = "dj7v2"
 OSF_PAGE = f"https://osf.io/{OSF_PROJECT}/"
-# The zip that the README of the published code names. Whether it is the same as the project on OSF is not known.
-RELEASE_ZIP = "https://www.dropbox.com/s/hehc4h8qale0lo9/data.zip?dl=1"
 
 # The laboratory gives no digest. Its server is reported to refuse programs, so the page to visit is named as well.
 ATLAS_ZIP = "http://scholar.princeton.edu/sites/default/files/napl/files/probatlas_v4.zip"

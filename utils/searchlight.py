@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         exact=options.geometry == "blocks",
         mask=mask,
         data=options.out,
-        n_jobs=options.n_jobs or searchlight_files.available_cores(),
+        n_jobs=options.n_jobs or cli.available_cores(),
         memory=options.memory,
     )
     with cli.progress("searchlights", options) as advance:

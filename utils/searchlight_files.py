@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import zlib
@@ -123,13 +122,6 @@ class Outcome:
     rows: list[dict[str, Any]]
     n_computed: int
     files: list[Path]
-
-
-def available_cores() -> int:
-    """Cores that this process may use: its CPU affinity, or fewer if SLURM granted fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return min(cores, int(granted)) if granted.isdigit() and int(granted) > 0 else cores
 
 
 def compute(job: Job, record: Callable[[], dict[str, Any]], progress: Progress, *, fresh: bool = False) -> Outcome:
