@@ -18,8 +18,9 @@ import pandas as pd
 from utils import analysis, cli, drawing, paper, results
 from utils.analysis import Outcome, Partition
 from utils.dataset import ModelRdms, RoiRdms, load_models, load_rois
-from utils.inference import TopModels, all_pairs
+from utils.inference import all_pairs
 from utils.noise_ceiling import ceiling_as_r2
+from utils.permutation import TopModels
 from utils.plots import CeilingPanel, roi_figure, save_figure
 from utils.regression import own_adjusted_r2, own_r2, part_names, project
 

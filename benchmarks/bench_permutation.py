@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from utils.inference import all_pairs, permutation_test, products
+from utils.inference import all_pairs
+from utils.permutation import permutation_test, products
 from utils.regression import Basis, LinearStatistic, orthonormal_basis, own_adjusted_r2, unique_adjusted_r2
 
 N_PAIRS, N_MODELS, N_LAYERS = 1225, 19, 2

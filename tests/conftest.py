@@ -5,6 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils.rdm import n_pairs_of
+
+N_CONDITIONS = 12
+N_PAIRS = n_pairs_of(N_CONDITIONS)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -100,3 +104,26 @@ def write_study(root: Path, rng: np.random.Generator, n_conditions: int = STUDY_
     atlas[3:5, 3:5, 2:4], atlas[5:7, 3:5, 2:4] = 3, 7
     nib.save(nib.Nifti1Image(atlas, affine), root / "atlas.nii.gz")
     return root
+
+
+@pytest.fixture
+def data(rng):
+    """Four models of two layers, and five places of which some follow a model."""
+    models = gain_rdms(rng, 8, N_CONDITIONS).reshape(4, 2, -1)
+    places = gain_rdms(rng, 5, N_CONDITIONS)
+    places[0] += 0.8 * models[1, 0]
+    places[1] += 0.5 * models[2, 1]
+    return models, places
+
+
+def lstsq_adjusted(sets, response):
+    """Adjusted R2 by numpy's least squares, with an intercept."""
+    x = np.column_stack([np.ones(len(response)), *(predictor for s in sets for predictor in s)])
+    residual = response - x @ np.linalg.lstsq(x, response, rcond=None)[0]
+    r2 = 1 - (residual @ residual) / np.square(response - response.mean()).sum()
+    return 1 - (1 - r2) * (len(response) - 1) / (len(response) - x.shape[1])
+
+
+def lstsq_unique(sets, response):
+    total = lstsq_adjusted(sets, response)
+    return [total - lstsq_adjusted([s for j, s in enumerate(sets) if j != i], response) for i in range(len(sets))]

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.dataset import ModelRdms, RoiRdms, SearchlightRdms
 from utils.inference import (
-    Progress,
-    Statistic,
     TTest,
     all_pairs,
     chance_adjusted_r2,
@@ -22,10 +20,10 @@ from utils.inference import (
     fdr,
     jackknife,
     largest_difference_p,
-    permutation_test,
     published_fdr,
     t_test,
 )
+from utils.permutation import Progress, Statistic, permutation_test
 from utils.rdm import n_conditions_of, n_pairs_of
 from utils.regression import (
     Basis,
