@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from utils.inference import all_pairs
-from utils.permutation import permutation_test, products
+from utils.permutation import permutation_test
+from utils.products import products
 from utils.regression import Basis, LinearStatistic, orthonormal_basis, own_adjusted_r2, unique_adjusted_r2
 
 N_PAIRS, N_MODELS, N_LAYERS = 1225, 19, 2

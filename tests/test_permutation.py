@@ -1,13 +1,20 @@
 """Permutation tests against literal loops, between precisions, and their calibration."""
 
+import shutil
+
 import numpy as np
 import pytest
+import torch
 from conftest import N_CONDITIONS, N_PAIRS, gain_rdms, lstsq_adjusted, lstsq_unique
+from scipy import stats
 
+from utils import exceedances, exceedances_gpu, products
+from utils.draws import Draws
 from utils.inference import all_pairs
-from utils.permutation import TopModels, permutation_indices, permutation_test
-from utils.rdm import condense, expand
+from utils.permutation import TopModels, permutation_test
+from utils.rdm import condense, expand, n_pairs_of
 from utils.regression import (
+    LinearStatistic,
     orthonormal_basis,
     own_adjusted_r2,
     standardise,
@@ -18,9 +25,9 @@ from utils.regression import (
 
 def permuted_models(models, unit, seed, number):
     """The models after permutation `number`, by permuting square RDMs (or entries) outright."""
+    order = Draws(N_PAIRS, unit, seed).orders(number, number + 1)[0]
     if unit == "entries":
-        return models[..., np.random.default_rng([seed, number]).permutation(N_PAIRS)]
-    order = np.random.default_rng([seed, number]).permutation(N_CONDITIONS)
+        return models[..., order]
     return condense(expand(models)[..., order, :][..., order])
 
 
@@ -96,112 +103,265 @@ def test_top_models_with_a_model_inside_another(data):
     np.testing.assert_allclose(permutation_test(basis, twins, places, 5).observed, 0, atol=1e-10)
 
 
-@pytest.mark.parametrize("statistic", [own_adjusted_r2, unique_adjusted_r2])
-@pytest.mark.parametrize("two_sided", [True, False])
-def test_single_and_double_precision_count_the_same(rng, statistic, two_sided):
-    from utils.permutation import _Draws, _test_in_double_precision
+def same_p_values(one, other):
+    for name in ("p", "p_max", "p_best", "p_difference", "p_difference_max"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
+
+def in_double_precision(basis, statistic, places, n, **options):
+    """The same test with nothing in float32."""
+    tensors = LinearStatistic(*(torch.from_numpy(array) for array in vars(statistic).values()))
+    return permutation_test(basis, lambda projected: tensors(projected), places, n, **options)
+
+
+@pytest.fixture
+def study(rng):
+    """Four models, and 300 places of which every third follows one of them."""
     models = gain_rdms(rng, 8).reshape(4, 2, -1)
     places = gain_rdms(rng, 300)
     places[::3] += models[1, 0]
-    basis = orthonormal_basis(models)
-    pairs = all_pairs(4)
-    fast = permutation_test(basis, statistic(basis), places, 400, pairs=pairs, two_sided=two_sided)
-    draws = _Draws(basis.n_pairs, 400, "conditions", 0, None)
-    exact = _test_in_double_precision(basis, statistic(basis), standardise(places), draws, pairs, two_sided, "cpu")
-    for name in ("p", "p_max", "p_best", "p_difference", "p_difference_max"):
-        assert np.array_equal(getattr(fast, name), getattr(exact, name)), name
+    return orthonormal_basis(models), places
 
 
-def test_what_single_precision_cannot_tell_is_counted_in_double(rng, monkeypatch):
-    """With an absurdly wide guard band nearly everything is recalculated, and nothing changes."""
-    from utils import exceedances
+def on_device(monkeypatch, scan=exceedances_gpu._scan):
+    """Send tests to the code for GPUs, which then runs on the CPU; returns the counters that it makes."""
+    monkeypatch.setattr(exceedances_gpu, "_compiled_scan", lambda: scan)
+    made = []
 
-    basis = orthonormal_basis(gain_rdms(rng, 4, N_CONDITIONS).reshape(2, 2, -1))
-    places = gain_rdms(rng, 5, N_CONDITIONS)
-    usual = permutation_test(basis, own_adjusted_r2(basis), places, 80)
-    counters = []
-
-    class Careful(exceedances.Counter):
+    class Noted(exceedances_gpu._Counter):
         def __init__(self, *arguments):
             super().__init__(*arguments)
-            self._error, self._n_flags = 0.05, 3
-            counters.append(self)
+            made.append(self)
 
-    monkeypatch.setattr(exceedances, "Counter", Careful)
-    careful = permutation_test(basis, own_adjusted_r2(basis), places, 80)
-    assert sum(counter.n_exact for counter in counters) > 300
-    for name in ("p", "p_max", "p_best"):
-        assert np.array_equal(getattr(usual, name), getattr(careful, name)), name
+    monkeypatch.setattr(exceedances_gpu, "_Counter", Noted)
+    count = exceedances_gpu.count_exceedances
+    monkeypatch.setattr(
+        exceedances,
+        "count_exceedances",
+        lambda *arguments, tf32=False: count(*arguments, device="cpu", tf32=tf32),
+    )
+    return made
+
+
+@pytest.mark.parametrize("statistic", [own_adjusted_r2, unique_adjusted_r2])
+@pytest.mark.parametrize("unit", ["conditions", "entries"])
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_all_precisions_and_devices_count_the_same(study, monkeypatch, statistic, unit, two_sided):
+    basis, places = study
+    options = {"pairs": all_pairs(4), "unit": unit, "two_sided": two_sided}
+    ours = permutation_test(basis, statistic(basis), places, 300, **options)
+    same_p_values(ours, in_double_precision(basis, statistic(basis), places, 300, **options))
+    counters = on_device(monkeypatch)
+    same_p_values(ours, permutation_test(basis, statistic(basis), places, 300, **options))
+    assert counters
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_what_single_precision_cannot_tell_is_counted_in_double(rng, monkeypatch, on_gpu):
+    """With an absurdly wide guard band nearly everything is calculated again, in too little room; nothing changes."""
+    basis = orthonormal_basis(gain_rdms(rng, 4, N_CONDITIONS).reshape(2, 2, -1))
+    places = gain_rdms(rng, 5, N_CONDITIONS)
+    usual = permutation_test(basis, own_adjusted_r2(basis), places, 80, pairs=[(0, 1)])
+    calculated = []
+
+    class Noted(exceedances.Exact):
+        def values(self, entries, permutations):
+            calculated.append(len(entries))
+            return super().values(entries, permutations)
+
+    monkeypatch.setattr(exceedances, "Exact", Noted)
+    monkeypatch.setattr(exceedances_gpu, "Exact", Noted)
+    monkeypatch.setattr(exceedances.Plan, "error", 0.05)
+    monkeypatch.setattr(exceedances, "_FLAGS", 3)
+    monkeypatch.setattr(exceedances_gpu, "_LEAST_ROOM", 3)
+    if on_gpu:
+        on_device(monkeypatch)
+    same_p_values(usual, permutation_test(basis, own_adjusted_r2(basis), places, 80, pairs=[(0, 1)]))
+    assert sum(calculated) > 300
 
 
 def test_every_way_to_multiply_counts_the_same(data, monkeypatch):
-    import torch
-
-    from utils import permutation
-
     models, places = data
     basis = orthonormal_basis(models)
     a, b = torch.randn(70, 30), torch.randn(50, 30)
     tests = []
-    for way in permutation.products():
+    for way in products.products():
         np.testing.assert_allclose(way(a, b), a @ b.T, rtol=1e-4, atol=1e-5)
-        monkeypatch.setattr(permutation, "fastest_product", lambda *_, way=way: way)
+        monkeypatch.setattr(exceedances, "fastest_product", lambda *_, way=way: way)
         tests.append(permutation_test(basis, unique_adjusted_r2(basis), places, 60, pairs=all_pairs(4)))
     for test in tests[1:]:
-        for name in ("p", "p_max", "p_best", "p_difference", "p_difference_max"):
-            assert np.array_equal(getattr(test, name), getattr(tests[0], name)), name
+        same_p_values(test, tests[0])
 
 
 def test_a_way_to_multiply_that_fails_or_errs_is_not_taken(monkeypatch):
-    import torch
-
-    from utils import permutation
-
     def fails(a, b):
         raise NotImplementedError("not on this processor")
 
-    plain = permutation.products()[0]
-    monkeypatch.setattr(permutation, "products", lambda: [plain, fails, lambda a, b: 0 * (a @ b.T)])
+    plain = products.products()[0]
+    monkeypatch.setattr(products, "products", lambda: [plain, fails, lambda a, b: 0 * (a @ b.T)])
     unit = torch.nn.functional.normalize(torch.randn(40, 30), dim=1)
-    assert permutation.fastest_product(unit, unit) is plain
+    assert products.fastest_product(unit, unit) is plain
 
 
 def test_error_of_single_precision_stays_within_its_bound(rng):
-    from utils.exceedances import _UNIT_ROUNDOFF
-
     basis = orthonormal_basis(gain_rdms(rng, 6, 50).reshape(3, 2, -1))
     brain = standardise(np.concatenate([gain_rdms(rng, 200, 50), basis.q.T]))
     product = basis.q.T.astype(np.float32) @ brain.T.astype(np.float32)
     error = np.abs(product - basis.q.T @ brain.T).max()
-    assert error < _UNIT_ROUNDOFF * np.sqrt(1225) / 2
+    assert error < exceedances.UNIT_ROUNDOFF * np.sqrt(1225) / 2
 
 
 def test_does_not_depend_on_blocks_threads_or_progress(data, monkeypatch):
-    import torch
-
     models, places = data
     basis = orthonormal_basis(models)
     pairs, seen = all_pairs(4), []
-    statistics = (unique_adjusted_r2(basis), TopModels(basis, 4))
+    statistics = (unique_adjusted_r2(basis), own_adjusted_r2(basis), TopModels(basis, 4))
     whole = [
         permutation_test(basis, statistic, places, 50, pairs=pairs, progress=lambda *state: seen.append(state))
         for statistic in statistics
     ]
     assert seen[-1] == (50, 50)
     threads = torch.get_num_threads()
-    monkeypatch.setattr("utils.permutation._BLOCK_BYTES", 8 * 8 * N_PAIRS * 3)
-    monkeypatch.setattr("utils.permutation._PLACES_PER_BLOCK", 2)
-    monkeypatch.setattr("utils.permutation._PLACES_PER_PRODUCT", 2)
+    for module, name, value in (
+        ("permutation", "_BLOCK_BYTES", 8 * 8 * N_PAIRS * 3),
+        ("permutation", "_PLACES_PER_BLOCK", 2),
+        ("exceedances", "_BLOCK_BYTES", 8 * 8 * N_PAIRS * 3),
+        ("exceedances", "_PLACES_PER_PRODUCT", 2),
+    ):
+        monkeypatch.setattr(f"utils.{module}.{name}", value)
     try:
         for n_threads in (1, 2):
             torch.set_num_threads(n_threads)
             for statistic, before in zip(statistics, whole, strict=True):
-                cut = permutation_test(basis, statistic, places, 50, pairs=pairs)
-                for name in ("p", "p_max", "p_best", "p_difference", "p_difference_max"):
-                    assert np.array_equal(getattr(before, name), getattr(cut, name)), name
+                same_p_values(before, permutation_test(basis, statistic, places, 50, pairs=pairs))
     finally:
         torch.set_num_threads(threads)
+
+
+def test_memory_does_not_grow_with_permutations(study):
+    """What stays of a permutation is its two largest values: 16 bytes, and as many while they are sorted."""
+    import tracemalloc
+
+    basis, places = study
+    permutation_test(basis, own_adjusted_r2(basis), places, 10)
+    peak = {}
+    for n in (1000, 4000):
+        tracemalloc.start()
+        permutation_test(basis, own_adjusted_r2(basis), places, n)
+        peak[n] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak[4000] - peak[1000] < 200 * 3000
+
+
+@pytest.mark.parametrize("block, room", [(7, 8192), (64, 3), (1000, 8192)])
+def test_device_does_not_depend_on_blocks(study, monkeypatch, block, room):
+    basis, places = study
+    ours = permutation_test(basis, own_adjusted_r2(basis), places, 200, pairs=[(0, 1)])
+    monkeypatch.setattr(exceedances_gpu, "_PERMUTATIONS_PER_BLOCK", block)
+    monkeypatch.setattr(exceedances_gpu, "_LEAST_ROOM", room)
+    monkeypatch.setattr(exceedances_gpu, "_places_at_once", lambda *_: 37)
+    monkeypatch.setattr(exceedances_gpu, "_BLOCKS_PER_TRANSFER", 3)
+    counters = on_device(monkeypatch)
+    seen = []
+    test = permutation_test(
+        basis, own_adjusted_r2(basis), places, 200, pairs=[(0, 1)], progress=lambda *state: seen.append(state)
+    )
+    same_p_values(ours, test)
+    assert len(counters) == -(-300 // 37)
+    assert seen == sorted(seen) and seen[-1] == (200, 200)
+
+
+def test_device_short_of_memory_goes_on_in_smaller_pieces(study, monkeypatch):
+    basis, places = study
+    ours = permutation_test(basis, own_adjusted_r2(basis), places, 100)
+    multiply, calls = exceedances_gpu.multiply, []
+
+    def short(a, b):
+        calls.append((len(a), len(b)))
+        if len(b) > 80 or len(calls) == 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return multiply(a, b)
+
+    monkeypatch.setattr(exceedances_gpu, "multiply", short)
+    on_device(monkeypatch)
+    with pytest.warns(UserWarning, match="memory of the GPU is short; starting again with 75 places and 25"):
+        same_p_values(ours, permutation_test(basis, own_adjusted_r2(basis), places, 100))
+    assert min(n for _, n in calls) < 75  # that at the seventh product, too
+
+
+def test_device_without_any_memory_says_so(study, monkeypatch):
+    basis, places = study
+
+    def short(a, b):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(exceedances_gpu, "multiply", short)
+    on_device(monkeypatch)
+    with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError):
+        permutation_test(basis, own_adjusted_r2(basis), places, 100)
+
+
+def rounded_to_11_bits(array):
+    """As TF32 rounds what it multiplies."""
+    bits = array.contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def test_tf32_never_makes_a_p_value_smaller(study, monkeypatch):
+    basis, places = study
+    ours = permutation_test(basis, own_adjusted_r2(basis), places, 300, pairs=[(0, 1)])
+    monkeypatch.setattr(exceedances_gpu, "multiply", lambda a, b: rounded_to_11_bits(a) @ rounded_to_11_bits(b).T)
+    counters = on_device(monkeypatch)
+    count = exceedances.count_exceedances
+    monkeypatch.setattr(exceedances, "count_exceedances", lambda *arguments: count(*arguments, tf32=True))
+    rough = permutation_test(basis, own_adjusted_r2(basis), places, 300, pairs=[(0, 1)])
+    assert 1e-5 < counters[0]._error < 1e-3
+    assert 0 < rough.slack < 0.1
+    for name in ("p", "p_best", "p_difference"):
+        excess = getattr(rough, name) - getattr(ours, name)
+        assert (excess >= 0).all() and excess.max() <= rough.slack, name
+    assert (rough.p_max >= ours.p_max).all() and (rough.p_difference_max >= ours.p_difference_max).all()
+
+
+def test_compiled_scan_equals_the_plain_one(study):
+    """The compiler for GPUs also compiles for CPUs, where there is a C compiler."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    generator = torch.Generator().manual_seed(0)
+    projected = torch.randn(8, 20, 50, generator=generator) / 20
+    weights, offset = torch.randn(5, 8, generator=generator), torch.randn(5, generator=generator) / 10
+    targets = torch.rand(5, 50, generator=generator) / 100
+    operands = (projected, weights, offset, targets, targets[:3].amax(dim=0), None, 3, 1e-4, 1e-6)
+    plain, compiled = exceedances_gpu._scan(*operands), torch.compile(exceedances_gpu._scan, dynamic=True)(*operands)
+    for one, other in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_without_a_compiler_the_scan_stays_as_it_is(monkeypatch):
+    def fails(*_, **__):
+        def run(*_):
+            raise RuntimeError("no C compiler")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", fails)
+    exceedances_gpu._compiled_scan.cache_clear()
+    operands = (torch.ones(1, 2, 3), torch.ones(1, 1), torch.zeros(1), torch.ones(1, 3), torch.ones(3), None, 1, 0, 0)
+    with pytest.warns(UserWarning, match="no compiled kernels"):
+        exceedances_gpu._compiled_scan()(*operands)
+    exceedances_gpu._compiled_scan()(*operands)  # says it once
+    exceedances_gpu._compiled_scan.cache_clear()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("statistic", [own_adjusted_r2, unique_adjusted_r2])
+def test_a_real_gpu_counts_the_same(study, statistic):
+    basis, places = study
+    options = {"pairs": all_pairs(4)}
+    ours = permutation_test(basis, statistic(basis), places, 1000, **options)
+    same_p_values(ours, permutation_test(basis, statistic(basis), places, 1000, device="cuda", **options))
+    rough = permutation_test(basis, statistic(basis), places, 1000, device="cuda", tf32=True, **options)
+    assert (rough.p >= ours.p).all() and (rough.p - ours.p).max() <= rough.slack
 
 
 def test_order_of_models_does_not_matter(data):
@@ -214,10 +374,21 @@ def test_order_of_models_does_not_matter(data):
     assert np.array_equal(theirs.p_max, ours.p_max[order])
 
 
-def test_first_permutations_are_the_same_for_any_number():
-    whole = permutation_indices(N_PAIRS, 10, "conditions", 5)
-    assert np.array_equal(whole[6:], permutation_indices(N_PAIRS, 4, "conditions", 5, start=6))
-    assert not np.array_equal(whole, permutation_indices(N_PAIRS, 10, "conditions", 6))
+@pytest.mark.parametrize("unit", ["conditions", "entries"])
+def test_permutations_are_the_same_in_any_pieces(unit):
+    draws = Draws(N_PAIRS, unit, 5)
+    whole = draws.orders(0, 50)
+    assert np.array_equal(np.sort(whole, axis=1), np.tile(np.arange(draws.n_items), (50, 1)))
+    assert np.array_equal(np.concatenate([draws.orders(k, min(k + 7, 50)) for k in range(0, 50, 7)]), whole)
+    assert len(np.unique(whole, axis=0)) == 50
+    assert not np.array_equal(whole, Draws(N_PAIRS, unit, 6).orders(0, 50))
+
+
+def test_all_permutations_are_equally_likely():
+    orders = Draws(n_pairs_of(4), "conditions", 0).orders(0, 24_000)
+    _, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert stats.chisquare(counts).pvalue > 0.001
 
 
 def test_perfect_model_has_the_smallest_possible_p(data):

@@ -7,17 +7,34 @@ float64, so that all counts are those of float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.draws import Draws
+from utils.products import fastest_product
+
+if TYPE_CHECKING:
+    import torch
+
 PLAIN, TWO_SIDED, SIGNED = 0, 1, 2
 
+Progress = Callable[[int, int], None]
+
+# What a block of permutations is projected to stays in the third-level cache.
+_BLOCK_BYTES = 20 * 2**20
+_PLACES_PER_PRODUCT = 5000
+_PERMUTATIONS_PER_BLOCK = 256
 # Places that one thread scans at a time: their values for one permutation stay in the first-level cache.
 _STRIP = 256
-_UNIT_ROUNDOFF = float(np.finfo(np.float32).eps) / 2
+# Entries per strip that may be left open before a block has to be scanned again with more room.
+_FLAGS = 4096
+UNIT_ROUNDOFF = float(np.finfo(np.float32).eps) / 2
 
 
 @dataclass(frozen=True)
@@ -26,85 +43,276 @@ class Rows:
 
     Attributes
     ----------
-    start : ndarray of int64, shape (n_rows + 1,)
-        Row r has the terms ``start[r]`` to ``start[r + 1] - 1``.
-    direction : ndarray of int64, shape (n_terms,)
-        Which projection is squared.
-    weight : ndarray of float64, shape (n_terms,)
+    weights : ndarray of float64, shape (n_rows, n_directions)
     offset : ndarray of float64, shape (n_rows,)
     kind : ndarray of int64, shape (n_rows,)
-        Compare the value (`PLAIN`, which come first), its absolute value (`TWO_SIDED`), or the value times `sign`.
+        Compare the value (`PLAIN`, which come first), its absolute value (`TWO_SIDED`), or the value times its sign
+        (`SIGNED`).
     """
 
-    start: NDArray[np.int64]
-    direction: NDArray[np.int64]
-    weight: NDArray[np.float64]
+    weights: NDArray[np.float64]
     offset: NDArray[np.float64]
     kind: NDArray[np.int64]
 
-    @classmethod
-    def of(cls, weights: NDArray[np.float64], offset: NDArray[np.float64], kind: NDArray[np.int64]) -> Rows:
-        """Rows of dense `weights`, (n_rows, n_directions), and `offset`, (n_rows,)."""
-        row, direction = np.nonzero(weights)
-        start = np.searchsorted(row, np.arange(len(weights) + 1))
-        return cls(start, direction, weights[row, direction], offset, kind)
+    @property
+    def n_plain(self) -> int:
+        return int((self.kind == PLAIN).sum())
+
+    @cached_property
+    def terms(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Weights that are not 0: start, direction, weight; row r has those from ``start[r]`` on."""
+        row, direction = np.nonzero(self.weights)
+        return np.searchsorted(row, np.arange(len(self.weights) + 1)), direction, self.weights[row, direction]
+
+    @cached_property
+    def rounding(self) -> float:
+        """Relative error of the sum of a row's terms in float32 (Higham 2002, Accuracy and Stability, eq. 4.4)."""
+        return UNIT_ROUNDOFF * (4 + int((self.weights != 0).sum(axis=1).max(initial=0)))
 
 
-class Counter:
-    """Counts of null values that reach their targets, and the largest null value of every permutation.
+@dataclass(frozen=True)
+class Plan:
+    """What is counted, whatever the places and the permutations.
 
-    Parameters
+    Attributes
     ----------
+    basis : ndarray of float64, shape (rank, n_pairs)
+        Orthonormal basis of all predictors.
+    turn : ndarray of float64, shape (n_directions, rank)
+        Coordinates of the directions whose projections are squared; orthonormal within each subset of the predictors.
     rows : Rows
-    targets : ndarray of float64, shape (n_rows, n_places)
-        A null value counts if it is at least the target.
-    sign : ndarray of float64, shape (n_rows, n_places)
-        Only read for rows of kind `SIGNED`.
-    basis : ndarray of float64, shape (n_directions, n_pairs)
-        Directions, orthonormal within each subset, for exact recalculation.
+    draws : Draws
+    sorted_targets : tuple of ndarray of float64
+        Targets of the plain rows at all places, ascending, and those of the other rows: what the largest value of a
+        permutation will be compared with.
+    """
+
+    basis: NDArray[np.float64]
+    turn: NDArray[np.float64]
+    rows: Rows
+    draws: Draws
+    sorted_targets: tuple[NDArray[np.float64], NDArray[np.float64]]
+
+    @cached_property
+    def directions(self) -> NDArray[np.float64]:
+        """The directions themselves, (n_directions, n_pairs)."""
+        return self.turn @ self.basis
+
+    @property
+    def turns_late(self) -> bool:
+        """Whether it takes fewer products to permute the basis, and to turn to the directions after projecting.
+
+        It does where subsets of the predictors overlap, as in variance partitioning.
+        """
+        return len(self.turn) > len(self.basis)
+
+    @property
+    def permuted(self) -> NDArray[np.float64]:
+        """What is permuted: the basis or the directions."""
+        return self.basis if self.turns_late else self.directions
+
+    @property
+    def error(self) -> float:
+        """Error of a projection in float32.
+
+        For a sum of n products of unit vectors it grows as sqrt(n) (Higham & Mary 2019, SIAM J Sci Comput 41:A2815).
+        What is met in practice is several times smaller.
+        """
+        return UNIT_ROUNDOFF * float(np.sqrt(self.basis.shape[1]))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places in the brain, and what null values have to reach there.
+
+    Attributes
+    ----------
     responses : ndarray of float64, shape (n_places, n_pairs)
         Standardised brain RDMs.
-    all_targets : ndarray of float64, shape (n_rows, any number)
-        Targets of all places, also those that other counters see to: what the largest values will be compared with.
+    targets, sign : ndarray of float64, shape (n_rows, n_places)
+        A null value counts if it is at least the target; rows of kind `SIGNED` are multiplied by `sign` first.
+    """
+
+    responses: NDArray[np.float64]
+    targets: NDArray[np.float64]
+    sign: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    def pieces(self, size: int) -> Iterator[Places]:
+        """All places, in pieces of about the same length and at most `size`."""
+        for chosen in np.array_split(np.arange(len(self)), -(-len(self) // size)):
+            here = slice(chosen[0], chosen[-1] + 1)
+            yield Places(self.responses[here], self.targets[:, here], self.sign[:, here])
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many null values reached their targets.
 
     Attributes
     ----------
     count : ndarray of int64, shape (n_rows, n_places)
-    count_best : ndarray of int64, shape (n_places,)
+    best : ndarray of int64, shape (n_places,)
         How often the largest of the plain rows reaches the largest of their targets.
-    largest : list of ndarray, each (2, permutations of a block)
-        Largest value of the plain rows, and of the others, over all places.
-    n_exact : int
-        How many values were computed again in float64.
+    largest : ndarray of float64, shape (2, n_permutations)
+        Largest value of the plain rows, and of the others, over all places: right up to where it lies among all
+        targets.
+    slack : int
+        At most so many counts of a row at a place, or of its best, were left open by rounding and taken as reached.
     """
 
-    def __init__(
+    count: NDArray[np.int64]
+    best: NDArray[np.int64]
+    largest: NDArray[np.float64]
+    slack: int = 0
+
+    @classmethod
+    def beside(cls, parts: Sequence[Counts]) -> Counts:
+        """Counts of the same permutations at other places, as one."""
+        return cls(
+            np.concatenate([part.count for part in parts], axis=1),
+            np.concatenate([part.best for part in parts]),
+            np.maximum.reduce([part.largest for part in parts]),
+            max(part.slack for part in parts),
+        )
+
+    @classmethod
+    def after(cls, parts: Sequence[Counts]) -> Counts:
+        """Counts of later permutations at the same places, as one."""
+        count, best = parts[0].count.copy(), parts[0].best.copy()
+        for part in parts[1:]:
+            count += part.count
+            best += part.best
+        largest = np.concatenate([part.largest for part in parts], axis=1)
+        return cls(count, best, largest, sum(part.slack for part in parts))
+
+
+def count_exceedances(plan: Plan, places: Places, start: int, stop: int, progress: Progress | None = None) -> Counts:
+    """Count permutations number `start` to `stop` - 1 at all places, on the CPU.
+
+    Parameters
+    ----------
+    plan : Plan
+    places : Places
+    start, stop : int
+    progress : callable, optional
+        Called with (permutations done, permutations in all) after each block.
+
+    Returns
+    -------
+    Counts
+    """
+    import torch
+
+    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
+    n_pairs = plan.basis.shape[1]
+    permuted, turn = _single(plan.permuted), _single(plan.turn)
+    pieces = list(places.pieces(_PLACES_PER_PRODUCT))
+    brains = [_single(piece.responses) for piece in pieces]
+    counters = [Counter(plan, piece) for piece in pieces]
+    product = fastest_product(permuted.repeat(8, 1), brains[0])
+    bytes_each = 4 * len(plan.turn) * max(len(pieces[0]), n_pairs)
+    size = max(1, min(_PERMUTATIONS_PER_BLOCK, _BLOCK_BYTES // bytes_each))
+    for first in range(start, stop, size):
+        draw = plan.draws.indices(plan.draws.orders(first, min(first + size, stop)))
+        stacked = permuted.index_select(1, torch.from_numpy(draw.ravel())).reshape(-1, n_pairs)
+        for brain, counter in zip(brains, counters, strict=True):
+            projected = product(stacked, brain).reshape(len(permuted), -1)
+            if plan.turns_late:
+                projected = turn @ projected
+            counter.add(projected.numpy().reshape(-1, len(draw), len(brain)), draw)
+        if progress is not None:
+            progress(first + len(draw) - start, stop - start)
+    return Counts.beside([counter.counts for counter in counters])
+
+
+def _single(array: NDArray) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+class Exact:
+    """Single values in float64, for what float32 leaves open.
+
+    Attributes
+    ----------
+    n : int
+        How many were computed.
+    """
+
+    def __init__(self, plan: Plan, places: Places) -> None:
+        self._plan, self._places = plan, places
+        self._basis, self._responses = np.ascontiguousarray(plan.directions), np.ascontiguousarray(places.responses)
+        self.target_best = places.targets[: plan.rows.n_plain].max(axis=0)
+        self.n = 0
+
+    def values(self, entries: NDArray[np.int64], permutations: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Values of `entries`, rows of (permutation, row, place); row n_rows is the largest of the plain ones."""
+        self.n += len(entries)
+        rows = self._plan.rows
+        start, direction, weight = rows.terms
+        return _recalculate(
+            entries, permutations, self._basis, self._responses, start, direction, weight, rows.offset, rows.kind,
+            self._places.sign, rows.n_plain,
+        )  # fmt: skip
+
+    def settle(
         self,
-        rows: Rows,
-        targets: NDArray[np.float64],
-        sign: NDArray[np.float64],
-        basis: NDArray[np.float64],
-        responses: NDArray[np.float64],
-        all_targets: NDArray[np.float64],
+        doubtful: NDArray[np.int64],
+        permutations: NDArray[np.int64],
+        count: NDArray[np.int64],
+        best: NDArray[np.int64],
     ) -> None:
-        self._rows, self._targets, self._sign = rows, targets, sign
-        self._basis, self._responses = np.ascontiguousarray(basis), np.ascontiguousarray(responses)
-        plain = rows.kind == PLAIN
-        self._n_plain = int(plain.sum())
-        self._target_best = targets[plain].max(axis=0)
-        self._sorted_targets = [np.sort(all_targets[chosen], axis=None) for chosen in (plain, ~plain)]
-        # A sum of n products, of unit vectors, in float32: error grows as sqrt(n) (Higham & Mary 2019, SIAM J Sci
-        # Comput 41:A2815). What is met in practice is several times smaller.
-        self._error = _UNIT_ROUNDOFF * np.sqrt(responses.shape[1])
+        """Add those doubtful entries to the counts that do reach their targets."""
+        values = self.values(doubtful, permutations)
+        row, place = doubtful[:, 1], doubtful[:, 2]
+        is_best = row == len(count)
+        target = np.where(is_best, self.target_best[place], self._places.targets[np.where(is_best, 0, row), place])
+        reached = values >= target
+        np.add.at(count, (row[~is_best & reached], place[~is_best & reached]), 1)
+        np.add.at(best, place[is_best & reached], 1)
+
+    def is_open(self, largest: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether rounding could move the largest values, (2, n), of permutations across a target of any place."""
+        return np.stack(
+            [
+                np.searchsorted(targets, value - e) != np.searchsorted(targets, value + e, side="right")
+                for targets, value, e in zip(self._plan.sorted_targets, largest, error, strict=True)
+            ]
+        )
+
+
+class Counter:
+    """Counts block after block of projections of some places.
+
+    Parameters
+    ----------
+    plan : Plan
+    places : Places
+    """
+
+    def __init__(self, plan: Plan, places: Places) -> None:
+        self._plan = plan
+        self.exact = Exact(plan, places)
+        self._error = plan.error
         self._single = tuple(
             np.ascontiguousarray(array, dtype=np.float32)
-            for array in (rows.weight, rows.offset, targets, sign, self._target_best)
-        )
-        self._n_flags = 4096
-        self.count = np.zeros(targets.shape, dtype=np.int64)
-        self.count_best = np.zeros(targets.shape[1], dtype=np.int64)
-        self.largest: list[NDArray[np.float64]] = []
-        self.n_exact = 0
+            for array in (
+                plan.rows.terms[2], plan.rows.offset, places.targets, places.sign, self.exact.target_best
+            )
+        )  # fmt: skip
+        self._n_flags = _FLAGS
+        self._count = np.zeros(places.targets.shape, dtype=np.int64)
+        self._best = np.zeros(len(places), dtype=np.int64)
+        self._largest: list[NDArray[np.float64]] = []
+
+    @property
+    def counts(self) -> Counts:
+        """Of all blocks so far."""
+        return Counts(self._count, self._best, np.concatenate(self._largest, axis=1))
 
     def add(self, projected: NDArray[np.float32], permutations: NDArray[np.int64]) -> None:
         """Count a block of permutations.
@@ -116,47 +324,31 @@ class Counter:
         permutations : ndarray of int64, shape (n, n_pairs)
             The permutations themselves.
         """
-        rows = self._rows
+        rows = self._plan.rows
+        start, direction, _ = rows.terms
         _, n, n_places = projected.shape
         n_strips = -(-n_places // _STRIP)
         weight, offset, targets, sign, target_best = self._single
         while True:
-            count = np.zeros((len(rows.offset) + 1, n_places), dtype=np.int64)
+            count = np.zeros((len(offset) + 1, n_places), dtype=np.int64)
             flags = np.empty((n_strips, self._n_flags, 3), dtype=np.int32)
             n_flags = np.zeros(n_strips, dtype=np.int64)
             tops = np.full((2, n_strips, n), -np.inf, dtype=np.float32)
             errors = np.zeros((2, n_strips, n), dtype=np.float32)
             _scan(
-                projected, rows.start, rows.direction, weight, offset, rows.kind, targets, sign, target_best,
-                np.float32(2 * self._error), count, flags, n_flags, tops, errors,
+                projected, start, direction, weight, offset, rows.kind, targets, sign, target_best,
+                np.float32(2 * self._error), np.float32(rows.rounding), count, flags, n_flags, tops, errors,
             )  # fmt: skip
             if n_flags.max() <= self._n_flags:
                 break
             self._n_flags = 2 * int(n_flags.max())
-        self.count += count[:-1]
-        self.count_best += count[-1]
+        self._count += count[:-1]
+        self._best += count[-1]
         doubtful = np.concatenate([flags[strip, :k] for strip, k in enumerate(n_flags)]).astype(np.int64)
-        self._settle(doubtful, permutations)
-        self.largest.append(self._largest(projected, permutations, tops, errors))
+        self.exact.settle(doubtful, permutations, self._count, self._best)
+        self._largest.append(self._largest_of_block(projected, permutations, tops, errors))
 
-    def _settle(self, doubtful: NDArray[np.int64], permutations: NDArray[np.int64]) -> None:
-        """Count the values (permutation, row, place) that float32 left open; row n_rows is the best plain one."""
-        values = self._exact(doubtful, permutations)
-        row, place = doubtful[:, 1], doubtful[:, 2]
-        is_best = row == len(self._rows.offset)
-        reached = values >= np.where(is_best, self._target_best[place], self._targets[np.where(is_best, 0, row), place])
-        np.add.at(self.count, (row[~is_best & reached], place[~is_best & reached]), 1)
-        np.add.at(self.count_best, place[is_best & reached], 1)
-
-    def _exact(self, entries: NDArray[np.int64], permutations: NDArray[np.int64]) -> NDArray[np.float64]:
-        self.n_exact += len(entries)
-        rows = self._rows
-        return _recalculate(
-            entries, permutations, self._basis, self._responses, rows.start, rows.direction, rows.weight, rows.offset,
-            rows.kind, self._sign, self._n_plain,
-        )  # fmt: skip
-
-    def _largest(
+    def _largest_of_block(
         self,
         projected: NDArray[np.float32],
         permutations: NDArray[np.int64],
@@ -165,31 +357,23 @@ class Counter:
     ) -> NDArray[np.float64]:
         """Largest value of every permutation, exact wherever rounding could move it across a target."""
         top, error = tops.max(axis=1).astype(np.float64), errors.max(axis=1).astype(np.float64)
-        for family, targets in enumerate(self._sorted_targets):
-            low = np.searchsorted(targets, top[family] - error[family])
-            high = np.searchsorted(targets, top[family] + error[family], side="right")
-            for p in np.flatnonzero(low != high).tolist():
-                near = top[family, p] - 2 * error[family, p]
-                entries = self._candidates(projected[:, p], p, family, near)
-                top[family, p] = self._exact(entries, permutations).max()
+        for family, p in np.argwhere(self.exact.is_open(top, error)):
+            near = top[family, p] - 2 * error[family, p]
+            entries = self._candidates(projected[:, p], p, family, near)
+            top[family, p] = self.exact.values(entries, permutations).max()
         return top
 
     def _candidates(self, projected: NDArray[np.float32], p: int, family: int, least: float) -> NDArray[np.int64]:
         """Entries (permutation, row, place) of one permutation whose value is about the largest."""
-        rows, found = self._rows, []
-        chosen = range(self._n_plain) if family == 0 else range(self._n_plain, len(rows.offset))
-        for r in chosen:
-            terms = slice(rows.start[r], rows.start[r + 1])
-            value = rows.weight[terms] @ np.square(projected[rows.direction[terms]], dtype=np.float64) + rows.offset[r]
+        rows, found = self._plan.rows, []
+        sign = self._single[3]
+        squares = np.square(projected, dtype=np.float64)
+        for r in range(rows.n_plain) if family == 0 else range(rows.n_plain, len(rows.offset)):
+            value = rows.weights[r] @ squares + rows.offset[r]
             if rows.kind[r] != PLAIN:
-                value = np.abs(value) if rows.kind[r] == TWO_SIDED else value * self._sign[r]
+                value = np.abs(value) if rows.kind[r] == TWO_SIDED else value * sign[r]
             found += [(p, r, place) for place in np.flatnonzero(value >= least)]
         return np.array(found, dtype=np.int64)
-
-
-def set_threads(n: int) -> None:
-    """Use at most `n` threads for the scan."""
-    numba.set_num_threads(max(1, min(n, numba.config.NUMBA_NUM_THREADS)))
 
 
 @numba.njit(parallel=True, cache=True, fastmath=True)
@@ -204,6 +388,7 @@ def _scan(
     sign,
     target_best,
     error,
+    rounding,
     count,
     flags,
     n_flags,
@@ -218,7 +403,7 @@ def _scan(
     """
     n_rows, n_places = targets.shape
     n, capacity = projected.shape[1], flags.shape[1]
-    rounding, one, zero = np.float32(8 * _UNIT_ROUNDOFF), np.float32(1), np.float32(0)
+    one, zero = np.float32(1), np.float32(0)
     lowest = np.float32(-1e30)
     for strip in numba.prange(n_flags.size):
         first = strip * _STRIP

@@ -7,32 +7,35 @@ of thousands of brain RDMs gives the same numbers for the price of one matrix pr
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.rdm import n_conditions_of, pair_permutation
+from utils.draws import Draws, Unit
 from utils.regression import RANK_TOLERANCE, Basis, LinearStatistic, adjust, own_adjusted_r2, standardise
 
 if TYPE_CHECKING:
     import torch
 
+    from utils.cluster import Cluster
+    from utils.exceedances import Counts, Places, Plan
+
 Statistic = Callable[[Any], Any]
-Unit = Literal["conditions", "entries"]
 Progress = Callable[[int, int], None]
-Product = Callable[[Any, Any], Any]
 
 # Two values closer than this are equal but for rounding; without it, a permutation that changes nothing (or only swaps
 # equal entries) would count or not depending on how the product was cut into blocks.
 _TIE = 1e-11
-# What a block of permutations is projected to stays in the third-level cache.
+# Blocks of the test in float64.
 _BLOCK_BYTES = 20 * 2**20
 _PLACES_PER_BLOCK = 1024
-_PLACES_PER_PRODUCT = 5000
+# What a cluster gets: places that its workers hold at once, seconds of work per task, tasks enough to share.
+_PIECE_BYTES = 2**30
+_TASK_FLOP = 1e12
+_LEAST_TASKS = 40
 
 
 @dataclass(frozen=True)
@@ -61,37 +64,7 @@ class PermutationTest:
     p_difference: NDArray[np.float64]
     p_difference_max: NDArray[np.float64]
     n_permutations: int
-
-
-def permutation_indices(n_pairs: int, n_permutations: int, unit: Unit, seed: int, start: int = 0) -> NDArray[np.int64]:
-    """Random permutations of a condensed RDM.
-
-    Every permutation has a random stream of its own, so that permutation number i is the same however the work is cut.
-
-    Parameters
-    ----------
-    n_pairs : int
-        Entries of a condensed RDM.
-    n_permutations : int
-        How many to draw.
-    unit : {"conditions", "entries"}
-        Exchange conditions (Mantel 1967, Cancer Res 27:209), or the entries of the RDM as if they were independent
-        (as in the published code).
-    seed : int
-    start : int
-        Number of the first permutation.
-
-    Returns
-    -------
-    ndarray of int64, shape (n_permutations, n_pairs)
-        Row i: indices into a condensed RDM that give the permuted one.
-    """
-    n = n_conditions_of(n_pairs) if unit == "conditions" else n_pairs
-    rows = np.empty((n_permutations, n_pairs), dtype=np.int64)
-    for i in range(n_permutations):
-        order = np.random.default_rng([seed, start + i]).permutation(n)
-        rows[i] = pair_permutation(order) if unit == "conditions" else order
-    return rows
+    slack: float = 0.0
 
 
 def permutation_test(
@@ -105,6 +78,8 @@ def permutation_test(
     two_sided: bool = True,
     seed: int = 0,
     device: str = "cpu",
+    tf32: bool = False,
+    cluster: Cluster | None = None,
     progress: Progress | None = None,
 ) -> PermutationTest:
     """Permutation test of statistics, and of their differences, at many places at once.
@@ -123,7 +98,7 @@ def permutation_test(
         Condensed brain RDMs of the places to be tested.
     n_permutations : int
     unit : {"conditions", "entries"}
-        What is exchanged, see `permutation_indices`.
+        What is exchanged, see `Draws`.
     pairs : sequence of (int, int)
         Statistics to be compared with one another.
     two_sided : bool
@@ -131,6 +106,11 @@ def permutation_test(
     seed : int
     device : str
         Where torch computes. Counts are those of float64 everywhere.
+    tf32 : bool
+        Let a GPU multiply a `LinearStatistic` with numbers of 11 bits: faster, and p values become larger by up to
+        `slack`.
+    cluster : Cluster, optional
+        Workers that share the counting of a `LinearStatistic`, in place of `device`.
     progress : callable, optional
         Called with (permutations done, permutations in all).
 
@@ -138,145 +118,112 @@ def permutation_test(
     -------
     PermutationTest
     """
-    responses = standardise(np.asarray(rdms))
-    draws = _Draws(basis.n_pairs, n_permutations, unit, seed, progress)
-    if isinstance(statistic, LinearStatistic) and device == "cpu":
-        return _test_in_single_precision(basis, statistic, responses, draws, list(pairs), two_sided)
-    return _test_in_double_precision(basis, statistic, responses, draws, list(pairs), two_sided, device)
+    responses, draws = standardise(np.asarray(rdms)), Draws(basis.n_pairs, unit, seed)
+    if not isinstance(statistic, LinearStatistic):
+        return _test_in_double_precision(
+            basis, statistic, responses, draws, list(pairs), two_sided, n_permutations, device, progress
+        )
+
+    def count(plan: Plan, places: Places) -> Counts:
+        if cluster is not None:
+            return _count_on_cluster(cluster, plan, places, n_permutations, progress)
+        if device == "cpu":
+            from utils.exceedances import count_exceedances
+
+            return count_exceedances(plan, places, 0, n_permutations, progress)
+        from utils import exceedances_gpu
+
+        return exceedances_gpu.count_exceedances(plan, places, 0, n_permutations, progress, device=device, tf32=tf32)
+
+    return _test_linear(basis, statistic, responses, draws, list(pairs), two_sided, count)
 
 
-@dataclass(frozen=True)
-class _Draws:
-    """The permutations of a test, in blocks."""
-
-    n_pairs: int
-    n: int
-    unit: Unit
-    seed: int
-    progress: Progress | None
-
-    def blocks(self, size: int) -> Iterator[NDArray[np.int64]]:
-        """Blocks (at most `size`, n_pairs) of indices; reports progress after each."""
-        for start in range(0, self.n, size):
-            n = min(size, self.n - start)
-            yield permutation_indices(self.n_pairs, n, self.unit, self.seed, start)
-            if self.progress is not None:
-                self.progress(start + n, self.n)
-
-    def p_values(self, counts: NDArray) -> NDArray[np.float64]:
-        return np.asarray((1.0 + counts) / (1.0 + self.n), dtype=np.float64)
-
-    def corrected_p_values(self, largest: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
-        """p values of targets among the largest null value of every permutation."""
-        return self.p_values(largest.size - np.searchsorted(np.sort(largest), targets))
-
-
-def _test_in_single_precision(
+def _test_linear(
     basis: Basis,
     statistic: LinearStatistic,
     responses: NDArray[np.float64],
-    draws: _Draws,
+    draws: Draws,
     pairs: list[tuple[int, int]],
     two_sided: bool,
+    count: Callable[[Plan, Places], Counts],
 ) -> PermutationTest:
-    """Products in float32, with every comparison that this leaves open made in float64; see `utils.exceedances`."""
-    import torch
+    """Counts from products in float32, settled in float64 where this leaves them open; see `utils.exceedances`."""
+    from utils.exceedances import PLAIN, SIGNED, TWO_SIDED, Places, Plan, Rows
 
-    from utils.exceedances import PLAIN, SIGNED, TWO_SIDED, Counter, Rows, set_threads
-
-    n_statistics, (n_places, n_pairs) = len(statistic.weights), responses.shape
+    n = len(statistic.weights)
     weights = np.vstack([statistic.weights, *(statistic.weights[[i]] - statistic.weights[[j]] for i, j in pairs)])
     offset = np.concatenate([statistic.offset, *(statistic.offset[[i]] - statistic.offset[[j]] for i, j in pairs)])
-    directions = basis.q @ statistic.directions
-    observed = weights @ np.square(directions.T @ responses.T) + offset
-    kinds = np.array([PLAIN] * n_statistics + [TWO_SIDED if two_sided else SIGNED] * len(pairs))
-    targets = np.concatenate([observed[:n_statistics], np.abs(observed[n_statistics:])]) - _TIE
-    sign = np.where(observed < 0, -1.0, 1.0)
-    rows = Rows.of(weights, offset[:, 0], kinds)
-    set_threads(torch.get_num_threads())
-
-    # Where the subsets overlap (as in variance partitioning) it is cheaper to permute the basis of all predictors and
-    # to turn to the directions afterwards.
-    fold = directions.shape[1] <= basis.q.shape[1]
-    permuted = _single((directions if fold else basis.q).T)
-    turn = _single(statistic.directions.T)
-    chunks = np.array_split(np.arange(n_places), -(-n_places // _PLACES_PER_PRODUCT))
-    brains = [_single(responses[places]) for places in chunks]
-    product = fastest_product(permuted.repeat(8, 1), brains[0])
-    counters = [
-        Counter(rows, targets[:, places], sign[:, places], directions.T, responses[places], targets)
-        for places in chunks
-    ]
-    size = max(1, min(256, _BLOCK_BYTES // (4 * directions.shape[1] * max(len(chunks[0]), n_pairs))))
-    for draw in draws.blocks(size):
-        stacked = permuted.index_select(1, torch.from_numpy(draw.ravel())).reshape(-1, n_pairs)
-        for brain, counter in zip(brains, counters, strict=True):
-            projected = product(stacked, brain).reshape(len(permuted), -1)
-            if not fold:
-                projected = turn @ projected
-            counter.add(projected.numpy().reshape(-1, len(draw), len(brain)), draw)
-    count = np.concatenate([counter.count for counter in counters], axis=1)
-    largest = np.maximum.reduce([np.concatenate(counter.largest, axis=1) for counter in counters])
+    kind = np.array([PLAIN] * n + [TWO_SIDED if two_sided else SIGNED] * len(pairs))
+    observed = weights @ np.square(statistic.directions.T @ basis.q.T @ responses.T) + offset
+    targets = np.concatenate([observed[:n], np.abs(observed[n:])]) - _TIE
+    sorted_targets = (np.sort(targets[:n], axis=None), np.sort(targets[n:], axis=None))
+    rows = Rows(weights, offset[:, 0], kind)
+    plan = Plan(basis.q.T, statistic.directions.T, rows, draws, sorted_targets)
+    counts = count(plan, Places(responses, targets, np.where(observed < 0, -1.0, 1.0)))
+    n_permutations = counts.largest.shape[1]
+    largest = np.sort(counts.largest, axis=1)
     return PermutationTest(
-        observed=observed[:n_statistics],
-        p=draws.p_values(count[:n_statistics]),
-        p_max=draws.corrected_p_values(largest[0], targets[:n_statistics]),
-        p_best=draws.p_values(np.concatenate([counter.count_best for counter in counters])),
+        observed=observed[:n],
+        p=_p_values(counts.count[:n], n_permutations),
+        p_max=_corrected_p_values(largest[0], targets[:n]),
+        p_best=_p_values(counts.best, n_permutations),
         pairs=pairs,
-        p_difference=draws.p_values(count[n_statistics:]),
-        p_difference_max=draws.corrected_p_values(largest[1], targets[n_statistics:]),
-        n_permutations=draws.n,
+        p_difference=_p_values(counts.count[n:], n_permutations),
+        p_difference_max=_corrected_p_values(largest[1], targets[n:]),
+        n_permutations=n_permutations,
+        slack=counts.slack / (1 + n_permutations),
     )
 
 
-def products() -> list[Product]:
-    """Ways to compute ``a @ b.T`` in float32 on the CPU, for matrices of equal row length.
-
-    Torch multiplies with MKL, which is slow on processors of other makers; where its oneDNN operator is there, that one
-    is up to twice as fast on them.
-    """
-    import torch
-
-    ways: list[Product] = [lambda a, b: a @ b.T]
-    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-    if linear is not None:
-        ways.append(lambda a, b: linear(a, b, None, "none", [], ""))
-    return ways
+def _p_values(counts: NDArray, n_permutations: int) -> NDArray[np.float64]:
+    return np.asarray((1.0 + counts) / (1.0 + n_permutations), dtype=np.float64)
 
 
-def fastest_product(a: torch.Tensor, b: torch.Tensor) -> Product:
-    """The fastest of `products` on this machine, by trying each on some rows of `a` and `b`."""
-    a, b = a[:512], b[:2048]
-    ways = products()
-    expected, seconds = ways[0](a, b), []
-    for way in ways:
-        try:
-            works = bool((way(a, b) - expected).abs().max() < 1e-4)
-        except RuntimeError:  # the operator exists, but not for this processor
-            works = False
-        started = time.perf_counter()
-        if works:
-            way(a, b)
-            way(a, b)
-        seconds.append(time.perf_counter() - started if works else np.inf)
-    return ways[int(np.argmin(seconds))]
+def _corrected_p_values(largest: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p values of targets among the largest null values of all permutations, which are in ascending order."""
+    return _p_values(largest.size - np.searchsorted(largest, targets), largest.size)
+
+
+def _count_on_cluster(
+    cluster: Cluster, plan: Plan, places: Places, n_permutations: int, progress: Progress | None
+) -> Counts:
+    """Count on the workers of a cluster: pieces of the brain one after another, permutations of each side by side."""
+    from utils.exceedances import Counts, count_exceedances
+
+    flop_each = 2 * plan.permuted.size
+    pieces = list(places.pieces(max(1, _PIECE_BYTES // (8 * places.responses.shape[1]))))
+    parts = []
+    for number, piece in enumerate(pieces):
+        step = int(np.clip(_TASK_FLOP // (flop_each * len(piece)), 16, max(16, n_permutations // _LEAST_TASKS)))
+        tasks = [(start, min(start + step, n_permutations)) for start in range(0, n_permutations, step)]
+        found: dict[int, Counts] = {}
+
+        def keep(task: int, counts: Counts, found: dict = found, tasks: list = tasks, number: int = number) -> None:
+            found[task] = counts
+            if progress is not None:
+                done = sum(tasks[i][1] - tasks[i][0] for i in found)
+                progress((number * n_permutations + done) // len(pieces), n_permutations)
+
+        cluster.run(count_exceedances, (plan, piece), tasks, keep)
+        parts.append(Counts.after([found[i] for i in range(len(tasks))]))
+    return Counts.beside(parts)
 
 
 def _test_in_double_precision(
     basis: Basis,
     statistic: Statistic,
     responses: NDArray[np.float64],
-    draws: _Draws,
+    draws: Draws,
     pairs: list[tuple[int, int]],
     two_sided: bool,
+    n_permutations: int,
     device: str,
+    progress: Progress | None,
 ) -> PermutationTest:
     """All in float64, for any statistic and any device of torch."""
     import torch
 
     q, brain = _tensor(basis.q.T, device), _tensor(responses.T, device)
-    if isinstance(statistic, LinearStatistic):
-        statistic = LinearStatistic(*(_tensor(x, device) for x in vars(statistic).values()))
     observed = statistic(q @ brain)
     contrast = _contrast(pairs, len(observed)).to(observed)
     difference = contrast @ observed
@@ -284,7 +231,8 @@ def _test_in_double_precision(
     tally, tally_difference = _Tally(observed), _Tally(difference.abs())
     rank, n_places = q.shape[0], brain.shape[1]
     size = max(1, _BLOCK_BYTES // (8 * rank * max(basis.n_pairs, min(n_places, _PLACES_PER_BLOCK))))
-    for rows in draws.blocks(size):
+    for start in range(0, n_permutations, size):
+        rows = draws.indices(draws.orders(start, min(start + size, n_permutations)))
         n = len(rows)
         permuted = q[:, torch.from_numpy(rows.ravel()).to(q.device)].reshape(rank * n, basis.n_pairs)
         tally.begin(n)
@@ -296,15 +244,17 @@ def _test_in_double_precision(
             if pairs:
                 change = (contrast @ null).reshape(len(pairs), n, -1)
                 tally_difference.add(change.abs() if two_sided else change * direction[:, None, here], here)
+        if progress is not None:
+            progress(start + n, n_permutations)
     return PermutationTest(
         observed=observed.cpu().numpy(),
-        p=draws.p_values(tally.count.cpu().numpy()),
-        p_max=draws.corrected_p_values(tally.maxima(), tally.target.cpu().numpy()),
-        p_best=draws.p_values(tally.count_best.cpu().numpy()),
+        p=_p_values(tally.count.cpu().numpy(), n_permutations),
+        p_max=_corrected_p_values(np.sort(tally.maxima()), tally.target.cpu().numpy()),
+        p_best=_p_values(tally.count_best.cpu().numpy(), n_permutations),
         pairs=pairs,
-        p_difference=draws.p_values(tally_difference.count.cpu().numpy()),
-        p_difference_max=draws.corrected_p_values(tally_difference.maxima(), tally_difference.target.cpu().numpy()),
-        n_permutations=draws.n,
+        p_difference=_p_values(tally_difference.count.cpu().numpy(), n_permutations),
+        p_difference_max=_corrected_p_values(np.sort(tally_difference.maxima()), tally_difference.target.cpu().numpy()),
+        n_permutations=n_permutations,
     )
 
 

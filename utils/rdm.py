@@ -167,22 +167,22 @@ METRICS: dict[str, Callable[[Any], Any]] = {
 
 
 def pair_permutation(conditions: ArrayLike) -> NDArray[np.int64]:
-    """What a permutation of conditions does to a condensed RDM.
+    """What permutations of conditions do to a condensed RDM.
 
     Parameters
     ----------
-    conditions : array_like of int, shape (n_conditions,)
-        Permutation: new position i holds condition ``conditions[i]``.
+    conditions : array_like of int, shape (..., n_conditions)
+        Permutations: new position i holds condition ``conditions[..., i]``.
 
     Returns
     -------
-    ndarray of int64, shape (n_pairs,)
+    ndarray of int64, shape (..., n_pairs)
         `index` such that ``vector[index]`` equals ``condense(rdm[conditions][:, conditions])``.
     """
     conditions = np.asarray(conditions)
-    n = conditions.size
+    n = conditions.shape[-1]
     rows, columns = np.triu_indices(n, k=1)
-    low = np.minimum(conditions[rows], conditions[columns])
-    high = np.maximum(conditions[rows], conditions[columns])
+    first, second = conditions[..., rows], conditions[..., columns]
+    low, high = np.minimum(first, second), np.maximum(first, second)
     # Entry (i, j), i < j, of the condensed form stands at i n - i (i + 1) / 2 + j - i - 1.
     return low * n - low * (low + 1) // 2 + high - low - 1
