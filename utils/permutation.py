@@ -32,6 +32,8 @@ _TIE = 1e-11
 # Blocks of the test in float64.
 _BLOCK_BYTES = 20 * 2**20
 _PLACES_PER_BLOCK = 1024
+# Directions of sets of models that are kept, to be used again.
+_TEAM_BYTES = 256 * 2**20
 # What a cluster gets: places that its workers hold at once, seconds of work per task, tasks enough to share.
 _PIECE_BYTES = 2**30
 _TASK_FLOP = 1e12
@@ -223,6 +225,8 @@ def _test_in_double_precision(
     """All in float64, for any statistic and any device of torch."""
     import torch
 
+    from utils.exceedances import permute
+
     q, brain = _tensor(basis.q.T, device), _tensor(responses.T, device)
     observed = statistic(q @ brain)
     contrast = _contrast(pairs, len(observed)).to(observed)
@@ -234,7 +238,7 @@ def _test_in_double_precision(
     for start in range(0, n_permutations, size):
         rows = draws.indices(draws.orders(start, min(start + size, n_permutations)))
         n = len(rows)
-        permuted = q[:, torch.from_numpy(rows.ravel()).to(q.device)].reshape(rank * n, basis.n_pairs)
+        permuted = torch.from_numpy(permute(basis.q.T, rows)).reshape(rank * n, basis.n_pairs).to(q.device)
         tally.begin(n)
         tally_difference.begin(n)
         for left in range(0, n_places, _PLACES_PER_BLOCK):
@@ -340,6 +344,7 @@ class TopModels:
         padded = [np.pad(c, ((0, 0), (0, width - c.shape[1]))) for c in basis.coordinates]
         self._coordinates = _tensor(np.stack(padded), device)
         self._fixed = None if fixed is None else torch.from_numpy(fixed).to(device)
+        self._known = {size: _Teams(self._coordinates, size) for size in (n_top - 1, n_top) if size}
 
     def select(self, projected: Any) -> Any:
         """Indices (n_top, n) of the best models, best first, for projected responses (rank, n)."""
@@ -354,21 +359,51 @@ class TopModels:
         else:
             chosen = self._fixed.repeat(1, projected.shape[1] // self._fixed.shape[1])
         chosen, order = chosen.sort(dim=0)
-        teams, team_of = chosen.unique(dim=1, return_inverse=True)
         values = torch.empty_like(chosen, dtype=projected.dtype)
-        total = self._adjusted_r2(teams.T, team_of, projected)
+        total = self._adjusted_r2(chosen, projected)
         for k in range(self.n_top):
             others = [j for j in range(self.n_top) if j != k]
-            values[k] = total - (self._adjusted_r2(teams[others].T, team_of, projected) if others else 0.0)
+            values[k] = total - (self._adjusted_r2(chosen[others], projected) if others else 0.0)
         return torch.empty_like(values).scatter_(0, order, values)
 
-    def _adjusted_r2(self, teams: torch.Tensor, team_of: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
-        """Adjusted R2, (n,), of each response on its team of models; `teams` is (n_teams, members)."""
+    def _adjusted_r2(self, members: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
+        """Adjusted R2, (n,), of each response on its own models; `members`, (size, n), in ascending order."""
         import torch
 
-        joined = self._coordinates[teams].movedim(1, 2).flatten(2)  # n_teams, rank, members x layers
-        u, s, _ = torch.linalg.svd(joined, full_matrices=False)
-        kept = s > RANK_TOLERANCE * s[:, :1]
-        u = u * kept[:, None]
-        r2 = torch.einsum("rn,nrk->nk", projected, u[team_of]).square().sum(dim=1)
-        return adjust(r2, self.n_pairs, kept.sum(dim=1).to(r2)[team_of])
+        directions, rank, team = self._known[len(members)].of(members)
+        r2 = torch.einsum("rn,nrk->nk", projected, directions[team]).square().sum(dim=1)
+        return adjust(r2, self.n_pairs, rank[team])
+
+
+class _Teams:
+    """Orthonormal directions of sets of `size` models, kept from one block of permutations to the next."""
+
+    def __init__(self, coordinates: torch.Tensor, size: int) -> None:
+        self._coordinates, self._size = coordinates, size
+        self._forget()
+
+    def _forget(self) -> None:
+        _, rank, width = self._coordinates.shape
+        self._slot: dict[int, int] = {}
+        self._directions = self._coordinates.new_empty((0, rank, self._size * width))
+        self._rank = self._coordinates.new_empty(0)
+
+    def of(self, members: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Directions (n_teams, rank, k), 0 beyond their number (n_teams,), and the team of each response."""
+        import torch
+
+        if self._directions.nbytes > _TEAM_BYTES:
+            self._forget()
+        n_models = len(self._coordinates)
+        powers = n_models ** torch.arange(self._size, device=members.device)
+        codes, team = (powers @ members).unique(return_inverse=True)
+        new = torch.tensor([c for c in codes.tolist() if c not in self._slot], dtype=torch.long, device=codes.device)
+        if len(new):
+            self._slot |= {code: len(self._slot) + i for i, code in enumerate(new.tolist())}
+            joined = self._coordinates[new[:, None] // powers % n_models].movedim(1, 2).flatten(2)
+            u, s, _ = torch.linalg.svd(joined, full_matrices=False)
+            kept = s > RANK_TOLERANCE * s[:, :1]
+            self._directions = torch.cat([self._directions, u * kept[:, None]])
+            self._rank = torch.cat([self._rank, kept.sum(dim=1).to(s)])
+        slots = torch.tensor([self._slot[code] for code in codes.tolist()], device=codes.device)
+        return self._directions, self._rank, slots[team]
