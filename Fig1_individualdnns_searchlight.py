@@ -10,6 +10,7 @@ DIR/Fig1: brain_map.html (open it in a browser), figure.png and .svg, results.ts
 
 import argparse
 import time
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,9 @@ from numpy.typing import ArrayLike
 
 from utils import analysis, cli, drawing, results
 from utils.analysis import spread
-from utils.dataset import ModelRdms, SearchlightRdms, load_models, load_searchlights
+from utils.dataset import Atlas, ModelRdms, SearchlightRdms, load_atlas, load_models, load_searchlights
 from utils.regression import own_adjusted_r2, own_r2, project
+from utils.stability import winner_stability
 
 FIGURE = "Fig1"
 TITLE = "Fig 1: the network that best explains each searchlight"
@@ -41,9 +43,13 @@ def main() -> None:
         adjusted_r2 = spread(statistic(projected), brain.usable)
         if options.as_published:
             adjusted_r2 = np.clip(adjusted_r2, 0, None)
-        with cli.progress("testing searchlights", options) as advance:
+        with cli.workers(options) as cluster, cli.progress("testing searchlights", options) as advance:
             outcome = analysis.test_searchlights(
-                options, basis, statistic, brain, tested, device=device, progress=advance
+                options, basis, statistic, brain, tested, device=device, cluster=cluster, progress=advance
+            )
+        with cli.progress("refitting to subsets of the conditions", options) as advance:
+            stability = winner_stability(
+                models.rdms, own_adjusted_r2, brain.mean[tested], seed=options.seed, progress=advance
             )
         arrays: dict[str, ArrayLike] = {
             "models": [model.key for model in models.models],
@@ -54,19 +60,28 @@ def main() -> None:
             "q": spread(outcome.q, tested),
             "p_best": spread(outcome.p_best, tested),
             "q_best": spread(outcome.q_best, tested),
+            "stability": spread(stability, tested),
             "ceiling_lower": brain.ceiling_lower,
             "ceiling_upper": brain.ceiling_upper,
         }
         table = tidy(options, models, brain, tested, arrays)
         results.write_arrays(outputs.path("arrays.npz"), **arrays)
         results.write_table(outputs.path("results.tsv"), table)
-        draw(options, outputs, models, brain, table, cli.SIMULATED if sources.simulated else None)
-        data = {"n_searchlights": len(tested), "n_subjects": brain.n_subjects, "n_conditions": models.n_conditions}
-        written = outputs.publish(
-            cli.record(options, sources, data, [models.rdms, brain.mean], device=device, started=started)
+        banner = cli.SIMULATED if sources.simulated else None
+        draw(options, outputs, models, brain, table, load_atlas(sources), banner)
+        data = {
+            "n_searchlights": len(tested),
+            "n_tested": int(tested.sum()),
+            "n_subjects": brain.n_subjects,
+            "n_conditions": models.n_conditions,
+            "networks": dict(Counter(model.group for model in models.models)),
+            "layers": models.layers,
+        }
+        record = cli.record(
+            options, sources, data, [models.rdms, brain.mean], device=device, started=started, cluster=cluster
         )
-    cli.report(table["group"][table["significant"]], "searchlights", int(tested.sum()))
-    cli.finish(options, written, started)
+        cli.report(table["group"][table["significant"]], "searchlights", int(tested.sum()))
+        cli.publish(options, outputs, record, table, title=TITLE, banner=banner, started=started)
 
 
 def tidy(
@@ -89,6 +104,7 @@ def tidy(
             "p": arrays["p_best"],
             "q": arrays["q_best"],
             "significant": arrays["q_best"] <= options.alpha,
+            "stability": arrays["stability"],
             "ceiling_lower": brain.ceiling_lower,
         }
     )
@@ -100,21 +116,20 @@ def draw(
     models: ModelRdms,
     brain: SearchlightRdms,
     table: pd.DataFrame,
+    atlas: Atlas | None,
     banner: str | None,
 ) -> None:
-    """The functional map: page, still picture, and volumes."""
-    label_map = drawing.searchlight_label_map(brain.geometry, models.models, table)
+    """The functional map: page, still picture, and files for other programs."""
+    maps = drawing.network_maps(models.models, brain.geometry, table)
     notes = [
         "Each searchlight has the colour of the network that explains its RDM best (adjusted R²), if that is more than "
         + ("by chance." if options.as_published else "the best of all networks does by chance."),
         analysis.describe(options, brain.n_subjects),
         f"Tested: {table['tested'].sum():,} of {len(table):,} searchlights, lower noise ceiling ≥ {options.ceiling:g}.",
     ]
-    drawing.save_label_map(outputs, label_map, "best-network", title=TITLE, notes=notes, banner=banner)
-    drawing.save_montage(outputs, label_map, title=TITLE, note=" ".join(notes), banner=banner)
-    drawing.save_values(
-        outputs, brain.geometry, table, {"adjusted_r2": "adjusted-r2", "ceiling_lower": "ceiling-lower"}
-    )
+    shown = {"title": TITLE, "banner": banner, "surface": options.surface}
+    drawing.save_maps(outputs, maps, notes=notes, atlas=atlas, **shown)
+    drawing.save_montage(outputs, maps, note=" ".join(notes), style=options.style, **shown)
 
 
 if __name__ == "__main__":

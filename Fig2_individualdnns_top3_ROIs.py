@@ -11,6 +11,7 @@ results.tsv, arrays.npz, maps/, run.json.
 
 import argparse
 import time
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -21,8 +22,10 @@ from utils.dataset import ModelRdms, RoiRdms, load_models, load_rois
 from utils.inference import all_pairs
 from utils.noise_ceiling import ceiling_as_r2
 from utils.permutation import TopModels
-from utils.plots import CeilingPanel, roi_figure, save_figure
+from utils.plots import CeilingPanel, roi_figure
 from utils.regression import own_adjusted_r2, own_r2, part_names, project
+from utils.sheet import save_figure
+from utils.stability import winner_stability
 
 FIGURE = "Fig2"
 TITLE = "Fig 2: unique variance of the three networks that best explain each ROI"
@@ -64,6 +67,7 @@ def main() -> None:
                     device=device,
                     progress=advance,
                 )
+        stability = winner_stability(models.rdms, own_adjusted_r2, rois.mean(), seed=options.seed)
         lower, upper = rois.ceilings()
         ranks = [f"rank {k}" for k in range(1, n_top + 1)]
         arrays = {
@@ -83,6 +87,7 @@ def main() -> None:
             "p_difference": outcome.p_difference,
             "q_difference": outcome.q_difference,
             "difference_names": [f"{ranks[i]} - {ranks[j]}" for i, j in pairs],
+            "stability": stability,
             "ceiling_lower": lower,
             "ceiling_upper": upper,
         }
@@ -95,12 +100,17 @@ def main() -> None:
         banner = cli.SIMULATED if sources.simulated else None
         draw(options, outputs, models, rois, partition, outcome, table, banner)
         first = table[table["rank"] == 1]
-        drawing.save_roi_map(options, outputs, sources, rois, models.models, first, "best-network", MAP_TITLE, banner)
-        data = {"n_rois": len(rois.names), "n_conditions": models.n_conditions}
-        written = outputs.publish(
-            cli.record(options, sources, data, [models.rdms, *rois.subjects], device=device, started=started)
-        )
-    cli.finish(options, written, started)
+        maps = drawing.roi_maps(sources, rois, models.models, first, "network")
+        drawing.save_roi_maps(options, outputs, sources, rois, maps, MAP_TITLE, banner)
+        data = {
+            "n_rois": len(rois.names),
+            "n_subjects": analysis.subject_range(rois),
+            "n_conditions": models.n_conditions,
+            "networks": dict(Counter(model.group for model in models.models)),
+            "layers": models.layers,
+        }
+        record = cli.record(options, sources, data, [models.rdms, *rois.subjects], device=device, started=started)
+        cli.publish(options, outputs, record, table, title=TITLE, banner=banner, started=started)
 
 
 def tidy(
@@ -125,6 +135,7 @@ def tidy(
             "p": outcome.p[k, place],
             "q": outcome.q[k, place],
             "significant": outcome.q[k, place] <= options.alpha,
+            "stability": arrays["stability"][place] if k == 0 else np.nan,
             "total_adjusted_r2": partition.total[place],
             "explained_r2": partition.explained[place][0].mean(),
             "explained_se": analysis.standard_error(partition.explained[place][0]),
@@ -164,16 +175,14 @@ def draw(
         "subjects), what unrelated networks would reach (exact mean over permutations of conditions), and the noise "
         "ceiling (squared mean Spearman correlation, lower to upper)."
     )
-    shown = {
-        models.models[i].label: models.models[i].color for i in drawing.in_legend_order(models.models, partition.sets)
-    }
     figure = roi_figure(
         drawing.roi_panels(options, models, rois, partition, outcome),
         title=TITLE,
         note=note,
-        legend=shown,
+        legend={},  # every bar carries its name
         ceiling=ceiling if np.isfinite(ceiling.lower).any() else None,
         banner=banner,
+        style=options.style,
     )
     save_figure(figure, outputs.path("figure.svg"), outputs.path("figure.png"))
 

@@ -11,6 +11,7 @@ in a browser), figure.png and .svg, results.tsv, arrays.npz, maps/, run.json.
 
 import argparse
 import time
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from utils import analysis, cli, drawing, results
 from utils.analysis import spread
-from utils.dataset import ModelRdms, SearchlightRdms, load_models, load_searchlights
+from utils.dataset import Atlas, ModelRdms, SearchlightRdms, load_atlas, load_models, load_searchlights
 from utils.inference import all_pairs
 from utils.regression import (
     own_adjusted_r2,
@@ -29,6 +30,7 @@ from utils.regression import (
     unique_adjusted_r2,
     variance_parts,
 )
+from utils.stability import winner_stability
 
 FIGURE = "Fig3a"
 TITLE = "Fig 3a: the group of networks that explains unique variance of each searchlight"
@@ -40,7 +42,8 @@ def main() -> None:
     with results.Outputs(options.results / FIGURE) as outputs:
         sources = cli.find_data(options)
         device = cli.choose_device(options)
-        groups = load_models(sources, options.layers, options.models).grouped()
+        models = load_models(sources, options.layers, options.models)
+        groups = models.grouped()
         with cli.progress("reading searchlights", options) as advance:
             brain = load_searchlights(sources, groups.n_conditions, advance)
         tested = analysis.tested_searchlights(options, brain)
@@ -49,13 +52,17 @@ def main() -> None:
         statistic = unique_adjusted_r2(basis)
         projected = project(basis, brain.mean[brain.usable])
         pairs = all_pairs(len(groups.models))
-        with cli.progress("testing searchlights", options) as advance:
+        with cli.workers(options) as cluster, cli.progress("testing searchlights", options) as advance:
             outcome = analysis.test_searchlights(
-                options, basis, statistic, brain, tested, pairs=pairs, device=device, progress=advance
+                options, basis, statistic, brain, tested, pairs=pairs, device=device, cluster=cluster, progress=advance
             )
         winner = statistic(projected)[:, tested[brain.usable]].argmax(axis=0)
         p_exceeds, q_exceeds = analysis.winner_exceeds_others(options, winner, outcome)
         p_lead, q_lead = analysis.lead_in_refits(options, basis, brain.mean[tested], pairs)
+        with cli.progress("refitting to subsets of the conditions", options) as advance:
+            stability = winner_stability(
+                groups.rdms, unique_adjusted_r2, brain.mean[tested], seed=options.seed, progress=advance
+            )
         parts = variance_parts(basis)(projected)
         names = [model.key for model in groups.models]
         arrays: dict[str, ArrayLike] = {
@@ -77,19 +84,37 @@ def main() -> None:
             "q_exceeds_others": spread(q_exceeds, tested),
             "p_lead_in_refits": spread(p_lead, tested),
             "q_lead_in_refits": spread(q_lead, tested),
+            "stability": spread(stability, tested),
             "ceiling_lower": brain.ceiling_lower,
             "ceiling_upper": brain.ceiling_upper,
         }
         table = tidy(options, groups, brain, tested, arrays)
         results.write_arrays(outputs.path("arrays.npz"), **arrays)
         results.write_table(outputs.path("results.tsv"), table)
-        draw(options, outputs, groups, brain, table, cli.SIMULATED if sources.simulated else None)
-        data = {"n_searchlights": len(tested), "n_subjects": brain.n_subjects, "n_conditions": groups.n_conditions}
-        written = outputs.publish(
-            cli.record(options, sources, data, [groups.rdms, brain.mean], device=device, started=started)
+        banner = cli.SIMULATED if sources.simulated else None
+        draw(
+            options,
+            outputs,
+            groups,
+            brain,
+            table,
+            arrays,
+            load_atlas(sources),
+            cli.SIMULATED if sources.simulated else None,
         )
-    cli.report(table["winner"][table["significant"]], "searchlights", int(tested.sum()))
-    cli.finish(options, written, started)
+        data = {
+            "n_searchlights": len(tested),
+            "n_tested": int(tested.sum()),
+            "n_subjects": brain.n_subjects,
+            "n_conditions": groups.n_conditions,
+            "networks": dict(Counter(model.group for model in models.models)),
+            "layers": models.layers,
+        }
+        record = cli.record(
+            options, sources, data, [groups.rdms, brain.mean], device=device, started=started, cluster=cluster
+        )
+        cli.report(table["winner"][table["significant"]], "searchlights", int(tested.sum()))
+        cli.publish(options, outputs, record, table, title=TITLE, banner=banner, started=started)
 
 
 def tidy(
@@ -116,6 +141,7 @@ def tidy(
             "q_exceeds_others": arrays["q_exceeds_others"],
             "q_lead_in_refits": arrays["q_lead_in_refits"],
             "significant": (arrays["q_best"] <= options.alpha) & (arrays["q_exceeds_others"] <= options.alpha),
+            "stability": arrays["stability"],
             "total_adjusted_r2": arrays["total"],
             "ceiling_lower": brain.ceiling_lower,
         }
@@ -128,12 +154,14 @@ def draw(
     groups: ModelRdms,
     brain: SearchlightRdms,
     table: pd.DataFrame,
+    arrays: dict,
+    atlas: Atlas | None,
     banner: str | None,
 ) -> None:
-    """The functional map: page, still picture, and volumes."""
+    """The functional map: page, still picture, and files for other programs."""
     coloured = table[table["significant"]]
     held = (coloured["q_lead_in_refits"] <= options.alpha).sum()
-    label_map = drawing.searchlight_label_map(brain.geometry, groups.models, table)
+    maps = drawing.group_maps(groups.models, brain.geometry, table, arrays["unique"], arrays["shared"])
     notes = [
         "Each searchlight has the colour of the group with the largest unique variance, if that is above chance and "
         "exceeds every other group's.",
@@ -141,10 +169,9 @@ def draw(
         analysis.describe(options, brain.n_subjects),
         f"Tested: {table['tested'].sum():,} of {len(table):,} searchlights, lower noise ceiling ≥ {options.ceiling:g}.",
     ]
-    drawing.save_label_map(outputs, label_map, "strongest-group", title=TITLE, notes=notes, banner=banner)
-    drawing.save_montage(outputs, label_map, title=TITLE, note=" ".join(notes), banner=banner)
-    columns = {"unique": "unique", "total_adjusted_r2": "total-adjusted-r2", "ceiling_lower": "ceiling-lower"}
-    drawing.save_values(outputs, brain.geometry, table, columns)
+    shown = {"title": TITLE, "banner": banner, "surface": options.surface}
+    drawing.save_maps(outputs, maps, notes=notes, atlas=atlas, **shown)
+    drawing.save_montage(outputs, maps, note=" ".join(notes), style=options.style, **shown)
 
 
 if __name__ == "__main__":

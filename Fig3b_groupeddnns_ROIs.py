@@ -10,6 +10,7 @@ brain_map.html (where there is an ROI atlas), results.tsv, arrays.npz, maps/, ru
 
 import argparse
 import time
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,10 @@ from utils import analysis, cli, drawing, paper, results
 from utils.analysis import Outcome, Partition
 from utils.dataset import ModelRdms, RoiRdms, load_models, load_rois
 from utils.inference import all_pairs
-from utils.plots import roi_figure, save_figure
+from utils.plots import roi_figure
 from utils.regression import own_adjusted_r2, own_r2, part_names, project, unique_adjusted_r2
+from utils.sheet import save_figure
+from utils.stability import winner_stability
 
 FIGURE = "Fig3b"
 TITLE = "Fig 3b: unique variance of the groups of networks in each ROI"
@@ -32,7 +35,8 @@ def main() -> None:
     with results.Outputs(options.results / FIGURE) as outputs:
         sources = cli.find_data(options)
         device = cli.choose_device(options)
-        groups = load_models(sources, options.layers, options.models).grouped()
+        models = load_models(sources, options.layers, options.models)
+        groups = models.grouped()
         rois = load_rois(sources, groups.n_conditions, options.rois)
         names = [model.key for model in groups.models]
 
@@ -56,6 +60,7 @@ def main() -> None:
                     device=device,
                     progress=advance,
                 )
+        stability = winner_stability(groups.rdms, unique_adjusted_r2, rois.mean(), seed=options.seed)
         lower, upper = rois.ceilings()
         arrays = {
             "models": names,
@@ -73,6 +78,7 @@ def main() -> None:
             "p_difference": outcome.p_difference,
             "q_difference": outcome.q_difference,
             "difference_names": [f"{names[i]} - {names[j]}" for i, j in pairs],
+            "stability": stability,
             "ceiling_lower": lower,
             "ceiling_upper": upper,
         }
@@ -84,15 +90,17 @@ def main() -> None:
         results.write_table(outputs.path("results.tsv"), table)
         banner = cli.SIMULATED if sources.simulated else None
         draw(options, outputs, groups, rois, partition, outcome, banner)
-        first = strongest(options, table, outcome)
-        drawing.save_roi_map(
-            options, outputs, sources, rois, groups.models, first, "strongest-group", MAP_TITLE, banner
-        )
-        data = {"n_rois": len(rois.names), "n_conditions": groups.n_conditions}
-        written = outputs.publish(
-            cli.record(options, sources, data, [groups.rdms, *rois.subjects], device=device, started=started)
-        )
-    cli.finish(options, written, started)
+        maps = drawing.roi_maps(sources, rois, groups.models, strongest(options, table, outcome), "group")
+        drawing.save_roi_maps(options, outputs, sources, rois, maps, MAP_TITLE, banner)
+        data = {
+            "n_rois": len(rois.names),
+            "n_subjects": analysis.subject_range(rois),
+            "n_conditions": groups.n_conditions,
+            "networks": dict(Counter(model.group for model in models.models)),
+            "layers": models.layers,
+        }
+        record = cli.record(options, sources, data, [groups.rdms, *rois.subjects], device=device, started=started)
+        cli.publish(options, outputs, record, table, title=TITLE, banner=banner, started=started)
 
 
 def tidy(
@@ -117,6 +125,7 @@ def tidy(
             "p": outcome.p[k, place],
             "q": outcome.q[k, place],
             "significant": outcome.q[k, place] <= options.alpha,
+            "stability": arrays["stability"][place] if rank[k, place] == 1 else np.nan,
             "total_adjusted_r2": partition.total[place],
             "ceiling_lower": arrays["ceiling_lower"][place],
             "ceiling_upper": arrays["ceiling_upper"][place],
@@ -151,6 +160,7 @@ def draw(
         note=f"{analysis.describe_bars(options)} {analysis.describe(options, analysis.subject_range(rois))}",
         legend={model.label: model.color for model in groups.models},
         banner=banner,
+        style=options.style,
     )
     save_figure(figure, outputs.path("figure.svg"), outputs.path("figure.png"))
 

@@ -11,7 +11,7 @@ help:
 	@echo "make fig1 | fig2 | fig3a | fig3b   one figure (ARGS='--data my_study' passes options on)"
 	@echo "make figures                       all four on the example, and their pictures into figures/"
 	@echo "make test                          style, types and tests"
-	@echo "make bench                         how fast it is on this machine (about ten minutes)"
+	@echo "make bench                         how fast it is on this machine (about 20 minutes)"
 	@echo "make clean                         remove the environment, the example and the results"
 
 fig1: $(VENV)/.ready
@@ -59,6 +59,8 @@ $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 	@touch $@
 
 bench: $(VENV)/.ready-dev
-	$(RUN) benchmarks/bench_permutation.py --permutations 2000
+	$(RUN) benchmarks/bench_permutation.py
+	$(RUN) benchmarks/bench_rois.py
+	$(RUN) benchmarks/bench_loading.py
 	$(RUN) benchmarks/bench_searchlight.py
 	$(RUN) benchmarks/bench_activations.py

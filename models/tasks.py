@@ -147,6 +147,34 @@ TASKS: tuple[Task, ...] = tuple(
 
 TASK_LAYERS = ("block4", "encoder_output")
 
+# What the paper's maps paint in the place of the house's colours: the networks as in Fig 1, their groups as in Fig 3a,
+# and one grey both for "not significant" and for what was not tested.
+_PUBLISHED_GROUPS = {"2D": (0.0, 0.0, 1.0), "3D": (0.0, 1.0, 0.0), "semantic": (1.0, 0.0, 1.0)}
+_PUBLISHED_GREY = (0.8, 0.8, 0.8)
+_PUBLISHED_COLORS = {
+    **{task.color.lower(): task.published_color for task in TASKS},
+    **{GROUP_COLORS[group].lower(): color for group, color in _PUBLISHED_GROUPS.items()},
+    NOT_SIGNIFICANT_COLOR.lower(): _PUBLISHED_GREY,
+    BELOW_CEILING_COLOR.lower(): _PUBLISHED_GREY,
+}
+
+
+def to_published_color(color: str) -> str:
+    """Colour that the paper's maps have where this project draws `color`.
+
+    Parameters
+    ----------
+    color : str
+        Colour of a network, a group or a place without a winner, ``#rrggbb``.
+
+    Returns
+    -------
+    str
+        ``#rrggbb``; `color` itself if the paper has nothing of that colour, such as a user's own network.
+    """
+    published = _PUBLISHED_COLORS.get(color.lower())
+    return color if published is None else "#" + "".join(f"{round(255 * channel):02x}" for channel in published)
+
 
 def legend_order(models: Sequence[Model]) -> list[int]:
     """Order in which models appear in legends: the paper's for its own tasks, else by group, then as given.

@@ -1,5 +1,6 @@
 """From beta maps to figures at the shell: searchlight and ROI RDMs, interruptions, and what is refused."""
 
+import argparse
 import errno
 import importlib
 import json
@@ -159,7 +160,7 @@ def test_blocks_equal_block_rdms(study, tmp_path):
 def test_threads_and_stretches_change_nothing(study, tmp_path, sphere_data, monkeypatch):
     monkeypatch.setattr(searchlight_files, "_STRETCH_BYTES", 3000)
     monkeypatch.setattr(searchlight_files, "_CEILING_BYTES", 3000)
-    searchlight.main(spheres(study, tmp_path, "--n-jobs", 3))
+    searchlight.main(spheres(study, tmp_path, "--threads", 3))
     for name in ("sub-01.npy", "sub-02.npy", "sub-03.npy"):
         one, other = (np.load(data / "searchlight_rdms" / name) for data in (tmp_path, sphere_data))
         np.testing.assert_allclose(one, other, atol=1e-6)
@@ -339,8 +340,9 @@ def test_help_is_quick_and_has_an_example(module):
         (["--geometry", "spheres"], "needs --radius-mm"),
         (["--geometry", "spheres", "--radius-mm", "nan"], "needs --radius-mm, a positive number"),
         (["--min-voxels", "1"], "--min-voxels is 1, expected 2 or more"),
-        (["--n-jobs", "0"], "--n-jobs is 0, expected 1 or more"),
-        (["--memory", "much"], "'much' is no size; expected one such as 1GB"),
+        (["--threads", "0"], "argument --threads/--n-jobs: '0', expected a whole number from 1 on"),
+        (["--memory", "much"], "'much', expected a size from 10MB on, such as 500MB or 2GiB"),
+        (["--dask", "node"], "argument --dask: 'node', expected local:N, tcp://HOST:PORT, or a scheduler file"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(study, tmp_path, capsys, extra, message):
@@ -385,14 +387,28 @@ def test_fresh_removes_what_an_earlier_call_wrote(study, tmp_path, sphere_data):
     assert (out / "searchlight_rdms" / "mine.npy").exists()
 
 
-def test_cores_that_were_granted(monkeypatch):
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [("2GB", 2e9), ("500MB", 5e8), ("1.5g", 1.5e9), ("20000 kB", 2e7), ("64 MiB", 2**26), ("2gib", 2**31), ("3e7", 0),
+     ("9MB", 0), ("1.2.3GB", 0), ("GB", 0)],
+)  # fmt: skip
+def test_sizes_are_powers_of_1000_unless_they_say_that_they_are_of_1024(text, n_bytes):
+    if n_bytes:
+        assert cli.size(text) == n_bytes
+    else:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}', expected a size from 10MB on"):
+            cli.size(text)
+
+
+@pytest.mark.parametrize("name", ["SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"])
+def test_cores_that_were_granted(monkeypatch, name):
+    for variable in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
     every = cli.available_cores()
     assert every == len(os.sched_getaffinity(0))
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
-    assert cli.available_cores() == 1
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "512")
-    assert cli.available_cores() == every
+    for text, cores in (("1", 1), ("512", every), ("0", every), ("2,2", every)):
+        monkeypatch.setenv(name, text)
+        assert cli.available_cores() == cores
 
 
 # ---------------------------------------------------------------------------------------------------------------- ROIs

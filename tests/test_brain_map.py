@@ -8,13 +8,11 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
 from nilearn import datasets, surface
 
 from models.tasks import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, TASKS, legend_order
 from utils import brain_map
-from utils.brain_map import HEMISPHERES, LabelMap, static_figure, surface_labels, write_page
+from utils.brain_map import HEMISPHERES, LabelMap, surface_labels, write_page
 
 N_LABELS = len(TASKS) + 2
 
@@ -190,7 +188,10 @@ def test_every_triangle_shows_the_label_of_its_corners(page, label_map):
 
 
 def test_page_falls_back_on_what_nilearn_writes(label_map):
-    assert brain_map._paint_triangles("<html>another layout</html>", label_map) == "<html>another layout</html>"
+    assert (
+        brain_map._paint_triangles("<html>another layout</html>", label_map, "fsaverage5")
+        == "<html>another layout</html>"
+    )
 
 
 def test_page_is_reproducible_and_stays_small(page, label_map, tmp_path):
@@ -208,64 +209,6 @@ def test_page_without_banner_and_without_a_single_label(label_map, tmp_path):
     assert text.count("<li class=none>") == N_LABELS
     _, triangles = triangles_of(text)
     assert not set(triangles["both"]) & {task.color for task in TASKS}
-    assert len(static_figure(empty, title="Nothing", note="").axes) == 8
-
-
-# ------------------------------------------------------------------------------------------------------- still picture
-
-
-@pytest.fixture(scope="module")
-def figure(label_map):
-    return static_figure(label_map, title="Best network", note="A note.", banner="SIMULATED EXAMPLE")
-
-
-def test_still_picture_has_eight_views_in_legal_colours(figure, label_map):
-    assert len(figure.axes) == 8
-    legal = {color.lower() for color in label_map.colors}
-    seen = set()
-    for axes in figure.axes:
-        (surface_drawn,) = axes.collections
-        colors = {to_hex(color) for color in np.unique(surface_drawn.get_facecolor().round(6), axis=0)}
-        seen |= {color for color in colors if color in legal}
-        assert all(color[1:3] == color[3:5] == color[5:7] for color in colors - legal)
-    assert seen == legal
-
-
-def test_posterior_view_looks_at_the_occipital_pole(figure):
-    posterior = [axes for axes in figure.axes if (axes.elev, axes.azim) == (0, 270)]
-    assert len(posterior) == 2
-
-
-def test_still_picture_explains_itself_without_overlaps(figure, label_map):
-    texts = [text for text in figure.texts if text.get_text()]
-    shown = [text.get_text() for text in texts]
-    for expected in [*label_map.names, "2D", "3D", "semantic", "baseline", "Best network", "SIMULATED EXAMPLE"]:
-        assert expected in shown
-    for count in label_map.counts:
-        assert f"{count:,}" in shown
-    assert any(line.startswith("A note.") for line in shown)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in texts]
-    for i, box in enumerate(boxes):
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, shown[i]
-        overlapping = [shown[j] for j in range(i) if box.overlaps(boxes[j])]
-        assert not overlapping, (shown[i], overlapping)
-
-
-def test_still_picture_of_a_few_labels(label_map):
-    few = LabelMap(
-        np.minimum(label_map.data, 3), label_map.affine, ["2D", "3D", "a name that is much longer than the others are"],
-        ["#0077BB", "#E69F00", "#882255"], [""] * 3, [1234, 0, 7], "ROIs",
-    )  # fmt: skip
-    texts = {text.get_text() for text in static_figure(few, title="T", note="").texts}
-    assert {"1,234", "0", "7", "Labels and their number of ROIs", brain_map.OUTSIDE} <= texts
-
-
-def test_drawing_leaves_nilearns_meshes_alone(label_map):
-    before = surface.load_surf_mesh(datasets.fetch_surf_fsaverage("fsaverage5").infl_left).coordinates.copy()
-    static_figure(label_map, title="T", note="")
-    after = surface.load_surf_mesh(datasets.fetch_surf_fsaverage("fsaverage5").infl_left).coordinates
-    np.testing.assert_array_equal(before, after)
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

@@ -74,9 +74,10 @@ def test_generic_rois(folder):
     lower, upper = rois.ceilings()
     expected = noise_ceiling(rois.subjects[1][:, None])
     assert (lower[1], upper[1]) == (expected[0][0], expected[1][0])
-    atlas, affine = load_atlas(locate("roi", folder), rois)
-    assert set(np.unique(atlas)) == {0, 3, 7}
-    assert affine[0, 0] == 3
+    atlas = load_atlas(locate("roi", folder))
+    assert set(np.unique(atlas.labels)) == {0, 3, 7}
+    assert atlas.affine[0, 0] == 3
+    assert atlas.names == {3: "EVC", 7: "IT"}
 
 
 def test_rois_are_chosen_in_the_order_given(folder):
@@ -129,6 +130,42 @@ def test_searchlights_with_bad_values_are_left_out(folder):
     np.save(path, rdms)
     brain = load_searchlights(locate("searchlight", folder), N)
     assert np.flatnonzero(~brain.usable).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ">f8", np.int16], ids=str)
+@pytest.mark.parametrize("published", [False, True], ids=["generic", "published"])
+def test_searchlights_of_any_kind_of_number_and_order(folder, dtype, published):
+    rdms = folder / "searchlight_rdms"
+    paths = sorted(rdms.glob("*.npy"))
+    subjects = np.round(100 * np.stack([np.load(path) for path in paths])).astype(dtype)
+    for path, subject in zip(paths, subjects, strict=True):
+        np.save(path, np.asfortranarray(subject))
+    if published:
+        np.save(rdms / "all_sub_slrdms.npy", np.asfortranarray(expand(subjects)))
+    brain = load_searchlights(locate("searchlight", folder), N)
+    np.testing.assert_allclose(brain.mean, subjects.mean(axis=0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_array_equal([brain.ceiling_lower, brain.ceiling_upper], noise_ceiling(subjects))
+    np.testing.assert_array_equal(np.concatenate([block for _, block in brain.blocks()], axis=1), subjects)
+
+
+def test_searchlights_of_text(folder):
+    path = folder / "searchlight_rdms" / "sub-02.npy"
+    np.save(path, np.load(path).astype(str))
+    with pytest.raises(InputError, match=r"sub-02.npy: holds values of type <U\d+, expected numbers"):
+        load_searchlights(locate("searchlight", folder), N)
+    np.save(path.with_name("all_sub_slrdms.npy"), np.full((2, len(np.load(path)), N, N), "0.1"))
+    with pytest.raises(InputError, match=r"all_sub_slrdms.npy: holds values of type <U3, expected numbers"):
+        load_searchlights(locate("searchlight", folder), N)
+
+
+def test_searchlights_whose_mean_does_not_vary_are_left_out(folder):
+    paths = sorted((folder / "searchlight_rdms").glob("*.npy"))
+    for path, sign in zip(paths, [1, -1, 1, -1], strict=True):
+        rdms = np.load(path)
+        rdms[3] = 1 + sign * np.arange(N_PAIRS) / 64  # exact in float32
+        np.save(path, rdms)
+    brain = load_searchlights(locate("searchlight", folder), N)
+    assert np.flatnonzero(~brain.usable).tolist() == [3]
 
 
 def test_published_layout(published_sample, published_outputs):
@@ -401,13 +438,12 @@ def test_mat_without_its_variable(tmp_path):
 
 
 def test_atlas_of_fractions_or_of_other_rois(folder):
-    rois = load_rois(locate("roi", folder), N)
     nib.save(nib.Nifti1Image(np.full((3, 3, 3), 0.5, np.float32), np.eye(4)), folder / "atlas.nii.gz")
     with pytest.raises(InputError, match="not whole numbers"):
-        load_atlas(locate("roi", folder), rois)
+        load_atlas(locate("roi", folder))
     nib.save(nib.Nifti1Image(np.full((3, 3, 3), 99, np.int16), np.eye(4)), folder / "atlas.nii.gz")
     with pytest.raises(InputError, match="holds none of the ids"):
-        load_atlas(locate("roi", folder), rois)
+        load_atlas(locate("roi", folder))
 
 
 def test_one_group_cannot_be_partitioned(folder):

@@ -1,10 +1,15 @@
 """Chance levels, t-tests, corrections and standard errors against libraries and literal loops."""
 
+import argparse
+
 import numpy as np
 import pytest
 from conftest import N_CONDITIONS, gain_rdms, lstsq_adjusted, lstsq_unique
 from scipy import stats
 
+from models.tasks import Model
+from utils.analysis import partition_rois
+from utils.dataset import ModelRdms, RoiRdms
 from utils.inference import (
     all_pairs,
     chance_adjusted_r2,
@@ -24,6 +29,7 @@ from utils.regression import (
     own_adjusted_r2,
     project,
     standardise,
+    total_adjusted_r2,
     unique_adjusted_r2,
 )
 
@@ -105,6 +111,30 @@ def test_refit_on_subsets_equals_a_literal_loop(data):
             np.testing.assert_allclose(ours[b, :, j], literal_subset_unique(models, response, keep), atol=1e-10)
 
 
+@pytest.mark.parametrize("n_places", [1, 70])
+def test_refit_does_not_depend_on_blocks_and_threads(data, rng, monkeypatch, n_places):
+    models, places = data
+    basis = orthonormal_basis(models)
+    rdms = standardise(places.repeat(14, axis=0)[:n_places] + rng.random((n_places, places.shape[1])))
+    subsets = condition_subsets(N_CONDITIONS, 10, 50, seed=1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    whole = unique_in_subsets(basis, rdms, subsets)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr("utils.inference._SUBSETS_PER_REFIT", 7)
+    monkeypatch.setattr("utils.inference._PLACES_PER_THREAD", 5)
+    np.testing.assert_allclose(unique_in_subsets(basis, rdms, subsets), whole, atol=1e-13)
+
+
+def test_jackknife_is_the_scaled_deviation_of_the_refits(data):
+    models, places = data
+    basis, subsets = orthonormal_basis(models), condition_subsets(N_CONDITIONS, 9, 30, seed=0)
+    values = unique_in_subsets(basis, standardise(places), subsets)
+    errors = jackknife(basis, places, subsets, all_pairs(4))
+    np.testing.assert_allclose(errors.unique, np.sqrt(9 / 3) * values.std(axis=0, ddof=1), rtol=1e-12)
+    differences = np.stack([values[:, i] - values[:, j] for i, j in all_pairs(4)])
+    np.testing.assert_allclose(errors.difference, np.sqrt(9 / 3) * differences.std(axis=1, ddof=1), rtol=1e-12)
+
+
 def test_jackknife_of_all_leave_one_out_is_the_textbook_formula(data):
     """Delete-1: sqrt((n - 1) / n sum (theta_i - mean)^2); random subsets converge on it."""
     models, places = data
@@ -113,7 +143,8 @@ def test_jackknife_of_all_leave_one_out_is_the_textbook_formula(data):
     )
     n = N_CONDITIONS
     textbook = np.sqrt((n - 1) / n * np.square(literal - literal.mean(axis=0)).sum(axis=0))
-    ours = jackknife(orthonormal_basis(models[:2]), places[:1], [(0, 1)], ratio=(n - 1) / n, n_subsets=20_000)
+    subsets = condition_subsets(n, n - 1, 20_000, seed=0)
+    ours = jackknife(orthonormal_basis(models[:2]), places[:1], subsets, [(0, 1)])
     np.testing.assert_allclose(ours.unique[:, 0], textbook, rtol=0.03)
     change = literal[:, 0] - literal[:, 1]
     textbook = np.sqrt((n - 1) / n * np.square(change - change.mean()).sum())
@@ -123,11 +154,47 @@ def test_jackknife_of_all_leave_one_out_is_the_textbook_formula(data):
 def test_jackknife_unscaled_is_smaller_by_the_known_factor(data, monkeypatch):
     models, places = data
     basis = orthonormal_basis(models)
-    scaled = jackknife(basis, places, all_pairs(4), ratio=0.75, n_subsets=50)
+    subsets = condition_subsets(N_CONDITIONS, 9, 50, seed=0)
+    scaled = jackknife(basis, places, subsets, all_pairs(4))
     monkeypatch.setattr("utils.inference._PLACES_PER_REFIT", 2)
-    unscaled = jackknife(basis, places, all_pairs(4), ratio=0.75, n_subsets=50, scaled=False)
+    unscaled = jackknife(basis, places, subsets, all_pairs(4), scaled=False)
     np.testing.assert_allclose(scaled.unique, unscaled.unique * np.sqrt(9 / 3), rtol=1e-9)
     np.testing.assert_allclose(scaled.difference, unscaled.difference * np.sqrt(9 / 3), rtol=1e-9)
+
+
+def test_rois_of_shared_and_own_sets_are_partitioned_as_each_by_itself(data, rng, monkeypatch):
+    monkeypatch.setattr("utils.analysis.N_SUBSETS", 40)
+    models = ModelRdms([Model(key, key, key, "#000000") for key in "abcd"], ["early", "late"], data[0])
+    rdms = [
+        gain_rdms(rng, n_subjects, N_CONDITIONS) + place
+        for n_subjects, place in zip((3, 5, 1, 2), data[1][:4], strict=True)
+    ]
+    rois = RoiRdms(["V1", "V2", "V3", "V4"], [1, 2, 3, 4], rdms)
+    sets = np.array([[2, 0, 2, 0], [0, 1, 0, 2]])
+    options = argparse.Namespace(bootstrap_ratio=0.8, seed=5, as_published=False)
+    steps = []
+    ours = partition_rois(options, models, rois, sets, lambda done, total: steps.append((done, total)))
+    assert steps[-1] == (4, 4)
+    subsets = condition_subsets(N_CONDITIONS, 10, 40, seed=5)
+    for place, subjects in enumerate(rdms):
+        chosen, mean = models.rdms[sets[:, place]], subjects.mean(axis=0)
+        total = lstsq_adjusted(chosen, mean)
+        np.testing.assert_allclose(ours.unique[:, place], lstsq_unique(chosen, mean), atol=1e-12)
+        assert ours.total[place] == pytest.approx(total, abs=1e-12)
+        assert ours.parts[:, place].sum() == pytest.approx(total, abs=1e-12)
+        errors = jackknife(orthonormal_basis(chosen), mean[None], subsets, [(0, 1)])
+        np.testing.assert_allclose(ours.se[:, place], errors.unique[:, 0], rtol=1e-12)
+        np.testing.assert_allclose(ours.se_difference[:, place], errors.difference[:, 0], rtol=1e-12)
+        values, chance = ours.subjects[place]
+        np.testing.assert_allclose(values[:, :, 0].T, [lstsq_unique(chosen, rdm) for rdm in subjects], atol=1e-12)
+        explained, chance_of_all = ours.explained[place]
+        np.testing.assert_allclose(explained, [lstsq_adjusted(chosen, rdm) for rdm in subjects], atol=1e-12)
+        basis = orthonormal_basis(chosen)
+        expected = chance_adjusted_r2(basis, unique_adjusted_r2(basis), subjects)
+        np.testing.assert_allclose(chance[:, :, 0], expected, atol=1e-12)
+        np.testing.assert_allclose(
+            chance_of_all, chance_adjusted_r2(basis, total_adjusted_r2(basis), subjects)[0], atol=1e-12
+        )
 
 
 def test_refit_where_a_predictor_is_constant_in_a_subset(data):
@@ -169,7 +236,7 @@ def test_two_sets_that_explain_the_same_are_called_different_at_the_nominal_rate
         basis = orthonormal_basis([[rdm((1, a)), rdm((1, a))], [rdm((1, b)), rdm((1, b))]])
         brain = rdm((0.4, a), (0.4, b), (0.2, c))[None]
         test = permutation_test(basis, unique_adjusted_r2(basis), brain, 99, pairs=[(0, 1)], seed=seed)
-        errors = jackknife(basis, brain, [(0, 1)], n_subsets=300, seed=seed)
+        errors = jackknife(basis, brain, condition_subsets(30, 27, 300, seed), [(0, 1)])
         by_permutation.append(test.p_difference[0, 0])
         by_refit.append(difference_p(test.observed[[0]] - test.observed[[1]], errors.difference, 30)[0, 0])
     assert np.mean(np.array(by_permutation) <= 0.05) > 0.3

@@ -33,11 +33,48 @@ def test_equals_published(published_sample, published_outputs):
     np.testing.assert_allclose(noise_ceiling(rdms), published_outputs["noise_ceiling"], atol=1e-8)
 
 
-def test_does_not_depend_on_blocks(rng, monkeypatch):
-    subjects = rng.random((3, 11, 45))
+VALUES = {
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "heavy tails": lambda rng, shape: rng.standard_cauchy(shape) ** 3,
+    "tiny differences and one outlier": lambda rng, shape: np.where(
+        np.arange(shape[-1]) == 7, -1e9, 1 + np.round(rng.random(shape) * 2**20) * 2**-45
+    ),
+    "zeros of both signs": lambda rng, shape: rng.integers(-2, 3, shape) * rng.choice([-0.0, 0.0, 0.5], shape),
+    "huge and tiny": lambda rng, shape: rng.choice([-1.0, 1.0], shape) * 2.0 ** rng.integers(-1000, 1000, shape),
+}
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_ranks_equal_those_of_scipy(rng, values):
+    """The RDM itself, its negative, and values of many magnitudes: each against the sum of the two others."""
+    subjects = values(rng, (3, 4, 190))
+    total = subjects.sum(axis=0)
+    expected = [
+        np.mean([spearmanr(rdm, reference)[0] for rdm, reference in zip(subjects[:, place], others, strict=True)])
+        for place in range(4)
+        for others in [total[place] - subjects[:, place]]
+    ]
+    np.testing.assert_allclose(noise_ceiling(subjects)[0], expected, atol=1e-12)
+
+
+def test_does_not_depend_on_blocks_and_threads(rng, monkeypatch):
+    subjects = rng.random((3, 40, 45))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole = noise_ceiling(subjects)
-    monkeypatch.setattr("utils.noise_ceiling._CHUNK_BYTES", 8 * 3 * 45 * 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert np.array_equal(whole, noise_ceiling(subjects))
+    monkeypatch.setattr("utils.noise_ceiling._CHUNK_BYTES", 8 * 3 * 45 * 2)
+    steps = []
+    assert np.array_equal(whole, noise_ceiling(subjects, lambda done, total: steps.append((done, total))))
+    assert steps == [(done, 40) for done in range(2, 41, 2)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ">f8", np.int16], ids=str)
+def test_reads_any_kind_of_number(rng, dtype):
+    subjects = np.round(1000 * rng.random((3, 5, 45))).astype(dtype)
+    expected = noise_ceiling(subjects.astype(np.float64))
+    assert np.array_equal(noise_ceiling(subjects), expected)
+    assert np.array_equal(noise_ceiling(np.asfortranarray(subjects)), expected)
 
 
 def test_constant_rdm_has_no_ceiling(rng):
@@ -47,6 +84,12 @@ def test_constant_rdm_has_no_ceiling(rng):
     assert np.isnan(lower[0])
     assert np.isnan(upper[0])
     assert np.isfinite(lower[1])
+
+
+def test_nan_has_no_ceiling(rng):
+    subjects = rng.random((3, 2, 45))
+    subjects[1, 0, 3] = np.nan
+    assert np.isnan(noise_ceiling(subjects)).tolist() == [[True, False], [True, False]]
 
 
 def test_one_subject_has_no_ceiling(rng):

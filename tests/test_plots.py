@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 from itertools import combinations
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -12,8 +16,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from utils import plots
-from utils.plots import CeilingPanel, RoiPanel, roi_figure, save_figure
+from models.tasks import GROUP_COLORS
+from utils import plots, venn
+from utils.plots import CeilingPanel, RoiPanel, roi_figure
+from utils.sheet import PAGE_WIDTH, STYLES, save_figure, shorten, text_width
 
 COLORS = ["#0077BB", "#E69F00", "#882255", "#228833", "#EE3377"]
 LABELS = ["2D", "3D", "semantic", "other", "fifth"]
@@ -59,17 +65,26 @@ def make_figure(panels, **options):
     return roi_figure(panels, **{"title": "Title", "note": "Note.", "legend": {}, **options})
 
 
+def all_text(figure):
+    return " ".join(text.get_text() for text in figure.texts)
+
+
 def bar_axes(figure):
     """Axes of the grid, in reading order."""
-    return [axes for axes in figure.axes if axes.get_gid() != "venn" and axes.get_title(loc="left")]
+    return [axes for axes in figure.axes if axes.get_title(loc="left")]
 
 
 def venn_axes(figure):
-    return [axes for axes in figure.axes if axes.get_gid() == "venn"]
+    return [axes for axes in figure.axes if axes.get_label() == "venn"]
 
 
-def with_gid(axes, gid):
-    return [line for line in axes.lines if line.get_gid() == gid]
+def parts_axes(figure):
+    """Axes of the stacked bars, row by row."""
+    return [axes for axes in figure.axes if with_label(axes.patches, "part")]
+
+
+def with_label(artists, label):
+    return [artist for artist in artists if artist.get_label() == label]
 
 
 def boxes_of(axes, renderer):
@@ -77,8 +92,8 @@ def boxes_of(axes, renderer):
     return {
         "bars": [bar.get_window_extent(renderer) for bar in axes.patches if isinstance(bar, Rectangle)],
         "errors": [path.get_extents(axes.transData) for lines in axes.collections for path in lines.get_paths()],
-        "stars": [star.get_window_extent(renderer) for star in with_gid(axes, "star")],
-        "brackets": [line.get_window_extent(renderer) for line in with_gid(axes, "bracket")],
+        "stars": [star.get_window_extent(renderer) for star in with_label(axes.lines, "star")],
+        "brackets": [line.get_window_extent(renderer) for line in with_label(axes.lines, "bracket")],
     }
 
 
@@ -108,9 +123,11 @@ def test_bars_error_bars_and_titles_are_the_numbers_given():
 def test_stars_and_brackets_are_those_given():
     panel = make_panel(significant=[True, False, True], brackets=[(0, 1), (2, 0)])
     (axes,) = bar_axes(make_figure([panel]))
-    brackets = [(round(min(line.get_xdata())), round(max(line.get_xdata()))) for line in with_gid(axes, "bracket")]
+    brackets = [
+        (round(min(line.get_xdata())), round(max(line.get_xdata()))) for line in with_label(axes.lines, "bracket")
+    ]
     assert brackets == [(0, 1), (0, 2)]  # narrow spans first
-    stars = sorted(float(star.get_xdata()[0]) for star in with_gid(axes, "star"))
+    stars = sorted(float(star.get_xdata()[0]) for star in with_label(axes.lines, "star"))
     assert stars == [0, 0.5, 1, 2]  # two over bars, one over the middle of each bracket
 
 
@@ -157,47 +174,112 @@ def test_the_overlap_check_can_fail(monkeypatch):
 
 
 TASK_NAMES = ["semantic segm", "2.5d segment", "3D keypoints"]
+LONG_NAMES = ["a network with an extraordinarily long name", "Ünbreakable-name-of-thirty-letters", "m" * 40]
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 15, 25])
-@pytest.mark.parametrize("labels", [LABELS[:3], TASK_NAMES])
-def test_no_text_lies_over_another_or_is_cut(n, labels):
-    panels = [make_panel(f"region {i}", labels=labels, parts=dict.fromkeys(subsets_of(3), -0.1)) for i in range(n)]
-    figure = make_figure(
+def make_ceiling(rois, **changes):
+    content = {name: np.full(len(rois), 0.1) for name in ("explained", "error", "lower", "upper", "chance")}
+    return CeilingPanel(rois, **{**content, **changes})
+
+
+def busy_figure(panels, **options):
+    rois = [panel.roi for panel in panels]
+    return make_figure(
         panels,
-        title="A rather long title that says what the figure shows, and for whom, and why, and with what, and how well",
-        note="A note of many words. " * 12,
-        legend={f"networks of kind {i}": color for i, color in enumerate(COLORS * 3)},
-        ceiling=CeilingPanel([f"region {i}" for i in range(n)], *np.full((5, n), 0.1)),
-        banner="SIMULATED EXAMPLE - not measured data",
+        **{
+            "title": "A rather long title that says what it shows, and for whom, and why, with what, and how",
+            "note": "A note of many words. " * 12,
+            "legend": {f"networks of kind {i}": color for i, color in enumerate(COLORS * 3)},
+            "ceiling": make_ceiling(rois),
+            "banner": "SIMULATED EXAMPLE - not measured data",
+            **options,
+        },
     )
+
+
+def assert_nothing_overlaps(figure):
+    """Texts are inside the page, at least 6 points high, and clear of each other; so are the panels."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()
     texts = [t for t in figure.findobj(mpl.text.Text) if t.get_text().strip() and t.get_visible()]
-    texts = [t for t in texts if not is_hidden_tick(t, figure)]
+    hidden = hidden_ticks(figure)
+    texts = [t for t in texts if id(t) not in hidden]
     boxes = [text.get_window_extent(renderer) for text in texts]
     for text, box in zip(texts, boxes, strict=True):
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
+        assert text.get_fontsize() >= 6.0, text
     # A box around slanted text is mostly empty; slanted names are kept apart by the distance of their lines.
     level = [(text, box) for text, box in zip(texts, boxes, strict=True) if text.get_rotation() in (0, 90)]
     for (one, a), (other, b) in combinations(level, 2):
         assert not a.overlaps(b), (one, other)
-    slanted = [text for text in texts if text.get_rotation() not in (0, 90)]
-    assert bool(slanted) == (labels == TASK_NAMES or n > 16)
-    for axes in bar_axes(figure) if slanted else []:
-        slot = np.diff(axes.transData.transform([(0, 0), (1, 0)])[:, 0])[0]
-        assert slot * np.sin(np.pi / 4) > 6.0 / 72 * figure.dpi
-        assert max(t.get_window_extent(renderer).y1 for t in axes.get_xticklabels()) < axes.bbox.y0
+    panels = [(axes, axes.get_window_extent()) for axes in figure.axes]
+    for (one, a), (other, b) in combinations(panels, 2):
+        assert not a.overlaps(b), (one, other)
+    outside = [(text, box) for text, box in level if text in figure.texts]
+    assert not [(text, axes) for text, box in outside for axes, panel in panels if box.overlaps(panel)]
+    for axes in bar_axes(figure):
+        names = axes.get_xticklabels()
+        assert max(name.get_window_extent(renderer).y1 for name in names) < axes.bbox.y0
+        if names[0].get_rotation():
+            slot = np.diff(axes.transData.transform([(0, 0), (1, 0)])[:, 0])[0]
+            assert slot * np.sin(np.pi / 4) > 6.0 / 72 * figure.dpi
+            below = min(name.get_window_extent(renderer).y0 for name in names)
+            others = [box for text, box in level if text not in names and axes.bbox.x0 < box.x0 < axes.bbox.x1]
+            assert not [box for box in others if below < box.y1 < axes.bbox.y0]
 
 
-def is_hidden_tick(text, figure):
-    """Whether a text is a tick label beyond the limits of its axis, which matplotlib keeps but does not draw."""
+@pytest.mark.parametrize("n", [1, 5, 16, 25])
+@pytest.mark.parametrize("labels", [LABELS[:3], TASK_NAMES, LONG_NAMES])
+def test_no_text_lies_over_another_or_is_cut(n, labels):
+    negative = dict.fromkeys(subsets_of(3), -0.1)
+    figure = busy_figure([make_panel(f"region {i}", labels=labels, parts=negative) for i in range(n)])
+    assert_nothing_overlaps(figure)
+    slanted = [text for axes in bar_axes(figure) for text in axes.get_xticklabels() if text.get_rotation() == 45]
+    assert bool(slanted) == (labels == LONG_NAMES)
+
+
+EXTREMES = {
+    "long names of ROIs": {"roi": "the parahippocampal place area of both hemispheres together"},
+    "more negative than positive": {"unique": (-0.3, 0.02, -0.25)},
+    "near zero": {"unique": (1e-9, -1e-9, 3e-10), "se": np.full(3, 1e-10), "total": 1e-9},
+    "zero": {"unique": (0.0, 0.0, 0.0), "se": np.zeros(3), "total": 0.0, "parts": dict.fromkeys(subsets_of(3), 0.0)},
+    "negative total": {"total": -0.4, "parts": dict.fromkeys(subsets_of(3), -0.4 / 7)},
+    "huge": {"unique": (0.99, 0.98, 0.97), "se": np.full(3, 0.5)},
+    "every pair of five": {"unique": np.linspace(-0.2, 0.2, 5), "brackets": list(combinations(range(5), 2))},
+    "names with dollar signs": {"roi": "$V_1$", "labels": ["$a$", "b_{2}", "c$"]},
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("extreme", EXTREMES)
+def test_extreme_inputs_overlap_nothing(extreme, style):
+    panels = [make_panel(**{"roi": f"region {i}", **EXTREMES[extreme]}) for i in range(5)]
+    assert_nothing_overlaps(busy_figure(panels, style=style))
+
+
+@pytest.mark.parametrize("missing", ["lower", "upper", "explained", "error"])
+def test_missing_values_of_the_ceiling_leave_the_rest(missing):
+    gaps = {missing: np.array([0.1, np.nan, 0.2])}
+    figure = busy_figure([make_panel(roi) for roi in "abc"], ceiling=make_ceiling(list("abc"), **gaps))
+    assert np.isfinite(figure.axes[-1].get_ylim()).all()
+    assert_nothing_overlaps(figure)
+
+
+def test_long_names_keep_their_beginning_and_their_end():
+    cut = shorten("a network with an extraordinarily long name", 0.8, 6.0)
+    assert cut.startswith("a net") and "…" in cut and cut.endswith("name") and text_width(cut, 6.0) <= 0.8
+    assert shorten("2D edges", 0.8, 6.0) == "2D edges"
+
+
+def hidden_ticks(figure):
+    """Tick labels beyond the limits of their axes, which matplotlib keeps but does not draw."""
+    hidden = set()
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
-            if text in [label for tick in axis.get_major_ticks() for label in (tick.label1, tick.label2)]:
-                drawn = [tick.label1 for tick in axis._update_ticks() if tick.label1.get_visible()]
-                return text not in drawn or not axes.axison
-    return False
+            drawn = [tick.label1 for tick in axis._update_ticks()] if axes.axison else []
+            kept = [label for tick in axis.get_major_ticks() for label in (tick.label1, tick.label2)]
+            hidden |= {id(label) for label in kept} - {id(label) for label in drawn}
+    return hidden
 
 
 @pytest.mark.parametrize(("n", "columns"), [(1, 1), (2, 2), (4, 4), (5, 3), (9, 3), (15, 4), (16, 4), (25, 5)])
@@ -206,7 +288,7 @@ def test_grid_is_read_row_by_row(n, columns):
     corners = [(-round(axes.get_position().y0, 6), round(axes.get_position().x0, 6)) for axes in bar_axes(figure)]
     assert corners == sorted(corners)
     assert len({x for _, x in corners}) == columns
-    assert figure.get_size_inches()[0] <= plots.PAGE_WIDTH
+    assert figure.get_size_inches()[0] <= PAGE_WIDTH
 
 
 def test_banner_note_and_legend():
@@ -216,25 +298,110 @@ def test_banner_note_and_legend():
     assert "SIMULATED" not in " ".join(text.get_text() for text in make_figure([make_panel()]).texts)
 
 
+# ------------------------------------------------------------------------------------------------------ parts, paper
+
+
+SIGNED = dict(zip(subsets_of(3), (0.1, -0.02, 0.05, 0.04, -0.03, 0.02, 0.2), strict=True))
+
+
+@pytest.mark.parametrize("n_sets", [2, 3, 4, 5])
+def test_stacked_bars_show_every_signed_part(n_sets, rng):
+    parts = {subset: float(rng.normal(0.02, 0.05)) for subset in subsets_of(n_sets)}
+    total = sum(parts.values())
+    panel = make_panel(unique=[parts[frozenset({i})] for i in range(n_sets)], parts=parts, total=total)
+    (axes,) = parts_axes(make_figure([make_panel(unique=np.full(n_sets, 0.1)), panel]))
+    drawn = [part for part in with_label(axes.patches, "part") if part.get_x() > 0.5]
+    np.testing.assert_allclose([part.get_height() for part in drawn], list(parts.values()))
+    for sign in (True, False):  # each starts where the last one of its sign ended
+        ends = [(part.get_y(), part.get_y() + part.get_height()) for part in drawn if (part.get_height() > 0) == sign]
+        np.testing.assert_allclose([start for start, _ in ends], [0.0, *(end for _, end in ends)][: len(ends)])
+    totals = axes.collections[-1].get_segments()
+    np.testing.assert_allclose([line[0, 1] for line in totals][1], total)
+    low, high = axes.get_ylim()
+    assert low < sum(part for part in parts.values() if part < 0)
+    assert high > sum(part for part in parts.values() if part > 0)
+
+
+def test_shared_parts_are_divided_among_the_colours_of_their_sets():
+    (axes,) = parts_axes(make_figure([make_panel(parts=SIGNED)]))
+    filled = [bar for bar in axes.patches if bar.get_facecolor()[3] > 0]
+    by_part = {}
+    for bar in sorted(filled, key=lambda bar: bar.get_x()):
+        by_part.setdefault(round(bar.get_height(), 6), []).append(mpl.colors.to_hex(bar.get_facecolor()))
+    assert by_part == {part: [COLORS[i].lower() for i in sorted(subset)] for subset, part in SIGNED.items()}
+
+
+@pytest.mark.parametrize(("n_sets", "noted"), [(1, False), (6, True)])
+def test_parts_of_one_or_of_many_sets_are_left_out(n_sets, noted):
+    n = range(n_sets)
+    panel = make_panel(
+        unique=np.full(n_sets, 0.1), labels=[f"s{i}" for i in n], colors=["#123456" for _ in n], parts={}
+    )
+    figure = make_figure([panel])
+    assert not parts_axes(figure)
+    assert ("two to five sets" in all_text(figure)) == noted
+
+
+def test_many_rois_have_their_parts_in_two_rows():
+    rows = parts_axes(make_figure([make_panel(f"region {i}", parts=SIGNED) for i in range(25)]))
+    assert [len(axes.get_xticks()) for axes in rows] == [13, 12]
+    assert len({axes.get_ylim() for axes in rows}) == 1
+
+
+def test_published_look():
+    colors = [GROUP_COLORS["2D"], GROUP_COLORS["semantic"], "#123456"]
+    panels = [make_panel(roi, colors=colors) for roi in ("mine", "V3a", "V1v", "hV4", "LO2")]
+    ceiling = make_ceiling(["V3a", "V1v"], explained=np.array([0.2, 0.3]), error=np.full(2, np.nan))
+    figure = make_figure(panels, legend={"2D": colors[0]}, ceiling=ceiling, style="paper")
+    assert [axes.get_title(loc="left").split(":")[0] for axes in bar_axes(figure)] == [
+        "V1v",
+        "hV4",
+        "LO2",
+        "V3a",
+        "mine",
+    ]
+    assert len({axes.get_position().x0 for axes in bar_axes(figure)}) == 4
+    first = bar_axes(figure)[0]
+    assert first.get_ylim() == (0.0, 0.45)
+    assert "made longer" not in all_text(figure)
+    drawn = [mpl.colors.to_hex(bar.get_facecolor()) for bar in first.patches]
+    assert drawn == ["#0000ff", "#ff00ff", "#123456"]  # what the paper does not know keeps its colour
+    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["V1v", "V3a"]
+    assert [bar.get_height() for bar in figure.axes[-1].patches[2:]] == [0.3, 0.2]
+
+
+@pytest.mark.parametrize("unique", [(0.5, 0.1, 0.1), (0.1, -0.2, 0.1)])
+def test_published_limits_never_cut_anything(unique):
+    figure = make_figure([make_panel(unique=unique)], style="paper")
+    low, high = bar_axes(figure)[0].get_ylim()
+    assert low <= min(unique) and high >= max(*unique, 0.45)
+    assert "is made longer here" in all_text(figure)
+
+
 # ---------------------------------------------------------------------------------------------------------------- Venn
 
 
 def words_on(figure):
-    return {word for axes in venn_axes(figure) for text in axes.texts for word in text.get_text().split() if word}
+    """What is said to be wrong with diagrams."""
+    return {line for text in figure.texts for line in text.get_text().split("\n")} & {
+        "clipped",
+        "distorted",
+        "not drawn",
+    }
 
 
 @pytest.mark.parametrize(("n_sets", "expected"), [(1, 0), (2, 2), (3, 2), (4, 0)])
 def test_venn_diagrams_are_for_two_or_three_sets(n_sets, expected):
     figure = make_figure([make_panel("a", np.full(n_sets, 0.05)), make_panel("b", np.full(n_sets, 0.05))])
     assert len(venn_axes(figure)) == expected
-    assert ("Venn diagrams" in " ".join(text.get_text() for text in figure.texts)) == bool(expected)
+    assert ("Circles:" in all_text(figure)) == bool(expected)
 
 
 @pytest.mark.parametrize("parts", [(0.1, 0.02, 0.05), (0.1, 0.0, 0.05), (0.05, 0.05, 0.0)])
 def test_areas_of_two_sets_are_the_parts(parts):
     figure = make_figure([make_panel(unique=parts[:2], parts=dict(zip(subsets_of(2), parts, strict=True)))])
     (axes,) = venn_axes(figure)
-    areas = sorted(plots._area(patch.get_path()) for patch in axes.patches)
+    areas = sorted(venn.area_of(patch.get_path()) for patch in axes.patches)
     np.testing.assert_allclose(areas[-2:] / np.sum(areas), sorted(parts)[-2:] / np.sum(parts), atol=0.02)
     assert "clipped" not in words_on(figure) and "distorted" not in words_on(figure)
 
@@ -244,8 +411,9 @@ def test_clipped_venn_says_so():
     assert "clipped" not in words_on(make_figure([panel]))
     negative = make_panel(parts={**panel.parts, frozenset({0, 1}): -0.001})
     assert "clipped" in words_on(make_figure([negative]))
-    (axes,) = venn_axes(make_figure([make_panel(parts=dict.fromkeys(subsets_of(3), -0.01))]))
-    assert not axes.patches
+    nothing_positive = make_figure([make_panel(parts=dict.fromkeys(subsets_of(3), -0.01))])
+    assert words_on(nothing_positive) == {"clipped", "not drawn"}
+    assert not venn_axes(nothing_positive)[0].patches
 
 
 def test_venn_that_circles_cannot_draw_says_so():
@@ -256,7 +424,7 @@ def test_venn_that_circles_cannot_draw_says_so():
 
 
 def test_without_matplotlib_venn_the_figure_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    monkeypatch.setattr(venn, "find_spec", lambda name: None)
     figure = make_figure([make_panel()])
     assert not venn_axes(figure)
     assert "matplotlib-venn, which is not installed" in " ".join(text.get_text() for text in figure.texts)
@@ -283,7 +451,6 @@ def test_ceiling_panel_shows_explained_variance_and_its_bounds():
     assert len(axes.collections[0].get_segments()) == 1
     np.testing.assert_allclose([line[0, 1] for line in axes.collections[1].get_segments()], ceiling.chance)
     assert axes.get_ylim()[0] < -0.01 and axes.get_ylim()[1] > 0.47
-    assert axes.get_ylabel() == "R²"
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -297,11 +464,25 @@ def test_files_are_reproducible_and_text_stays_text(tmp_path):
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
-    for text in ("SIMULATED", "hV4: R² = ", "semantic", "unique variance (adjusted R²)"):
+    for text in ("SIMULATED", "hV4: R² = ", "semantic", "Unique variance (adjusted R²)"):
         assert text in svg
     assert "<dc:date>" not in svg
     width, height = struct.unpack(">II", (tmp_path / "a.png").read_bytes()[16:24])
     np.testing.assert_allclose([width, height], 300 * figure.get_size_inches(), atol=1)
+
+
+def test_files_are_the_same_from_another_process(tmp_path):
+    script = (
+        "import sys; from tests.test_plots import *\n"
+        "figure = busy_figure([make_panel(), make_panel('b', parts=SIGNED)])\n"
+        "save_figure(figure, sys.argv[1] + '.svg', sys.argv[1] + '.png')"
+    )
+    for name in "ab":
+        environment = {**os.environ, "PYTHONHASHSEED": str(ord(name)), "PYTHONPATH": f".{os.pathsep}tests"}
+        root = Path(__file__).parents[1]
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / name)], check=True, cwd=root, env=environment)
+    for suffix in (".svg", ".png"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
 def test_figures_are_not_left_open():

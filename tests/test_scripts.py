@@ -24,7 +24,8 @@ SCRIPTS = {
     "Fig3b": "Fig3b_groupeddnns_ROIs",
 }
 SEARCHLIGHT = ("Fig1", "Fig3a")
-FILES = {"brain_map.html", "figure.png", "figure.svg", "results.tsv", "arrays.npz", "run.json"}
+PAGES = {"report.html", "brain_map.html", "brain_map_nilearn.html"}
+FILES = PAGES | {"figure.png", "figure.svg", "results.tsv", "arrays.npz", "run.json"}
 
 
 def run(monkeypatch, figure, *arguments):
@@ -72,7 +73,7 @@ def test_arrays_and_tables_agree(finished, figure):
     if figure == "Fig1":
         assert list(table.columns) == [
             "searchlight", "x", "y", "z", "tested", "winner", "group", "adjusted_r2", "p", "q", "significant",
-            "ceiling_lower",
+            "stability", "ceiling_lower",
         ]  # fmt: skip
         winner = arrays["adjusted_r2"].argmax(axis=0)
         assert [models[w] for w in winner] == list(table["winner"])
@@ -106,14 +107,63 @@ def test_planted_model_is_found(finished):
 
 def test_label_volume_has_the_colours_of_the_table(finished):
     table = pd.read_csv(finished / "Fig1" / "results.tsv", sep="\t")
-    labels = pd.read_csv(finished / "Fig1" / "maps" / "best-network_dseg.tsv", sep="\t").set_index("index")["name"]
-    image = nib.load(finished / "Fig1" / "maps" / "best-network_dseg.nii.gz")
+    maps = finished / "Fig1" / "maps"
+    labels = pd.read_csv(maps / "space-MNI_desc-bestNetwork_dseg.tsv", sep="\t").set_index("index")["name"]
+    image = nib.load(maps / "space-MNI_desc-bestNetwork_dseg.nii.gz")
     data = np.asarray(image.dataobj)
     names = {"net": "Net", "edges": "Edges", "edges_fine": "Fine edges"}
     for row in table.itertuples():
         voxel = np.round(np.linalg.inv(image.affine) @ [row.x, row.y, row.z, 1])[:3].astype(int)
         expected = names[row.winner] if row.significant else "not significant"
         assert labels[data[tuple(voxel)]] == expected
+    counts = pd.read_csv(maps / "space-MNI_desc-bestNetwork_dseg.tsv", sep="\t").set_index("name")["n_searchlights"]
+    assert counts.sum() == len(table)
+    assert counts["not significant"] == (~table["significant"]).sum()
+
+
+@pytest.mark.parametrize(
+    "figure, name, column",
+    [
+        ("Fig1", "adjustedR2", "adjusted_r2"),
+        ("Fig1", "stability", "stability"),
+        ("Fig3a", "total", "total_adjusted_r2"),
+        ("Fig3a", "noiseCeiling", "ceiling_lower"),
+    ],
+)
+def test_volumes_hold_the_values_of_the_table(finished, figure, name, column):
+    table = pd.read_csv(finished / figure / "results.tsv", sep="\t", na_values="n/a")
+    image = nib.load(finished / figure / "maps" / f"space-MNI_stat-{name}_statmap.nii.gz")
+    voxels = np.round(nib.affines.apply_affine(np.linalg.inv(image.affine), table[["x", "y", "z"]] - 1e-6)).astype(int)
+    np.testing.assert_allclose(np.asarray(image.dataobj)[tuple(voxels.T)], table[column], rtol=1e-6, atol=1e-9)
+
+
+def test_index_links_all_figures(finished):
+    index = (finished / "index.html").read_text()
+    for figure in SCRIPTS:
+        assert f"{figure}/report.html" in index
+
+
+def test_report_repeats_the_warnings_of_the_run(study, tmp_path, monkeypatch):
+    import warnings
+
+    original = cli.find_data
+
+    def careless(options):
+        warnings.warn("the scanner was switched off", stacklevel=2)
+        return original(options)
+
+    monkeypatch.setattr(cli, "find_data", careless)
+    assert run(monkeypatch, "Fig3b", "--data", study, "--results", tmp_path, "-np", 9) == 0
+    assert "the scanner was switched off" in (tmp_path / "Fig3b" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("figure", ["Fig1", "Fig2"])
+def test_paper_style_is_another_picture_of_the_same_results(finished, study, tmp_path, monkeypatch, figure):
+    extra = ["--ceiling", -1] if figure in SEARCHLIGHT else []
+    arguments = ["--data", study, "--results", tmp_path, "-np", 199, "--style", "paper", *extra]
+    assert run(monkeypatch, figure, *arguments) == 0
+    assert (tmp_path / figure / "results.tsv").read_bytes() == (finished / figure / "results.tsv").read_bytes()
+    assert (tmp_path / figure / "figure.svg").read_bytes() != (finished / figure / "figure.svg").read_bytes()
 
 
 def test_record_says_what_was_done(finished):
@@ -145,7 +195,7 @@ def test_same_results_again(finished, study, tmp_path, monkeypatch):
     "route", [["--as-published"], ["--stats", "t-test"], ["--correction", "max"], ["--permute", "entries"]], ids="".join
 )
 def test_every_route_ends_well(study, tmp_path, monkeypatch, figure, route):
-    monkeypatch.setattr("utils.drawing.static_figure", lambda *_, **__: Figure())  # drawn in the other tests
+    monkeypatch.setattr("utils.drawing.montage", lambda *_, **__: Figure())  # drawn in the other tests
     extra = ["--ceiling", -1] if figure in SEARCHLIGHT else []
     assert run(monkeypatch, figure, "--data", study, "--results", tmp_path, "-np", 20, *route, *extra) == 0
     table = pd.read_csv(tmp_path / figure / "results.tsv", sep="\t")

@@ -388,7 +388,7 @@ def _add_computing_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=_batch_size, default="auto", metavar="N",
                        help=f"images at once; auto is {CPU_BATCH} on the CPU (more do not stay in its cache) and "
                             f"{GPU_BATCH} on a GPU, halved where memory runs out")  # fmt: skip
-    group.add_argument("--memory", type=_size, default="2GB", metavar="SIZE",
+    group.add_argument("--memory", type=cli.size, default="2GB", metavar="SIZE",
                        help="for images and activations, besides the network; what does not fit goes to a temporary "
                             "file in DATA")  # fmt: skip
     group.add_argument("--workers", type=_at_least(1), default=min(8, cli.available_cores()), metavar="N",
@@ -409,14 +409,6 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 def _batch_size(text: str) -> int | None:
     return None if text == "auto" else _at_least(1)(text)
-
-
-def _size(text: str) -> int:
-    """Bytes from a text such as 500MB or 2GB."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
-    if not found or (size := int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))) < 10**7:
-        raise argparse.ArgumentTypeError(f"'{text}', expected a size from 10MB on, such as 500MB or 2GB")
-    return size
 
 
 def _layers(given: Sequence[str]) -> dict[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from utils.inference import (
     TTest,
     all_pairs,
     chance_adjusted_r2,
+    condition_subsets,
     difference_p,
     fdr,
     jackknife,
@@ -34,6 +36,12 @@ from utils.regression import (
     unique_adjusted_r2,
     variance_parts,
 )
+
+if TYPE_CHECKING:
+    from utils.cluster import Cluster
+
+# Subsets of the conditions that regressions are refitted on for standard errors: of ROIs, and of searchlights.
+N_SUBSETS, N_SUBSETS_OF_SEARCHLIGHTS = 10_000, 1000
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ def test_by_permutation(
     pairs: Sequence[tuple[int, int]] = (),
     se_difference: NDArray[np.float64] | None = None,
     device: str,
+    cluster: Cluster | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Permutation test of the mean RDMs (n_places, n_pairs), corrected as the options say.
@@ -104,8 +113,15 @@ def test_by_permutation(
         two_sided=not options.as_published,
         seed=options.seed,
         device=device,
+        tf32=getattr(options, "tf32", False),
+        cluster=cluster,
         progress=progress,
     )
+    if test.slack:
+        warnings.warn(
+            f"TF32: p values, before correction, are too large by up to {test.slack:.2g}, and never too small",
+            stacklevel=2,
+        )
     best = test.observed.argmax(axis=0)
     p_refit = np.zeros_like(test.p_difference)
     if se_difference is not None and not options.as_published:
@@ -183,9 +199,10 @@ def subject_values(
     -------
     values, chance : ndarray of float64, shape (n_statistics, n_subjects, n_places)
     """
-    values = [statistic(project(basis, rdms)) for rdms in subject_rdms]
-    chance = [chance_adjusted_r2(basis, statistic, rdms) for rdms in subject_rdms]
-    return np.stack(values, axis=1), np.stack(chance, axis=1)
+    n_subjects, n_places, n_pairs = subject_rdms.shape
+    rdms = subject_rdms.reshape(-1, n_pairs)
+    values, chance = statistic(project(basis, rdms)), chance_adjusted_r2(basis, statistic, rdms)
+    return values.reshape(-1, n_subjects, n_places), chance.reshape(-1, n_subjects, n_places)
 
 
 def winner_exceeds_others(
@@ -224,11 +241,13 @@ def lead_in_refits(
     p, q : ndarray of float64, shape (n_places,)
         Of the smallest lead over another set, by its jackknife standard error; and corrected over places (FDR).
     """
-    _check_refits(basis, ratio=0.9)
+    n, ratio = n_conditions_of(basis.n_pairs), 0.9
+    _check_refits(basis, ratio)
     unique = unique_adjusted_r2(basis)(project(basis, rdms))
-    errors = jackknife(basis, rdms, pairs, n_subsets=1000, seed=options.seed)
+    subsets = condition_subsets(n, round(ratio * n), N_SUBSETS_OF_SEARCHLIGHTS, options.seed)
+    errors = jackknife(basis, rdms, subsets, pairs)
     difference = np.stack([unique[i] - unique[j] for i, j in pairs])
-    p = difference_p(difference, errors.difference, n_conditions_of(basis.n_pairs))
+    p = difference_p(difference, errors.difference, n)
     lead = largest_difference_p(unique.argmax(axis=0), pairs, p)
     return lead, fdr(lead)
 
@@ -241,6 +260,8 @@ def describe(options: argparse.Namespace, n_subjects: int | str) -> str:
         )
     else:
         test = f"permutation of {options.permute}, {options.n_permutations:,} times, mean RDM of {n_subjects} subjects"
+        if getattr(options, "tf32", False):
+            test += ", in TF32"
     if options.correction == "max":
         corrected = "family-wise by the maximum statistic"
     elif options.as_published:
@@ -277,12 +298,15 @@ def test_searchlights(
     *,
     pairs: Sequence[tuple[int, int]] = (),
     device: str,
+    cluster: Cluster | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Test the statistic at the tested searchlights, by the route that the options choose."""
     if options.stats == "permutation":
         rdms = brain.mean[tested]
-        return test_by_permutation(options, basis, statistic, rdms, pairs=pairs, device=device, progress=progress)
+        return test_by_permutation(
+            options, basis, statistic, rdms, pairs=pairs, device=device, cluster=cluster, progress=progress
+        )
     parts = []
     for places, rdms in brain.blocks():
         if tested[places].any():
@@ -368,34 +392,19 @@ def partition_rois(
     InputError
         If subsets of the conditions are too small to fit so many predictors.
     """
-    mean, columns = rois.mean(), []
-    for place, chosen in enumerate(sets.T):
-        basis = orthonormal_basis(models.rdms[chosen])
-        _check_refits(basis, options.bootstrap_ratio)
-        projected = project(basis, mean[[place]])
-        subjects = rois.subjects[place][:, None]
-        errors = jackknife(
-            basis,
-            mean[[place]],
-            all_pairs(len(sets)),
-            ratio=options.bootstrap_ratio,
-            seed=options.seed,
-            scaled=not options.as_published,
-        )
-        columns.append(
-            (
-                unique_adjusted_r2(basis)(projected)[:, 0],
-                errors.unique[:, 0],
-                errors.difference[:, 0],
-                variance_parts(basis)(projected)[:, 0],
-                total_adjusted_r2(basis)(projected)[0, 0],
-                subject_values(basis, unique_adjusted_r2(basis), subjects),
-                tuple(part.ravel() for part in subject_values(basis, total_adjusted_r2(basis), subjects)),
-            )
-        )
+    n_rois, n = sets.shape[1], models.n_conditions
+    subsets = condition_subsets(n, round(options.bootstrap_ratio * n), N_SUBSETS, options.seed)
+    teams, team_of = np.unique(sets, axis=1, return_inverse=True)
+    columns: dict[int, tuple[Any, ...]] = {}
+    for number, team in enumerate(teams.T):
+        places = np.flatnonzero(team_of.ravel() == number).tolist()
+        basis = orthonormal_basis(models.rdms[team])
+        columns.update(zip(places, _partition(options, basis, rois, places, subsets), strict=True))
         if progress is not None:
-            progress(place + 1, sets.shape[1])
-    unique, se, se_difference, parts, total, subject_unique, explained = zip(*columns, strict=True)
+            progress(len(columns), n_rois)
+    unique, se, se_difference, parts, total, subject_unique, explained = zip(
+        *(columns[place] for place in range(n_rois)), strict=True
+    )
     return Partition(
         sets=sets,
         unique=np.stack(unique, axis=1),
@@ -405,6 +414,30 @@ def partition_rois(
         total=np.array(total),
         subjects=list(subject_unique),
         explained=list(explained),
+    )
+
+
+def _partition(
+    options: argparse.Namespace, basis: Basis, rois: RoiRdms, places: list[int], subsets: NDArray[np.bool_]
+) -> Iterator[tuple[Any, ...]]:
+    """What `Partition` holds of each of some ROIs that have the same sets of predictors."""
+    _check_refits(basis, options.bootstrap_ratio)
+    mean = np.stack([rois.subjects[place].mean(axis=0) for place in places])
+    projected = project(basis, mean)
+    errors = jackknife(basis, mean, subsets, all_pairs(len(basis.coordinates)), scaled=not options.as_published)
+    rdms = np.concatenate([rois.subjects[place] for place in places])[:, None]
+    ends = np.cumsum([len(rois.subjects[place]) for place in places])[:-1]
+    unique = [np.split(part, ends, axis=1) for part in subject_values(basis, unique_adjusted_r2(basis), rdms)]
+    explained = [np.split(part.ravel(), ends) for part in subject_values(basis, total_adjusted_r2(basis), rdms)]
+    return zip(
+        unique_adjusted_r2(basis)(projected).T,
+        errors.unique.T,
+        errors.difference.T,
+        variance_parts(basis)(projected).T,
+        total_adjusted_r2(basis)(projected)[0],
+        zip(*unique, strict=True),
+        zip(*explained, strict=True),
+        strict=True,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 import warnings
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from utils import InputError
+from utils.threads import available_cores, use_threads
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
+    from utils.cluster import Cluster
     from utils.dataset import Kind, Sources
+    from utils.results import Outputs
 
 HOME = Path(__file__).resolve().parent.parent
 SIMULATED = "SIMULATED EXAMPLE - not measured data"
@@ -38,7 +43,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
 
 
 def parse(figure: str, kind: Kind, description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line of a figure script.
+    """Read the command line of a figure script, and let numerical libraries use the threads that it grants.
 
     Parameters
     ----------
@@ -64,15 +69,75 @@ def parse(figure: str, kind: Kind, description: str, argv: Sequence[str] | None 
                      help=f"results go to DIR/{figure}/")  # fmt: skip
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
                      help="where to compute; auto takes a GPU if there is one")  # fmt: skip
+    if kind == "searchlight":
+        run.add_argument("--tf32", action="store_true",
+                         help="let a GPU multiply numbers of 11 bits: faster, and p values come out somewhat too large "
+                              "(the run says by how much at most)")  # fmt: skip
+    add_threads_option(run)
+    if kind == "searchlight":
+        add_dask_option(run)
     run.add_argument("--seed", type=int, default=0, help="seed of permutations and subsets")
     run.add_argument("--open", action=argparse.BooleanOptionalAction, default=_someone_watches(),
-                     help="open the brain map in a browser at the end")  # fmt: skip
+                     help="open the report, with the brain map, in a browser at the end")  # fmt: skip
     run.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
     run.add_argument("-h", "--help", action="help", help="show this text and exit")
+    _add_drawing_options(parser)
     options = parser.parse_args(argv)
     options.figure, options.kind = figure, kind
+    warned.clear()
     _settle(parser, options)
+    use_threads(options.threads)
     return options
+
+
+def add_threads_option(group: argparse._ArgumentGroup, *other_spellings: str) -> None:
+    """`--threads`: how much of this machine to use."""
+    group.add_argument("--threads", *other_spellings, type=_positive, metavar="N", default=available_cores(),
+                       help="cores of this machine to use, in all; SLURM or OMP_NUM_THREADS may grant fewer than there "
+                            "are")  # fmt: skip
+
+
+def add_dask_option(group: argparse._ArgumentGroup) -> None:
+    """`--dask`: which workers to use, see `workers`."""
+    group.add_argument("--dask", type=_cluster, metavar="ADDRESS", default=argparse.SUPPRESS,
+                       help="let workers of a Dask cluster compute: local:N starts N processes on this machine, "
+                            "tcp://HOST:PORT is a scheduler that runs, and so is the file that `dask scheduler "
+                            "--scheduler-file` wrote; see the README, On a cluster")  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}', expected a whole number from 1 on")
+    return int(text)
+
+
+def _cluster(text: str) -> str:
+    from utils.cluster import local_workers
+
+    try:
+        local_workers(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def size(text: str) -> int:
+    """Bytes from a text such as 500MB (10^6 bytes each) or 2GiB (2^30 bytes each), for parsers."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", text.strip().lower())
+    base = 1024 if found and found[3] else 1000
+    if not found or (n := int(float(found[1]) * base ** " kmgt".index(found[2] or " "))) < 10**7:
+        raise argparse.ArgumentTypeError(f"'{text}', expected a size from 10MB on, such as 500MB or 2GiB")
+    return n
+
+
+def _add_drawing_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("drawing")
+    group.add_argument("--surface", choices=("fsaverage5", "fsaverage6", "fsaverage"), default="fsaverage5",
+                       help="average brain of the pages and GIFTI files, with 10, 41 or 164 thousand vertices per "
+                            "hemisphere; all but the first are downloaded once")  # fmt: skip
+    group.add_argument("--style", choices=("default", "paper"), default="default",
+                       help="paper: figure.svg and .png in the colours, axes and order of the paper, to lay side by "
+                            "side")  # fmt: skip
 
 
 def _add_data_options(parser: argparse.ArgumentParser, kind: Kind) -> None:
@@ -128,7 +193,7 @@ def _add_statistics_options(parser: argparse.ArgumentParser, kind: Kind) -> None
 
 def _settle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Check what single options cannot, and fill in what depends on others."""
-    for name in ("data", "dnn_rdms", "fmri_rdms", "mask", "roi_labels", "atlas", "rois", "models", "layers"):
+    for name in ("data", "dnn_rdms", "fmri_rdms", "mask", "roi_labels", "atlas", "rois", "models", "layers", "dask"):
         options.__dict__.setdefault(name, None)
     if options.n_permutations < 1:
         parser.error(f"--n-permutations is {options.n_permutations}, expected 1 or more")
@@ -138,6 +203,9 @@ def _settle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Non
         parser.error(f"--seed is {options.seed}, expected 0 or more")
     if not 0 < getattr(options, "bootstrap_ratio", 0.5) < 1:
         parser.error(f"--bootstrap-ratio is {options.bootstrap_ratio}, expected a value between 0 and 1")
+    if options.dask and (options.stats == "t-test" or options.device == "cuda"):
+        other = "--stats t-test, which is quick" if options.stats == "t-test" else "--device cuda, as workers use CPUs"
+        parser.error(f"--dask does not go with {other}; leave one out")
     if options.stats == "permutation_labels":
         options.stats = "permutation"
     if options.correction == "max" and (options.as_published or options.stats == "t-test"):
@@ -199,14 +267,14 @@ def _example(options: argparse.Namespace) -> Path:
 
 
 def choose_device(options: argparse.Namespace) -> str:
-    """The device to compute on.
+    """The device to compute on; a CPU where workers of a cluster do it.
 
     Raises
     ------
     InputError
         If a GPU is asked for and there is none.
     """
-    if options.device == "cpu":
+    if options.device == "cpu" or getattr(options, "dask", None):
         return "cpu"
     import torch
 
@@ -215,6 +283,19 @@ def choose_device(options: argparse.Namespace) -> str:
     if options.device == "cuda":
         raise InputError("--device cuda: torch finds no CUDA GPU on this machine; use --device cpu or auto")
     return "cpu"
+
+
+@contextmanager
+def workers(options: argparse.Namespace) -> Iterator[Cluster | None]:
+    """Workers of --dask for the time of a `with` block; None without that option."""
+    if options.dask is None:
+        yield None
+        return
+    from utils.cluster import connect, local_workers
+
+    n_local = local_workers(options.dask)
+    with connect(options.dask, max(1, options.threads // n_local) if n_local else None) as cluster:
+        yield cluster
 
 
 @contextmanager
@@ -232,15 +313,13 @@ def progress(title: str, options: argparse.Namespace) -> Iterator[Callable[[int,
         yield advance
 
 
-def available_cores() -> int:
-    """Cores that this process may use: its CPU affinity, or fewer if SLURM granted fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return min(cores, int(granted)) if granted.isdigit() and int(granted) > 0 else cores
+# Warnings of this run, for its report.
+warned: list[str] = []
 
 
 def warn(message: str) -> None:
     """One line on stderr."""
+    warned.append(message)
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
@@ -251,14 +330,33 @@ def report(labels: Iterable[str], unit: str, n_tested: int) -> None:
     print(f"{counts.total():,} of {n_tested:,} tested {unit} significant" + (f": {found}" if found else ""))
 
 
-def finish(options: argparse.Namespace, written: Sequence[Path], started: float) -> None:
-    """Say which files were written, and open the brain map if that is wanted."""
+def publish(
+    options: argparse.Namespace,
+    outputs: Outputs,
+    record: dict[str, Any],
+    table: pd.DataFrame,
+    *,
+    title: str,
+    banner: str | None,
+    started: float,
+) -> None:
+    """Write the report, move all results into place, say which files there are, and open the report if wanted."""
+    from utils import report
+
+    report.write_report(outputs.path("report.html"), record, table, title=title, warnings=[*warned], banner=banner)
+    written = outputs.publish(record)
+    report.write_index(options.results)
+    folder = options.results / options.figure
+    names = [path.relative_to(folder) for path in written]
     print(f"{options.figure} took {time.time() - started:.1f} s and wrote")
-    for path in written:
-        print(f"  {path}")
-    page = next((path for path in written if path.name == "brain_map.html"), None)
-    if options.open and page is not None:
-        webbrowser.open(page.resolve().as_uri())
+    for name in names:
+        if len(name.parts) == 1:
+            print(f"  {folder / name}")
+    n_maps = sum(len(name.parts) > 1 for name in names)
+    if n_maps:
+        print(f"  {folder / 'maps'}/ ({n_maps} files)")
+    if options.open:
+        webbrowser.open((folder / "report.html").resolve().as_uri())
 
 
 def record(
@@ -268,6 +366,7 @@ def record(
     arrays: Sequence[NDArray],
     device: str,
     started: float,
+    cluster: Cluster | None = None,
 ) -> dict[str, Any]:
     """Provenance of a run, for `run.json`: `data` is added to it, `arrays` are what the results were computed from."""
     from utils.results import fingerprint, provenance
@@ -275,4 +374,6 @@ def record(
     chosen = {name: value for name, value in vars(options).items() if name not in ("figure", "kind")}
     places = {name: str(path) for name, path in vars(sources).items() if isinstance(path, Path)}
     described = {"simulated": sources.simulated, **places, **data, "fingerprint": fingerprint(*arrays)}
+    if cluster is not None:
+        described["dask_workers"] = cluster.n_workers
     return provenance(options.figure, chosen, described, device, started)

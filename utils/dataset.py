@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from utils import InputError
 from utils.files import open_array, read_noise_ceiling, read_rdms, read_table, read_volume
 from utils.geometry import Geometry, block_geometry
 from utils.noise_ceiling import noise_ceiling
-from utils.rdm import condense, n_conditions_of, n_pairs_of
+from utils.rdm import n_conditions_of, n_pairs_of
 
 Progress = Callable[[int, int], None]
 Kind = Literal["searchlight", "roi"]
@@ -29,7 +30,8 @@ PAPER_ROIS = (
     "V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4", "VO1", "VO2", "PHC1", "PHC2", "LO2", "LO1", "V3b", "V3a",
 )  # fmt: skip
 
-_SLICE_BYTES = 128 * 2**20
+_SLICE_BYTES = 32 * 2**20
+_PLACES_PER_THREAD = 8
 _RELEASE_FMRI = ("sl_rad=1__max_blk_edge=2", "kastner_ROIs_RDMs_pearson")
 _SIMULATION_MARK = "truth.tsv"
 
@@ -119,6 +121,25 @@ class RoiRdms:
 
 
 @dataclass(frozen=True)
+class Atlas:
+    """Where ROIs lie.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, shape (X, Y, Z)
+        Number of each voxel's ROI.
+    affine : ndarray, shape (4, 4)
+        Voxel indices to mm.
+    names : dict of int to str
+        Names of the ROIs, by their numbers.
+    """
+
+    labels: NDArray[np.int64]
+    affine: NDArray[np.float64]
+    names: dict[int, str]
+
+
+@dataclass(frozen=True)
 class SearchlightRdms:
     """Searchlight RDMs.
 
@@ -205,7 +226,7 @@ def locate(
             mask = find(mask, "mask.nii", "mask.nii.gz", required=fmri is not None)
     else:
         fmri = find(fmri_rdms, "kastner_ROIs_RDMs_pearson", "roi_rdms")
-        roi_labels = find(roi_labels, "ROIfiles_Labeling.txt", "roi_labels.csv")
+    roi_labels = find(roi_labels, "ROIfiles_Labeling.txt", "roi_labels.csv", required=kind == "roi")
     atlas = find(atlas, "atlas.nii.gz", "atlas.nii", required=False)
     if missing:
         raise InputError(
@@ -430,23 +451,23 @@ def read_roi_labels(path: Path) -> list[tuple[int, str]]:
     return table
 
 
-def load_atlas(sources: Sources, rois: RoiRdms) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-    """Atlas volume, (X, Y, Z) of int with the ids of the ROI table, and its affine (4, 4); None where there is none.
+def load_atlas(sources: Sources) -> Atlas | None:
+    """ROIs as a volume; None where there is no volume or no table of their names.
 
     Raises
     ------
     InputError
-        If the volume is not made of whole numbers, or holds none of the ROIs.
+        If the volume is not made of whole numbers, or holds none of the ROIs of the table.
     """
-    if sources.atlas is None:
+    if sources.atlas is None or sources.roi_labels is None:
         return None
     data, affine = read_volume(sources.atlas)
     if not np.isfinite(data).all() or (data != np.round(data)).any():
         raise InputError(f"{sources.atlas}: found values that are not whole numbers, expected the ids of the ROI table")
-    labels = data.astype(np.int64)
-    if not np.isin(labels, rois.ids).any():
+    labels, names = data.astype(np.int64), dict(read_roi_labels(sources.roi_labels))
+    if not np.isin(labels, list(names)).any():
         raise InputError(f"{sources.atlas}: holds none of the ids of {sources.roi_labels}; give a matching --atlas")
-    return labels, affine
+    return Atlas(labels, affine, names)
 
 
 # ----------------------------------------------------------------------------------------------------- searchlights
@@ -474,6 +495,8 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress | 
     InputError
         For files that are missing or unreadable, a mask that does not match, or no usable searchlight.
     """
+    from utils import compiled
+
     published = sources.fmri_rdms if sources.fmri_rdms.is_file() else sources.fmri_rdms / "all_sub_slrdms.npy"
     if published.exists():
         n_subjects, n_searchlights, blocks = _published_searchlights(published, n_conditions)
@@ -481,11 +504,11 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress | 
         n_subjects, n_searchlights, blocks = _generic_searchlights(sources.fmri_rdms, n_conditions)
     geometry = _geometry(sources, n_searchlights)
     ceilings = _stored_ceilings(sources.fmri_rdms, n_searchlights)
-    mean, usable = np.empty((n_searchlights, n_pairs_of(n_conditions))), np.zeros(n_searchlights, dtype=bool)
+    mean, usable = np.empty((n_searchlights, n_pairs_of(n_conditions))), np.empty(n_searchlights, dtype=bool)
     lower, upper = ceilings or (np.full(n_searchlights, np.nan), np.full(n_searchlights, np.nan))
     for places, rdms in blocks():
-        mean[places] = rdms.mean(axis=0, dtype=np.float64)
-        usable[places] = np.isfinite(mean[places]).all(axis=1) & (np.ptp(rdms, axis=2) > 0).all(axis=0)
+        averages = partial(compiled.average, rdms, mean[places], usable[places])
+        compiled.in_threads(averages, rdms.shape[1], _PLACES_PER_THREAD)
         if ceilings is None and n_subjects > 1:
             lower[places], upper[places] = noise_ceiling(rdms)
         if progress is not None:
@@ -497,7 +520,7 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress | 
         )
     if ceilings is None:
         _keep_ceilings(sources.fmri_rdms, lower, upper)
-    usable &= np.isfinite(lower) & (np.ptp(mean, axis=1) > 0)
+    usable &= np.isfinite(lower)
     if not usable.any():
         raise InputError(
             f"{sources.fmri_rdms}: every searchlight RDM holds NaN or inf or does not vary; nothing to test"
@@ -507,44 +530,58 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress | 
 
 def _published_searchlights(path: Path, n_conditions: int) -> tuple[int, int, Callable[[], Iterator]]:
     """Reader of the release's (n_subjects, n_searchlights, n, n) array."""
+    from utils.compiled import upper_triangles
+
     array = open_array(path)
     if array.ndim != 4 or array.shape[2] != array.shape[3]:
         raise InputError(
             f"{path}: found shape {array.shape}, expected (subjects, searchlights, conditions, conditions)"
         )
+    _check_numbers(path, array)
     n_subjects, n_searchlights, n, _ = array.shape
     _check_conditions(path, n_pairs_of(n), n_conditions)
-    step = max(1, _SLICE_BYTES // (n_subjects * n * n * 8))
+    step = max(1, _SLICE_BYTES // (n_subjects * n_pairs_of(n) * 8))
 
     def blocks() -> Iterator[tuple[slice, NDArray]]:
         for start in range(0, n_searchlights, step):
             places = slice(start, min(start + step, n_searchlights))
             # Mapped anew for every slice: pages that were read do not pile up in this process's memory.
-            yield places, condense(open_array(path)[:, places])
+            yield places, upper_triangles(open_array(path)[:, places])
 
     return n_subjects, n_searchlights, blocks
 
 
 def _generic_searchlights(folder: Path, n_conditions: int) -> tuple[int, int, Callable[[], Iterator]]:
     """Reader of one condensed array (n_searchlights, n_pairs) per subject."""
+    from utils.compiled import in_threads
+
     paths = sorted(folder.glob("*.npy")) if folder.is_dir() else []
     if not paths:
         raise InputError(f"{folder}: found neither all_sub_slrdms.npy nor one .npy file per subject")
-    shapes = {path: open_array(path).shape for path in paths}
-    shape = shapes[paths[0]]
-    for path, other in shapes.items():
-        if len(other) != 2 or other != shape:
+    arrays = {path: open_array(path) for path in paths}
+    shape = arrays[paths[0]].shape
+    for path, array in arrays.items():
+        if array.ndim != 2 or array.shape != shape:
             raise InputError(
-                f"{path}: found shape {other}, expected {shape if len(shape) == 2 else '(searchlights, pairs)'} "
+                f"{path}: found shape {array.shape}, expected {shape if len(shape) == 2 else '(searchlights, pairs)'} "
                 f"as in {paths[0].name}: condensed RDMs of the same searchlights for every subject"
             )
+        _check_numbers(path, array)
     _check_conditions(paths[0], shape[1], n_conditions)
+    dtype = np.float32 if all(array.dtype == np.float32 for array in arrays.values()) else np.float64
     step = max(1, _SLICE_BYTES // (len(paths) * shape[1] * 8))
 
     def blocks() -> Iterator[tuple[slice, NDArray]]:
         for start in range(0, shape[0], step):
             places = slice(start, min(start + step, shape[0]))
-            yield places, np.stack([open_array(path)[places] for path in paths])
+            rdms = np.empty((len(paths), places.stop - start, shape[1]), dtype=dtype)
+
+            def read(first: int, last: int, rdms: NDArray = rdms, places: slice = places) -> None:
+                for subject in range(first, last):
+                    rdms[subject] = open_array(paths[subject])[places]
+
+            in_threads(read, len(paths), 1)
+            yield places, rdms
 
     return len(paths), shape[0], blocks
 
@@ -620,6 +657,11 @@ def _choose(wanted: Sequence[str], items: Sequence[Any], names: Sequence[str], k
     if unknown:
         raise InputError(f"unknown {kind}(s) {', '.join(unknown)}; there are {', '.join(names)}")
     return [items[names.index(name)] for name in dict.fromkeys(wanted)]
+
+
+def _check_numbers(path: Path, array: NDArray) -> None:
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{path}: holds values of type {array.dtype}, expected numbers")
 
 
 def _check_conditions(path: Path, n_pairs: int, n_conditions: int) -> None:

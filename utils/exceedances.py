@@ -272,7 +272,8 @@ class Exact:
         self.n += len(entries)
         rows = self._plan.rows
         start, direction, weight = rows.terms
-        return _recalculate(
+        recalculate = _recalculate if len(entries) < _ENTRIES_FOR_THREADS else _recalculate_in_threads
+        return recalculate(
             entries, permutations, self._basis, self._responses, start, direction, weight, rows.offset, rows.kind,
             self._places.sign, rows.n_plain,
         )  # fmt: skip
@@ -375,10 +376,13 @@ class Counter:
     ) -> NDArray[np.float64]:
         """Largest value of every permutation, exact wherever rounding could move it across a target."""
         top, error = tops.max(axis=1).astype(np.float64), errors.max(axis=1).astype(np.float64)
-        for family, p in np.argwhere(self.exact.is_open(top, error)):
-            near = top[family, p] - 2 * error[family, p]
-            entries = self._candidates(projected[:, p], p, family, near)
-            top[family, p] = self.exact.values(entries, permutations).max()
+        is_open = np.argwhere(self.exact.is_open(top, error))
+        if len(is_open):
+            near = top - 2 * error
+            found = [self._candidates(projected[:, p], p, family, near[family, p]) for family, p in is_open]
+            values = self.exact.values(np.concatenate(found), permutations)
+            starts = np.cumsum([0, *map(len, found[:-1])])
+            top[tuple(is_open.T)] = np.maximum.reduceat(values, starts)
         return top
 
     def _candidates(self, projected: NDArray[np.float32], p: int, family: int, least: float) -> NDArray[np.int64]:
@@ -506,26 +510,49 @@ def _flag(value, wanted, bound, p, row, first, flags, n_found, capacity):
     return n_found
 
 
-@numba.njit(parallel=True, cache=True)
+# To start threads takes longer than a few values do.
+_ENTRIES_FOR_THREADS = 4096
+
+
+@numba.njit(cache=True)
 def _recalculate(entries, permutations, basis, responses, start, direction, weight, offset, kind, sign, n_plain):
     """Values in float64 of single entries (permutation, row, place); row n_rows is the best of the plain rows."""
-    n_rows = offset.size
+    result = np.empty(len(entries))
+    for i in range(len(entries)):
+        result[i] = _value(
+            entries[i], permutations, basis, responses, start, direction, weight, offset, kind, sign, n_plain
+        )
+    return result
+
+
+@numba.njit(parallel=True, cache=True)
+def _recalculate_in_threads(
+    entries, permutations, basis, responses, start, direction, weight, offset, kind, sign, n_plain
+):
+    """As `_recalculate`."""
     result = np.empty(len(entries))
     for i in numba.prange(len(entries)):
-        p, row, place = entries[i, 0], entries[i, 1], entries[i, 2]
-        first, last = (0, n_plain) if row == n_rows else (row, row + 1)
-        largest = -np.inf
-        for r in range(first, last):
-            value = offset[r]
-            for t in range(start[r], start[r + 1]):
-                total = 0.0
-                for k in range(permutations.shape[1]):
-                    total += basis[direction[t], permutations[p, k]] * responses[place, k]
-                value += weight[t] * total * total
-            if kind[r] == TWO_SIDED:
-                value = abs(value)
-            elif kind[r] == SIGNED:
-                value *= sign[r, place]
-            largest = max(largest, value)
-        result[i] = largest
+        result[i] = _value(
+            entries[i], permutations, basis, responses, start, direction, weight, offset, kind, sign, n_plain
+        )
     return result
+
+
+@numba.njit(cache=True)
+def _value(entry, permutations, basis, responses, start, direction, weight, offset, kind, sign, n_plain):
+    p, row, place = entry[0], entry[1], entry[2]
+    first, last = (0, n_plain) if row == offset.size else (row, row + 1)
+    largest = -np.inf
+    for r in range(first, last):
+        value = offset[r]
+        for t in range(start[r], start[r + 1]):
+            total = 0.0
+            for k in range(permutations.shape[1]):
+                total += basis[direction[t], permutations[p, k]] * responses[place, k]
+            value += weight[t] * total * total
+        if kind[r] == TWO_SIDED:
+            value = abs(value)
+        elif kind[r] == SIGNED:
+            value *= sign[r, place]
+        largest = max(largest, value)
+    return largest

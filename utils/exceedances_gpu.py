@@ -143,9 +143,10 @@ class _Block:
     top: torch.Tensor
     error: torch.Tensor
 
-    @property
-    def overflows(self) -> bool:
-        return int(self.found.max()) > len(self.doubtful)
+    def entries(self, listed: torch.Tensor, which: int, origin: int) -> NDArray[np.int64]:
+        """The filled entries of a list, as (permutation from `origin` on, row, place)."""
+        rows = listed[: int(self.found[which])].cpu().numpy()
+        return rows[:, [1, 0, 2]] + np.array([self.first - origin, 0, 0])
 
 
 class _Counter:
@@ -219,25 +220,37 @@ class _Counter:
 
     def _settle(self) -> None:
         """Take the open entries of all waiting blocks from the device, and settle them in float64."""
-        draws = self._plan.draws
-        for block in self._waiting:
-            if block.overflows:
-                _, doubtful, near, top, error = self._compared(block.first, block.last)
-                room = int(block.found.max())
-                block = _block(block.first, block.last, doubtful, near, top, error, room)
-            permutations = draws.indices(draws.orders(self._start + block.first, self._start + block.last))
-            n_doubtful, n_near = block.found.tolist()
-            entries = block.doubtful[:n_doubtful, [1, 0, 2]].cpu().numpy()
-            self._exact.settle(entries, permutations, self._settled, self._settled_best)
-            entries = block.near[:n_near, [1, 0, 2]].cpu().numpy()
-            self._largest.append(self._largest_of_block(block, entries, permutations))
+        if not self._waiting:
+            return
+        first, last = self._waiting[0].first, self._waiting[-1].last
+        permutations = self._plan.draws.indices(self._plan.draws.orders(self._start + first, self._start + last))
+        blocks = [self._with_room(block) for block in self._waiting]
+        doubtful = np.concatenate([block.entries(block.doubtful, 0, first) for block in blocks])
+        self._exact.settle(doubtful, permutations, self._settled, self._settled_best)
+        near = np.concatenate([block.entries(block.near, 1, first) for block in blocks])
+        top, error = (
+            torch.cat([getattr(block, name) for block in blocks], dim=1).double().cpu().numpy()
+            for name in ("top", "error")
+        )
+        self._largest.append(self._largest_of_all(top, error, near, permutations))
         self._waiting.clear()
 
-    def _largest_of_block(
-        self, block: _Block, near: NDArray[np.int64], permutations: NDArray[np.int64]
+    def _with_room(self, block: _Block) -> _Block:
+        """The block, counted again if more was left open than it had room for."""
+        needed = int(block.found.max())
+        if needed <= len(block.doubtful):
+            return block
+        _, doubtful, near, top, error = self._compared(block.first, block.last)
+        return _block(block.first, block.last, doubtful, near, top, error, needed)
+
+    def _largest_of_all(
+        self,
+        top: NDArray[np.float64],
+        error: NDArray[np.float64],
+        near: NDArray[np.int64],
+        permutations: NDArray[np.int64],
     ) -> NDArray[np.float64]:
         """Largest value of every permutation, exact wherever rounding could move it across a target."""
-        top, error = block.top.double().cpu().numpy(), block.error.double().cpu().numpy()
         is_open = self._exact.is_open(top, error)
         family = (near[:, 1] >= self._plan.rows.n_plain).astype(int)
         needed = is_open[family, near[:, 0]]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.rdm import n_conditions_of
-from utils.regression import Basis, LinearStatistic, adjust, standardise
+from utils.rdm import expand, n_conditions_of
+from utils.regression import Basis, LinearStatistic, standardise
 
 _PLACES_PER_REFIT = 500
+_SUBSETS_PER_REFIT = 1000
+_PLACES_PER_THREAD = 32
+# A predictor with a smaller sum of squares of its own in a subset, of about 1 in all conditions, says nothing there.
 _SINGULAR = 1e-10
 
 
@@ -54,10 +58,7 @@ def chance_adjusted_r2(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike
 def _condition_energy(unit_rdms: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of the variance of condensed RDMs (n_rdms, n_pairs) that effects of single conditions make up."""
     n = n_conditions_of(unit_rdms.shape[-1])
-    rows, columns = np.triu_indices(n, k=1)
-    incidence = np.zeros((unit_rdms.shape[-1], n))
-    incidence[np.arange(rows.size), rows] = incidence[np.arange(rows.size), columns] = 1.0
-    return np.square(unit_rdms @ incidence).sum(axis=-1) / (n - 2)
+    return np.square(expand(unit_rdms).sum(axis=-1)).sum(axis=-1) / (n - 2)
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,9 @@ class StandardErrors:
 def jackknife(
     basis: Basis,
     rdms: ArrayLike,
+    subsets: NDArray[np.bool_],
     pairs: Sequence[tuple[int, int]] = (),
     *,
-    ratio: float = 0.9,
-    n_subsets: int = 10_000,
-    seed: int = 0,
     scaled: bool = True,
 ) -> StandardErrors:
     """Standard errors of unique variance and its differences, from refitting on random subsets of the conditions.
@@ -149,12 +148,10 @@ def jackknife(
     ----------
     basis : Basis
     rdms : array_like, shape (n_places, n_pairs)
+    subsets : ndarray of bool, shape (n_subsets, n_conditions)
+        From `condition_subsets`.
     pairs : sequence of (int, int)
         Sets whose unique variances are compared.
-    ratio : float
-        Share of the conditions in a subset.
-    n_subsets : int
-    seed : int
     scaled : bool
         False leaves the factor out, as the published code does.
 
@@ -166,20 +163,25 @@ def jackknife(
     ----------
     Shao & Wu 1989, Ann Stat 17:1176.
     """
+    from utils import compiled
+
     responses = standardise(np.asarray(rdms))
-    n = n_conditions_of(basis.n_pairs)
-    m = round(ratio * n)
-    subsets = condition_subsets(n, m, n_subsets, seed)
-    factor = np.sqrt(m / (n - m)) if scaled else 1.0
-    unique = np.empty((len(basis.coordinates), len(responses)))
-    difference = np.empty((len(pairs), len(responses)))
-    for start in range(0, len(responses), _PLACES_PER_REFIT):
+    n_sets, n_places = len(basis.coordinates), len(responses)
+    kept = subsets[0].sum()
+    factor = np.sqrt(kept / (subsets.shape[1] - kept)) if scaled else 1.0
+    contrasts = np.vstack([np.eye(n_sets), np.zeros((len(pairs), n_sets))])
+    for row, (i, j) in enumerate(pairs, start=n_sets):
+        contrasts[row, i], contrasts[row, j] = 1.0, -1.0
+    errors = np.empty((len(contrasts), n_places))
+    for start in range(0, n_places, _PLACES_PER_REFIT):
         here = slice(start, start + _PLACES_PER_REFIT)
         values = unique_in_subsets(basis, responses[here], subsets)
-        unique[:, here] = factor * values.std(axis=0, ddof=1)
-        for row, (i, j) in enumerate(pairs):
-            difference[row, here] = factor * (values[:, i] - values[:, j]).std(axis=0, ddof=1)
-    return StandardErrors(unique, difference)
+        deviation = np.empty((len(contrasts), values.shape[2]))
+        compiled.in_threads(
+            partial(compiled.deviations, values, contrasts, deviation), values.shape[2], _PLACES_PER_THREAD
+        )
+        errors[:, here] = deviation
+    return StandardErrors(factor * errors[:n_sets], factor * errors[n_sets:])
 
 
 def difference_p(
@@ -212,6 +214,7 @@ def unique_in_subsets(basis: Basis, rdms: NDArray[np.float64], subsets: NDArray[
     basis : Basis
     rdms : ndarray of float64, shape (n_places, n_pairs)
     subsets : ndarray of bool, shape (n_subsets, n_conditions)
+        All of the same number of conditions.
 
     Returns
     -------
@@ -219,60 +222,80 @@ def unique_in_subsets(basis: Basis, rdms: NDArray[np.float64], subsets: NDArray[
 
     Notes
     -----
-    The sums of squares and products that a subset needs are linear in which pairs it holds, so all of them come from
-    one matrix product. In terms of the orthonormal basis the normal equations are well conditioned, since a subset of
-    90 % of the conditions leaves the basis nearly orthonormal.
+    A refit needs sums of products over the pairs that the subset holds; they are quickly taken from the sums over all
+    pairs (`utils.compiled.kept_sums`). In terms of the orthonormal basis the normal equations are well conditioned,
+    since a subset of 90 % of the conditions leaves the basis nearly orthonormal.
     """
-    n_sets = len(basis.coordinates)
-    rows, columns = np.triu_indices(subsets.shape[1], k=1)
-    rank, n_places = basis.q.shape[1], len(rdms)
-    data = np.hstack([basis.q, rdms.T])
-    left, right = np.triu_indices(rank)
-    products = np.hstack(
-        [np.ones((len(data), 1)), data, basis.q[:, left] * basis.q[:, right], rdms.T**2]
-        + [basis.q[:, [k]] * rdms.T for k in range(rank)]
-    )
-    everything = tuple(range(n_sets))
-    families = [everything] + [tuple(j for j in everything if j != i) for i in everything]
-    coordinates = [basis.subset(family) for family in families]
-    result = np.empty((len(subsets), n_sets, n_places))
-    for start in range(0, len(subsets), 1000):
-        chosen = subsets[start : start + 1000]
-        sums = (chosen[:, rows] & chosen[:, columns]).astype(np.float64) @ products
-        n_kept, totals, upper, square, cross = np.split(
-            sums, np.cumsum([1, rank + n_places, left.size, n_places]), axis=1
-        )
-        gram = np.empty((len(chosen), rank, rank))
-        gram[:, left, right] = gram[:, right, left] = upper
-        sum_q, sum_y = totals[:, :rank], totals[:, rank:]
-        gram -= sum_q[:, :, None] * sum_q[:, None, :] / n_kept[:, :, None]
-        cross = cross.reshape(-1, rank, n_places) - sum_q[:, :, None] * sum_y[:, None, :] / n_kept[:, :, None]
-        square = square - sum_y**2 / n_kept
-        r2 = [_adjusted_from_moments(b, gram, cross, square, n_kept) for b in coordinates]
-        for i in everything:
-            result[start : start + 1000, i] = r2[0] - r2[1 + i]
+    from utils import compiled
+
+    n_sets, (n_subsets, n) = len(basis.coordinates), subsets.shape
+    left_out = np.flatnonzero(~subsets).reshape(n_subsets, -1) % n
+    responses = np.ascontiguousarray(rdms.T)
+    predictors = np.column_stack([np.ones(basis.n_pairs), basis.q])
+    arrangements = [_Arrangement.of(basis, predictors, i) for i in range(n_sets)]
+    result = np.empty((n_subsets, n_sets, len(rdms)))
+
+    def refit(first: int, last: int) -> None:
+        for start in range(first, last, _SUBSETS_PER_REFIT):
+            here = slice(start, min(start + _SUBSETS_PER_REFIT, last))
+            axes, starts, slopes = _axes_in_subsets(arrangements, left_out[here])
+            places = partial(
+                compiled.unique_in_subsets, responses, predictors, left_out[here], axes, starts, slopes, result[here]
+            )
+            compiled.in_threads(places, len(rdms), _PLACES_PER_THREAD)
+
+    # Threads share the subsets where there are many, as for ROIs, and the places where not.
+    compiled.in_threads(refit, n_subsets, _SUBSETS_PER_REFIT)
     return result
 
 
-def _adjusted_from_moments(
-    directions: NDArray, gram: NDArray, cross: NDArray, square: NDArray, n_kept: NDArray
-) -> NDArray[np.float64]:
-    """Adjusted R2, (n_subsets, n_places), of the predictors `directions`, from centred moments of each subset."""
-    if directions.shape[1] == 0:
-        return np.zeros_like(square)
-    inner = directions.T @ cross
-    square_sums = directions.T @ gram @ directions
-    fitted, rank = np.empty_like(inner), np.full((len(inner), 1), directions.shape[1])
-    # In some subset a predictor may be constant, or two the same: there, only the rank that is left is fitted.
-    singular = np.linalg.det(square_sums) < _SINGULAR
-    fitted[~singular] = np.linalg.solve(square_sums[~singular], inner[~singular])
-    if singular.any():
-        length, axes = np.linalg.eigh(square_sums[singular])
-        inverse = np.divide(1.0, length, out=np.zeros_like(length), where=length > _SINGULAR)
-        fitted[singular] = axes @ (inverse[:, :, None] * (axes.swapaxes(1, 2) @ inner[singular]))
-        rank[singular, 0] = (inverse > 0).sum(axis=1)
-    r2 = np.einsum("bkp,bkp->bp", inner, fitted) / square
-    return adjust(r2, n_kept, rank)
+@dataclass(frozen=True)
+class _Arrangement:
+    """Predictors in terms of which a set adds to the others: the constant, what spans the others, what is left.
+
+    `directions`, (n, n), are in terms of the constant and the basis; `products`, (n_pairs, n (n + 1) / 2), are those of
+    all pairs of the predictors; the set adds those from number `first` on.
+    """
+
+    directions: NDArray[np.float64]
+    products: NDArray[np.float64]
+    first: int
+
+    @classmethod
+    def of(cls, basis: Basis, predictors: NDArray[np.float64], i: int) -> _Arrangement:
+        others = basis.subset([j for j in range(len(basis.coordinates)) if j != i])
+        directions = np.eye(predictors.shape[1])
+        directions[1:, 1:] = np.linalg.qr(others, mode="complete")[0].T
+        ordered = predictors @ directions.T
+        rows, columns = np.triu_indices(len(directions))
+        return cls(directions, ordered[:, rows] * ordered[:, columns], 1 + others.shape[1])
+
+
+def _axes_in_subsets(
+    arrangements: Sequence[_Arrangement], left_out: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Arguments `axes`, `starts` and `slopes` of `utils.compiled.unique_in_subsets`.
+
+    In some subset a predictor may be constant, or two the same: there are fewer axes then, and fewer predictors to
+    adjust for.
+    """
+    from utils import compiled
+
+    axes: list[NDArray[np.float64]] = []
+    ranks = []  # with the constant
+    for arrangement in arrangements:
+        products, first = compiled.kept_sums(arrangement.products, left_out), arrangement.first
+        shape = (len(left_out), *arrangement.directions.shape)
+        own, found = np.empty(shape), np.empty(shape[:2], dtype=np.bool_)
+        compiled.orthonormal_axes(products, arrangement.directions, _SINGULAR, own, found)
+        if not axes:
+            axes.append(own[:, :first])
+            ranks.append(found.sum(axis=1))
+        axes.append(own[:, first:])
+        ranks.append(found[:, :first].sum(axis=1))
+    n_kept = products[:, :1]
+    slopes = (n_kept - 1) / (n_kept - np.column_stack(ranks))
+    return np.concatenate(axes, axis=1), np.cumsum([part.shape[1] for part in axes]), slopes
 
 
 def largest_difference_p(

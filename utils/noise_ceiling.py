@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-_CHUNK_BYTES = 64 * 2**20
+_CHUNK_BYTES = 16 * 2**20
+_PLACES_PER_THREAD = 8
 
 
 def noise_ceiling(
@@ -28,6 +30,7 @@ def noise_ceiling(
     Returns
     -------
     lower, upper : ndarray of float64, shape (n_places,)
+        NaN where the RDM of a subject holds NaN or is constant.
 
     Raises
     ------
@@ -39,6 +42,8 @@ def noise_ceiling(
     Nili et al. 2014, PLOS Comput Biol 10:e1003553 (there with other rank correlations); Spearman as in the code of
     Dwivedi et al. 2021.
     """
+    from utils import compiled
+
     n_subjects, n_places, n_pairs = subject_rdms.shape
     if n_subjects < 2:
         raise ValueError(f"a noise ceiling needs at least 2 subjects, got {n_subjects}")
@@ -46,13 +51,9 @@ def noise_ceiling(
     step = max(1, _CHUNK_BYTES // (8 * n_subjects * n_pairs))
     for start in range(0, n_places, step):
         places = slice(start, start + step)
-        block = np.asarray(subject_rdms[:, places], dtype=np.float64)
-        total = block.sum(axis=0)
-        subjects = _unit_ranks(block)
-        others = _unit_ranks((total - block) / (n_subjects - 1))
-        everyone = _unit_ranks(total / n_subjects)
-        lower[places] = np.einsum("spq,spq->sp", subjects, others).mean(axis=0)
-        upper[places] = np.einsum("spq,pq->sp", subjects, everyone).mean(axis=0)
+        block = compiled.plain(subject_rdms[:, places])
+        bounds = partial(compiled.ceilings, block, lower[places], upper[places])
+        compiled.in_threads(bounds, block.shape[1], _PLACES_PER_THREAD)
         if progress is not None:
             progress(min(start + step, n_places), n_places)
     return lower, upper
@@ -61,20 +62,3 @@ def noise_ceiling(
 def ceiling_as_r2(ceiling: NDArray[np.float64]) -> NDArray[np.float64]:
     """Squared ceiling, comparable with R2; a negative correlation leaves nothing to explain and becomes 0."""
     return np.square(np.clip(ceiling, 0.0, None))
-
-
-def _unit_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average ranks along the last axis, centred and scaled to unit length: their products are Spearman's rho."""
-    n = values.shape[-1]
-    order = np.argsort(values, axis=-1)
-    ranks = np.empty_like(values)
-    np.put_along_axis(ranks, order, np.arange(1.0, n + 1.0), axis=-1)
-    ordered = np.take_along_axis(values, order, axis=-1)
-    tied = (ordered[..., 1:] == ordered[..., :-1]).any(axis=-1)
-    if tied.any():
-        from scipy.stats import rankdata
-
-        ranks[tied] = rankdata(values[tied], axis=-1)
-    ranks -= (n + 1) / 2
-    norm = np.linalg.norm(ranks, axis=-1, keepdims=True)
-    return np.divide(ranks, norm, out=np.full_like(ranks, np.nan), where=norm > 0)

@@ -1,43 +1,41 @@
-"""Figures of regions of interest (ROIs): bars, brackets, Venn diagrams, the noise ceiling.
+"""Figures of regions of interest (ROIs): bars, brackets, all parts of the variance, the noise ceiling.
 
-Everything drawn here was computed elsewhere. Figures are laid out in inches at the width of a journal page, so that
-text keeps its size whatever the number of panels. Negative values are drawn as they are; only the areas of a Venn
-diagram cannot be negative, and a diagram that leaves something out says so.
+Everything drawn here was computed elsewhere. Negative values are drawn as they are; only the areas of a Venn diagram
+cannot be negative, and a diagram that leaves something out says so.
 """
 
 from __future__ import annotations
 
-import pathlib
-import textwrap
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.util import find_spec
-from itertools import combinations, pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.tasks import to_published_color
+from utils import venn
+from utils.dataset import PAPER_ROIS
+from utils.sheet import FONT, MARGIN, PAGE_WIDTH, Sheet, Style, drawing_style, shorten, text_width
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.path import Path
+    from matplotlib.patheffects import AbstractPathEffect
 
-PAGE_WIDTH = 7.5  # inches: the widest figure of the journal
-_MARGIN = 0.1
-_FONT = {"title": 9.5, "panel": 7.5, "text": 6.5, "small": 6.0}
-
-# Three circles have too few degrees of freedom for seven areas: a diagram this far off says that it is.
-_TOLERANCE = 0.05
-
-VENN_NOTE = (
-    "Venn diagrams: unique and shared variance as shares of their panel's total; clipped: a negative part has no area "
-    "and is left out; distorted or not drawable: circles cannot show these parts, an area would be off by more than "
-    f"{_TOLERANCE:.0%} of the total."
+PARTS_NOTE = (
+    "Stacked bars: unique parts in the order and colours of the bars above, then shared parts; negative parts stand "
+    "below zero."
 )
-NO_VENN_NOTE = "Venn diagrams need the package matplotlib-venn, which is not installed."
+NO_PARTS_NOTE = "The parts of the variance are drawn for two to five sets."
+
+# What is known of the axes of the paper: those of its Fig 2b. Fig 3b is drawn alike; its axes are not known.
+_PUBLISHED_LIMITS = (0.0, 0.45)
+_PUBLISHED_COLUMNS = 4
+
+# So little variance is noise: an axis that shows less would only magnify it.
+_MIN_SPAN = 0.01
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class CeilingPanel:
     explained, error : ndarray, shape (n_rois,)
         R2 and the half length of its error bar (NaN: none).
     lower, upper : ndarray, shape (n_rois,)
-        Bounds of the noise ceiling as R2: bounds that are correlations must be squared.
+        Bounds of the noise ceiling as R2 (NaN: none): bounds that are correlations must be squared.
     chance : ndarray, shape (n_rois,)
         What unrelated networks would explain.
     """
@@ -102,11 +100,11 @@ def roi_figure(
     title: str,
     note: str,
     legend: Mapping[str, str],
-    ylabel: str = "unique variance (adjusted R²)",
     ceiling: CeilingPanel | None = None,
     banner: str | None = None,
+    style: Style = "default",
 ) -> Figure:
-    """Grid of ROI panels, row by row: bars with error bars, stars and brackets, and a Venn diagram.
+    """Grid of ROI panels, row by row: bars with error bars, stars and brackets; then all parts of the variance.
 
     Parameters
     ----------
@@ -116,178 +114,116 @@ def roi_figure(
         Heading, and the small print below (what stars and error bars mean, number of permutations).
     legend : mapping of str to str
         Names and colours explained below the title; may be empty.
-    ylabel : str
-        What the bars show.
     ceiling : CeilingPanel, optional
-        Adds a wide panel below the grid.
+        Adds a wide panel below.
     banner : str, optional
         Warning across the top of the figure, such as that the data are simulated.
+    style : {"default", "paper"}
+        "paper" has the published colours, order of ROIs, columns, limits of the y axis. The
+        axis is made longer, and the note says so, where something would else be cut.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Not registered with pyplot. Stars, brackets and Venn diagrams carry the gids "star", "bracket" and "venn".
+        Not registered with pyplot. Stars, brackets, the parts of stacked bars and the axes of Venn diagrams carry the
+        labels "star", "bracket", "part" and "venn".
     """
+    if style == "paper":
+        panels, legend, ceiling = _published_look(panels, legend, ceiling)
     with drawing_style():
-        grid = _Grid.of(panels)
-        legend_height = 0.17 * len(_legend_rows(legend, grid.width)) if legend else 0.0
-        ceiling_height = _ceiling_height(ceiling, grid.width) if ceiling else 0.0
+        grid = _Grid.of(panels, style)
+        y_axis = _y_axis(panels, grid.bars_height, style)
+        keys = [_Key(name, (color,)) for name, color in legend.items()]
+        parts = _PartsBlock.of(panels, grid.width)
+        notes = [note, parts.note, _limits_note(y_axis) if style == "paper" else ""]
+        body = _keys_height(keys, grid.width) + grid.height + parts.height
         sheet = Sheet.new(
             grid.width,
-            legend_height + grid.height + ceiling_height,
+            body + (_ceiling_height(ceiling, grid.width) if ceiling else 0.0),
             title=title,
-            note=f"{note} {_venn_note(panels)}".strip(),
+            note=" ".join(filter(None, notes)),
             banner=banner,
         )
-        _draw_legend(sheet, sheet.top, legend)
-        _draw_grid(sheet, sheet.top + legend_height, grid, panels, ylabel)
+        top = sheet.top
+        _draw_keys(sheet, top, keys)
+        top += _keys_height(keys, grid.width)
+        _draw_grid(sheet, top, grid, panels, y_axis)
+        top += grid.height
+        parts.draw(sheet, top, panels)
+        top += parts.height
         if ceiling:
-            _draw_ceiling(sheet, sheet.top + legend_height + grid.height, ceiling)
+            _draw_ceiling(sheet, top, ceiling)
         return sheet.figure
 
 
-def save_figure(figure: Figure, svg_path: str | pathlib.Path, png_path: str | pathlib.Path) -> None:
-    """Write a figure as SVG, with its text as text, and as PNG with 300 dots per inch; the bytes are reproducible.
+def _published_look(
+    panels: Sequence[RoiPanel], legend: Mapping[str, str], ceiling: CeilingPanel | None
+) -> tuple[list[RoiPanel], dict[str, str], CeilingPanel | None]:
+    """The same in the colours of the paper and in its order of ROIs, those that it does not have last."""
 
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-    svg_path, png_path : path-like
-        The files to write.
-    """
-    with drawing_style():
-        # The date and the random ids of clip paths would make every file differ from the last.
-        figure.savefig(svg_path, format="svg", dpi=300, metadata={"Date": None})
-        figure.savefig(png_path, format="png", dpi=300)
+    def position(roi: str) -> int:
+        return PAPER_ROIS.index(roi) if roi in PAPER_ROIS else len(PAPER_ROIS)
 
-
-@contextmanager
-def drawing_style() -> Iterator[None]:
-    """Matplotlib's defaults, whatever the user's matplotlibrc says, with the house's few changes."""
-    import matplotlib as mpl
-
-    changes: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",
-        "font.size": _FONT["text"],
-        "axes.linewidth": 0.6,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6,
-        "xtick.major.size": 2.5,
-        "ytick.major.size": 2.5,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "task-specific networks",
-    }
-    backend_rules = ("backend", "toolbar", "interactive")
-    defaults = {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith(backend_rules)}
-    with mpl.rc_context({**defaults, **changes}):
-        yield
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A figure with banner, title and note in place; `top` is where its body starts, in inches from the upper edge."""
-
-    figure: Figure
-    width: float
-    height: float
-    top: float
-
-    @classmethod
-    def new(cls, width: float, body: float, *, title: str, note: str, banner: str | None) -> Sheet:
-        """Make a sheet `width` inches wide with room for a body `body` inches high."""
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Rectangle
-
-        titles, notes = _wrap(title, width, _FONT["title"], bold=True), _wrap(note, width, _FONT["small"])
-        banners = _wrap(banner or "", width, _FONT["panel"], bold=True)
-        banner_height = (0.14 * len(banners) + 0.1) if banners else 0.0
-        top = banner_height + 0.07 + 0.18 * len(titles) + 0.04
-        height = top + body + 0.115 * len(notes) + 0.1
-        figure = Figure(figsize=(width, height), facecolor="white")
-        sheet = cls(figure, width, height, top)
-        if banners:
-            rectangle = Rectangle((0, 1 - banner_height / height), 1, banner_height / height, color="#1a1a1a")
-            figure.add_artist(rectangle)
-            style = {"color": "white", "weight": "bold", "size": _FONT["panel"]}
-            sheet.text(width / 2, banner_height / 2, "\n".join(banners), ha="center", va="center", **style)
-        for i, line in enumerate(titles):
-            sheet.text(_MARGIN, banner_height + 0.07 + 0.18 * i, line, va="top", weight="bold", size=_FONT["title"])
-        for i, line in enumerate(notes):
-            y = top + body + 0.05 + 0.115 * i
-            sheet.text(_MARGIN, y, line, va="top", size=_FONT["small"], color="#333333")
-        return sheet
-
-    def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Write at `x`, `y` inches from the upper left corner."""
-        self.figure.text(x / self.width, 1 - y / self.height, text, **style)
-
-    def rectangle(self, x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
-        """Inches from the upper left corner to matplotlib's fractions from the lower left one."""
-        return (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
-
-    def swatch(self, x: float, y: float, color: str, other: str | None = None) -> None:
-        """A patch of colour, or of two, beside a name of the legend; `y` is its middle."""
-        from matplotlib.patches import Rectangle
-
-        left, bottom, width, height = self.rectangle(x, y - 0.04, 0.13, 0.08)
-        for start, fill in ((0.0, color), (0.5, other or color)):
-            half = Rectangle((left + start * width, bottom), (1 - start) * width, height, facecolor=fill, lw=0)
-            self.figure.add_artist(half)
-        self.figure.add_artist(Rectangle((left, bottom), width, height, facecolor="none", edgecolor="#444444", lw=0.3))
-
-    def line(self, x: float, y: float, color: str, lw: float) -> None:
-        """A line beside a name of the legend."""
-        from matplotlib.lines import Line2D
-
-        left, bottom, width, _ = self.rectangle(x, y, 0.17, 0.0)
-        self.figure.add_artist(Line2D([left, left + width], [bottom, bottom], color=color, lw=lw))
-
-
-def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """Width of a line of text in inches."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
-    if not text.strip():
-        return 0.0
-    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().x1) / 72
-
-
-def _wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
-    """Lines of `text` that fit between the margins of a sheet."""
-    if not text:
-        return []
-    # The average width of a character differs from text to text, so it is measured.
-    characters = int(0.96 * (width - 2 * _MARGIN) * len(text) / text_width(text, size, bold=bold))
-    return textwrap.wrap(text, max(20, characters))
+    panels = [replace(panel, colors=[to_published_color(color) for color in panel.colors]) for panel in panels]
+    legend = {name: to_published_color(color) for name, color in legend.items()}
+    if ceiling is not None:
+        rois = ceiling.rois
+        order = sorted(range(len(rois)), key=lambda i: position(rois[i]))
+        values = (ceiling.explained, ceiling.error, ceiling.lower, ceiling.upper, ceiling.chance)
+        ceiling = CeilingPanel([rois[i] for i in order], *(value[order] for value in values))
+    return sorted(panels, key=lambda panel: position(panel.roi)), legend, ceiling
 
 
 # -------------------------------------------------------------------------------------------------------------- legend
 
 
-def _legend_rows(legend: Mapping[str, str], width: float) -> list[list[tuple[str, float]]]:
-    """Names with their x position in inches, broken into rows."""
-    rows: list[list[tuple[str, float]]] = [[]]
-    x = _MARGIN
-    for name in legend:
-        step = 0.18 + text_width(name, _FONT["text"]) + 0.16
-        if rows[-1] and x + step > width:
+@dataclass(frozen=True)
+class _Key:
+    """An entry of a legend: a patch divided among its colours, or a line."""
+
+    name: str
+    colors: tuple[str, ...] = ()
+    line: Mapping[str, Any] | None = None
+
+
+_KEYS_LINE = 0.17
+
+
+def _keys_rows(keys: Sequence[_Key], sheet_width: float) -> list[list[tuple[_Key, str, float]]]:
+    """Entries with what is written and their x position in inches, broken into rows."""
+    rows: list[list[tuple[_Key, str, float]]] = [[]] if keys else []
+    x = MARGIN
+    for key in keys:
+        name = shorten(key.name, sheet_width - 2 * MARGIN - 0.18, FONT["text"])
+        step = 0.18 + text_width(name, FONT["text"]) + 0.16
+        if rows[-1] and x + step > sheet_width:
             rows.append([])
-            x = _MARGIN
-        rows[-1].append((name, x))
+            x = MARGIN
+        rows[-1].append((key, name, x))
         x += step
     return rows
 
 
-def _draw_legend(sheet: Sheet, top: float, legend: Mapping[str, str]) -> None:
-    for i, row in enumerate(_legend_rows(legend, sheet.width)):
-        for name, x in row:
-            y = top + 0.06 + 0.17 * i
-            sheet.swatch(x, y, legend[name])
-            sheet.text(x + 0.18, y, name, va="center", size=_FONT["text"])
+def _keys_height(keys: Sequence[_Key], sheet_width: float) -> float:
+    return _KEYS_LINE * len(_keys_rows(keys, sheet_width))
+
+
+def _draw_keys(sheet: Sheet, top: float, keys: Sequence[_Key]) -> None:
+    for i, row in enumerate(_keys_rows(keys, sheet.width)):
+        y = top + 0.06 + _KEYS_LINE * i
+        for key, name, x in row:
+            if key.line is None:
+                sheet.swatch(x, y, *key.colors)
+            else:
+                sheet.line(x, y, **key.line)
+            sheet.text(x + 0.18, y, name, va="center", size=FONT["text"])
+
+
+def _draw_heading(sheet: Sheet, top: float, heading: str) -> None:
+    sheet.text(MARGIN, top + 0.1, heading, va="center", weight="bold", size=FONT["panel"])
+
+
+_HEADING = 0.22
 
 
 # ---------------------------------------------------------------------------------------------------------------- grid
@@ -295,97 +231,126 @@ def _draw_legend(sheet: Sheet, top: float, legend: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Sizes in inches of a grid of panels."""
+    """Sizes in inches of a grid of panels, and how the names of the sets are written below the bars."""
 
     n_columns: int
     n_rows: int
     width: float
     cell: float
-    bars: float
-    venn: float
-    names: float
+    names: list[list[str]]
+    names_height: float
     rotation: float
 
-    left = 0.52
-    title = 0.23
-    bars_height = 0.88
+    left = 0.42
+    title = 0.22
+    bars_height = 0.8
+    gap = 0.08
+
+    @property
+    def bars(self) -> float:
+        return self.cell - self.gap
 
     @property
     def row(self) -> float:
-        return self.title + self.bars_height + self.names
+        return self.title + self.bars_height + self.names_height
 
     @property
     def height(self) -> float:
-        return self.n_rows * self.row
+        return _HEADING + self.n_rows * self.row + 0.05
 
     @classmethod
-    def of(cls, panels: Sequence[RoiPanel]) -> _Grid:
+    def of(cls, panels: Sequence[RoiPanel], style: Style) -> _Grid:
         n = len(panels)
-        n_rows = -(-n // (4 if n <= 16 else 5))
-        n_columns = -(-n // n_rows)
+        n_rows = -(-n // (_PUBLISHED_COLUMNS if n <= 16 or style == "paper" else 5))
+        n_columns = min(n, _PUBLISHED_COLUMNS) if style == "paper" else -(-n // n_rows)
         width = PAGE_WIDTH if n_columns > 3 else max(4.6, 0.8 + 2.0 * n_columns)
-        cell = min(2.3, (width - cls.left - _MARGIN) / n_columns)
-        venn = 0.36 * cell if any(_has_venn(panel) for panel in panels) else 0.0
-        bars = cell - venn - 0.12
-        widths = [[text_width(label, _FONT["small"]) for label in panel.labels] for panel in panels]
-        slot = bars / max(map(len, widths))
-        crowded = any((a + b) / 2 + 0.03 > slot for own in widths for a, b in pairwise(own))
-        rotated = crowded or max(map(max, widths)) > 1.4 * slot
-        names = 0.15 + (0.71 * max(map(max, widths)) if rotated else 0.1)
-        return cls(n_columns, n_rows, width, cell, bars, venn, names, 45.0 if rotated else 0.0)
+        cell = min(2.3, (width - cls.left - MARGIN) / n_columns)
+        slot = (cell - cls.gap) / (max(len(panel.labels) for panel in panels) + 0.1)
+        names = [[_in_two_lines(label, slot) for label in panel.labels] for panel in panels]
+        if all(_fit_side_by_side(own, slot) for own in names):
+            lines = max(name.count("\n") + 1 for own in names for name in own)
+            return cls(n_columns, n_rows, width, cell, names, 0.1 + 0.1 * lines, 0.0)
+        # Slanted names end below their bars and reach to the left, at most to the edge of the page.
+        longest = min(0.9, (cls.left + 0.5 * slot - 0.06) / 0.71)
+        names = [[shorten(label, longest, FONT["small"]) for label in panel.labels] for panel in panels]
+        widest = max(text_width(name, FONT["small"]) for own in names for name in own)
+        return cls(n_columns, n_rows, width, cell, names, 0.17 + 0.71 * widest, 45.0)
 
 
-def _draw_grid(sheet: Sheet, top: float, grid: _Grid, panels: Sequence[RoiPanel], ylabel: str) -> None:
-    low, high, step = _y_axis(panels, grid.bars_height)
-    for number, panel in enumerate(panels):
+def _in_two_lines(label: str, slot: float) -> str:
+    """The label, broken at the blank that makes it narrowest if it is wider than its slot."""
+    if text_width(label, FONT["small"]) <= slot - 0.04:
+        return label
+    words = label.split()
+    broken = [" ".join(words[:i]) + "\n" + " ".join(words[i:]) for i in range(1, len(words))]
+    return min([label, *broken], key=_lines_width)
+
+
+def _lines_width(text: str) -> float:
+    return max(text_width(line, FONT["small"]) for line in text.split("\n"))
+
+
+def _fit_side_by_side(names: Sequence[str], slot: float) -> bool:
+    widths = [_lines_width(name) for name in names]
+    inside = max(widths[0], widths[-1]) <= 1.2 * slot
+    return inside and all((a + b) / 2 + 0.03 <= slot for a, b in pairwise(widths))
+
+
+_YAxis = tuple[float, float, float]
+
+
+def _draw_grid(sheet: Sheet, top: float, grid: _Grid, panels: Sequence[RoiPanel], y_axis: _YAxis) -> None:
+    low, high, step = y_axis
+    _draw_heading(sheet, top, "Unique variance (adjusted R²)")
+    for number, (panel, names) in enumerate(zip(panels, grid.names, strict=True)):
         row, column = divmod(number, grid.n_columns)
-        x, y = grid.left + column * grid.cell, top + row * grid.row + grid.title
+        x, y = grid.left + column * grid.cell, top + _HEADING + row * grid.row + grid.title
         axes = sheet.figure.add_axes(sheet.rectangle(x, y, grid.bars, grid.bars_height))
         axes.set_ylim(low, high)
-        _draw_bars(axes, panel, grid.rotation, (high - low) / grid.bars_height, step)
-        axes.tick_params(axis="y", labelleft=column == 0, labelsize=_FONT["small"])
-        total = f"{round(panel.total, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: never "-0.00"
-        axes.set_title(f"{panel.roi}: R² = {total}", loc="left", size=_FONT["panel"], weight="bold", pad=4)
-        if _has_venn(panel):
-            size = min(grid.venn, grid.bars_height)
-            middle = y + grid.bars_height / 2
-            box = sheet.rectangle(x + grid.bars + 0.02, middle - size / 2, grid.venn, size)
-            _draw_venn(sheet.figure.add_axes(box), panel)
-    sheet.text(
-        0.1,
-        top + (grid.height + grid.title - grid.names) / 2,
-        ylabel,
-        rotation=90,
-        ha="center",
-        va="center",
-        size=_FONT["text"],
-    )
+        _draw_bars(axes, panel, (high - low) / grid.bars_height, step)
+        slant: dict[str, Any] = {"rotation": grid.rotation, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(names)), names, size=FONT["small"], **(slant if grid.rotation else {}))
+        axes.tick_params(axis="y", labelleft=column == 0, labelsize=FONT["small"])
+        total = f": R² = {round(panel.total, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: never "-0.00"
+        room = grid.bars - text_width(total, FONT["panel"], bold=True)
+        roi = shorten(panel.roi, room, FONT["panel"], bold=True)
+        axes.set_title(roi + total, loc="left", size=FONT["panel"], weight="bold", pad=4)
 
 
 # Heights in inches, from the top of what lies below.
-_STAR = 0.1
-_BRACKET = 0.15
+_STAR = 0.09
+_BRACKET = 0.12
 
 
-def _y_axis(panels: Sequence[RoiPanel], height: float) -> tuple[float, float, float]:
+def _y_axis(panels: Sequence[RoiPanel], height: float, style: Style) -> _YAxis:
     """Limits of the y axis that all panels share, with room for stars and brackets, and the height of a bracket.
 
     Stars and brackets have a size on paper, so their size in data units depends on the limits, which depend on them:
     the limits are widened until everything fits.
     """
     low = min(0.0, *(float(np.nanmin(panel.unique - np.nan_to_num(panel.se))) for panel in panels))
-    bars = max(0.0, *(float(_tops(panel).max()) for panel in panels))
-    if bars - low <= 0:
-        bars = 0.1
+    bars = max(low + _MIN_SPAN, *(float(_tops(panel).max()) for panel in panels))
     low -= 0.03 * (bars - low) * (low < 0)
     # Many sets make many brackets: squeeze them rather than the bars.
     most = max(len(panel.brackets) for panel in panels)
     step = min(_BRACKET, 0.6 * height / max(1, most))
-    high = bars
+    high = max(bars, _PUBLISHED_LIMITS[1]) if style == "paper" else bars
+    least = high
     for _ in range(100):
         inch = (high - low) / height
-        high = max(_stacks(panel, _STAR * inch, step * inch)[2] for panel in panels) + 0.02 * inch
+        high = max(least, *(_stacks(panel, _STAR * inch, step * inch)[2] + 0.02 * inch for panel in panels))
     return low, high, step
+
+
+def _limits_note(y_axis: _YAxis) -> str:
+    """What of the published limits of the y axis could not be kept."""
+    bottom, top = _PUBLISHED_LIMITS
+    low, high, _ = y_axis
+    if low >= bottom and high <= top + 1e-9:
+        return ""
+    return (
+        f"The y axis of the paper, {bottom:g} to {top:g}, is made longer here: it would cut off what these data show."
+    )
 
 
 def _tops(panel: RoiPanel) -> NDArray[np.floating]:
@@ -414,115 +379,199 @@ def _stacks(
     return stars, brackets, max(tops + gaps)
 
 
-def _draw_bars(axes: Axes, panel: RoiPanel, rotation: float, inch: float, step: float) -> None:
+def _draw_bars(axes: Axes, panel: RoiPanel, inch: float, step: float) -> None:
     """Bars, error bars, stars and brackets of one ROI; `inch` is the number of data units in an inch of the y axis."""
-    n = len(panel.labels)
-    x = np.arange(n)
-    axes.set_axisbelow(True)
-    axes.grid(axis="y", color="#e4e4e4", lw=0.5)
+    x = np.arange(len(panel.labels))
+    _prepare(axes, len(x), n_ticks=5)
+    axes.set_xlim(-0.55, len(x) - 0.45)
     axes.bar(x, panel.unique, width=0.68, color=list(panel.colors), edgecolor="#222222", lw=0.4)
-    has_error = np.isfinite(panel.se)
-    axes.errorbar(
-        x[has_error], panel.unique[has_error], yerr=panel.se[has_error],
-        fmt="none", ecolor="#222222", elinewidth=0.7, capsize=1.6, capthick=0.7,
-    )  # fmt: skip
-    axes.axhline(0, color="black", lw=0.6)
+    _draw_errors(axes, panel.unique, panel.se)
     stars, brackets, _ = _stacks(panel, _STAR * inch, step * inch)
     for i, y in stars.items():
         _draw_star(axes, i, y + 0.5 * _STAR * inch)
     for (i, j), y in brackets.items():
         foot, bar = y + 0.2 * step * inch, y + 0.4 * step * inch
-        axes.plot(
-            [i + 0.06, i + 0.06, j - 0.06, j - 0.06], [foot, bar, bar, foot], color="black", lw=0.6, gid="bracket"
-        )
+        left, right = i + 0.06, j - 0.06
+        axes.plot([left, left, right, right], [foot, bar, bar, foot], color="black", lw=0.6, label="bracket")
         _draw_star(axes, (i + j) / 2, y + 0.7 * step * inch, min(3.6, 24 * step))
+
+
+def _prepare(axes: Axes, n: int, n_ticks: int) -> None:
+    """What all panels share: a slot per bar, a line at zero, and a grid behind."""
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color="#e4e4e4", lw=0.5)
+    axes.axhline(0, color="black", lw=0.6)
     axes.set_xlim(-0.6, n - 0.4)
     axes.spines["bottom"].set_visible(False)
-    axes.locator_params(axis="y", nbins=4)
-    style = {"rotation": rotation, "ha": "right", "rotation_mode": "anchor"} if rotation else {"ha": "center"}
-    axes.set_xticks(x, list(panel.labels), size=_FONT["small"], **style)
     axes.tick_params(axis="x", length=0, pad=3)
+    axes.tick_params(axis="y", labelsize=FONT["small"])
+    axes.locator_params(axis="y", nbins=n_ticks)
+
+
+def _draw_errors(axes: Axes, values: NDArray[np.floating], errors: NDArray[np.floating]) -> None:
+    known = np.flatnonzero(np.isfinite(errors) & np.isfinite(values))
+    _, caps, bars = axes.errorbar(
+        known, values[known], yerr=errors[known],
+        fmt="none", ecolor="#222222", elinewidth=0.7, capsize=1.6, capthick=0.7,
+    )  # fmt: skip
+    for line in (*caps, *bars):
+        line.set_path_effects(_white_edge(0.7))
+
+
+def _white_edge(lw: float) -> list[AbstractPathEffect]:
+    """What makes a line of width `lw` stand out from a bar as dark as itself."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=lw + 0.7, foreground="white")]
 
 
 def _draw_star(axes: Axes, x: float, y: float, size: float = 3.6) -> None:
     # A marker, not a "*": that glyph sits high in its line, and where is up to the reader's font.
-    axes.plot([x], [y], marker=(5, 2, 0), ms=size, mew=0.7, color="black", gid="star")
+    axes.plot([x], [y], marker=(5, 2, 0), ms=size, mew=0.7, color="black", label="star")
 
 
-# ---------------------------------------------------------------------------------------------------------------- Venn
+# ---------------------------------------------------------------------------------------------- one column per ROI
 
 
-def _has_venn(panel: RoiPanel) -> bool:
-    return len(panel.labels) in (2, 3) and find_spec("matplotlib_venn") is not None
+@dataclass(frozen=True)
+class _Columns:
+    """A row of ROIs side by side, in inches: the width of their slots, and how their names are written."""
+
+    names: list[str]
+    slot: float
+    rotation: float
+    names_height: float
+
+    @classmethod
+    def of(cls, rois: Sequence[str], n_slots: int, sheet_width: float) -> _Columns:
+        slot = min(0.7, (sheet_width - _Grid.left - MARGIN) / n_slots)
+        if max(text_width(roi, FONT["small"]) for roi in rois) <= 0.95 * slot:
+            return cls(list(rois), slot, 0.0, 0.13)
+        names = [shorten(roi, 1.0, FONT["small"]) for roi in rois]
+        return cls(names, slot, 90.0, 0.1 + max(text_width(name, FONT["small"]) for name in names))
+
+    def add_axes(self, sheet: Sheet, top: float, height: float, n_ticks: int) -> Axes:
+        box = sheet.rectangle(_Grid.left, top, len(self.names) * self.slot, height)
+        axes = sheet.figure.add_axes(box)
+        _prepare(axes, len(self.names), n_ticks)
+        axes.set_xlim(-0.5, len(self.names) - 0.5)
+        axes.set_xticks(range(len(self.names)), self.names, size=FONT["small"], rotation=self.rotation)
+        return axes
 
 
-def _venn_note(panels: Sequence[RoiPanel]) -> str:
-    if not any(len(panel.labels) in (2, 3) for panel in panels):
-        return ""
-    return VENN_NOTE if any(_has_venn(panel) for panel in panels) else NO_VENN_NOTE
+# ------------------------------------------------------------------------------------------------ parts of the variance
 
 
-def _draw_venn(axes: Axes, panel: RoiPanel) -> None:
-    """Venn diagram of two or three sets, without text but for what is wrong with it; its colours are the bars'."""
-    n = len(panel.labels)
-    subsets = [frozenset(s) for size in range(1, n + 1) for s in combinations(range(n), size)]
-    parts = {subset: panel.parts.get(subset, 0.0) for subset in subsets}
-    # matplotlib-venn takes negative areas without a word and draws something else.
-    areas = {subset: max(0.0, part) for subset, part in parts.items()}
-    axes.set_gid("venn")
-    axes.set_axis_off()
-    caveats = ["clipped"] * any(part < 0 for part in parts.values())
-    if not any(areas.values()):
-        caveats.append("nothing left")
-    else:
-        error = _draw_circles(axes, areas, panel.colors)
-        if error > _TOLERANCE:
-            caveats.append("distorted" if np.isfinite(error) else "not drawable")
-    style: dict[str, Any] = {
-        "size": _FONT["small"],
-        "ha": "center",
-        "va": "top",
-        "color": "#444444",
-        "transform": axes.transAxes,
-    }
-    axes.text(0.5, -0.02, "\n".join(caveats), **style)
+_MAX_SETS = 5
+_PER_ROW = 16
+_TOTAL_LINE: dict[str, Any] = {"color": "black", "lw": 1.1}
 
 
-def _draw_circles(axes: Axes, areas: Mapping[frozenset[int], float], colors: Sequence[str]) -> float:
-    """Draw the diagram; returns the largest error of an area as a share of the total, infinite if none can be drawn."""
-    from matplotlib.colors import to_rgb
-    from matplotlib_venn import venn2, venn3
-    from matplotlib_venn._region import VennRegionException  # raised to callers, but exported nowhere
+@dataclass(frozen=True)
+class _PartsBlock:
+    """Sizes in inches of the signed stacked bars of all ROIs, each below its Venn diagram; no rows if nothing is drawn.
 
-    n = len(colors)
-    codes = {subset: "".join("01"[i in subset] for i in range(n)) for subset in areas}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of bad positions: the error is measured below
-        draw = venn2 if n == 2 else venn3
-        try:
-            diagram = draw({codes[subset]: area for subset, area in areas.items()}, ax=axes, set_labels=None)
-        except VennRegionException:  # one circle would have to lie inside another's unique part
-            return np.inf
-    drawn = {}
-    for subset, code in codes.items():
-        if (text := diagram.get_label_by_id(code)) is not None:
-            text.set_visible(False)
-        patch = diagram.get_patch_by_id(code)
-        drawn[subset] = _area(patch.get_path()) if patch is not None else 0.0
-        if patch is not None:
-            mixed = np.mean([to_rgb(colors[i]) for i in subset], axis=0)
-            patch.set(facecolor=0.8 * mixed + 0.2, alpha=1, edgecolor="white", linewidth=0.7)
-    total, total_drawn = sum(areas.values()), sum(drawn.values())
-    return max(abs(drawn[subset] / total_drawn - areas[subset] / total) for subset in areas)
+    A shared part is divided from left to right among the colours of its sets. Unlike areas of circles, the bars show
+    every part at its size, negative ones too, and all ROIs on one axis.
+    """
+
+    rows: list[_Columns]
+    keys: list[_Key]
+    sheet_width: float
+    circles: float
+    note: str
+
+    bars_height = 0.9
+    words_height = 0.2
+
+    @classmethod
+    def of(cls, panels: Sequence[RoiPanel], sheet_width: float) -> _PartsBlock:
+        n_sets = max(len(panel.labels) for panel in panels)
+        if not 2 <= n_sets <= _MAX_SETS:
+            return cls([], [], sheet_width, 0.0, NO_PARTS_NOTE if n_sets > 1 else "")
+        n_rows = -(-len(panels) // _PER_ROW)
+        per_row = -(-len(panels) // n_rows)
+        rois = [panel.roi for panel in panels]
+        rows = [_Columns.of(rois[i : i + per_row], per_row, sheet_width) for i in range(0, len(rois), per_row)]
+        greys = [str(grey) for grey in np.linspace(0.35, 0.9, n_sets).round(2)]
+        names = ["unique to one", *(f"shared by {count}" for count in ("two", "three", "four", "five"))]
+        keys = [_Key(names[i], tuple(greys[: i + 1])) for i in range(n_sets)]
+        keys.append(_Key("total: the sum of all parts", line=_TOTAL_LINE))
+        has_circles = any(venn.can_draw(len(panel.labels)) for panel in panels)
+        if not has_circles:
+            return cls(rows, keys, sheet_width, 0.0, PARTS_NOTE)
+        if not venn.is_installed():
+            return cls(rows, keys, sheet_width, 0.0, f"{PARTS_NOTE} {venn.MISSING_NOTE}")
+        return cls(rows, keys, sheet_width, min(0.5, 0.96 * rows[0].slot), f"{PARTS_NOTE} {venn.NOTE}")
+
+    @property
+    def height(self) -> float:
+        if not self.rows:
+            return 0.0
+        return self._head + sum(self._row_height(columns) for columns in self.rows)
+
+    @property
+    def _head(self) -> float:
+        return _HEADING + _keys_height(self.keys, self.sheet_width) + 0.05
+
+    def _row_height(self, columns: _Columns) -> float:
+        return self._above_bars + self.bars_height + columns.names_height + 0.1
+
+    @property
+    def _above_bars(self) -> float:
+        return self.circles + self.words_height if self.circles else 0.0
+
+    def draw(self, sheet: Sheet, top: float, panels: Sequence[RoiPanel]) -> None:
+        if not self.rows:
+            return
+        _draw_heading(sheet, top, "All parts of the variance (adjusted R²)")
+        _draw_keys(sheet, top + _HEADING, self.keys)
+        top += self._head
+        limits = _parts_limits(panels)
+        panels = list(panels)
+        for columns in self.rows:
+            n = len(columns.names)
+            own, panels = panels[:n], panels[n:]
+            axes = columns.add_axes(sheet, top + self._above_bars, self.bars_height, n_ticks=5)
+            axes.set_ylim(limits)
+            for i, panel in enumerate(own):
+                _draw_stack(axes, i, panel)
+                if self.circles and venn.can_draw(len(panel.labels)):
+                    self._draw_circles(sheet, _Grid.left + (i + 0.5) * columns.slot, top, panel)
+            axes.hlines([panel.total for panel in own], np.arange(n) - 0.42, np.arange(n) + 0.42, **_TOTAL_LINE)
+            top += self._row_height(columns)
+
+    def _draw_circles(self, sheet: Sheet, middle: float, top: float, panel: RoiPanel) -> None:
+        box = sheet.rectangle(middle - self.circles / 2, top, self.circles, self.circles)
+        wrong = venn.draw(sheet.figure.add_axes(box, label="venn"), panel.parts, panel.colors)
+        style = {"ha": "center", "va": "top", "size": FONT["small"], "color": "#444444", "linespacing": 1.0}
+        sheet.text(middle, top + self.circles + 0.01, "\n".join(wrong), **style)
 
 
-def _area(path: Path) -> float:
-    """Area inside a path, by the shoelace formula."""
-    area = 0.0
-    for polygon in path.to_polygons():
-        x, y = np.asarray(polygon).T
-        area += abs(float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))) / 2
-    return area
+def _parts_limits(panels: Sequence[RoiPanel]) -> tuple[float, float]:
+    """Lower and upper end of the longest stacks, with a margin."""
+    signed = [np.array(list(panel.parts.values())) for panel in panels]
+    low = min(0.0, *(float(parts[parts < 0].sum()) for parts in signed), *(panel.total for panel in panels))
+    high = max(low + _MIN_SPAN, *(float(parts[parts > 0].sum()) for parts in signed))
+    margin = 0.04 * (high - low)
+    return low - margin * (low < 0), high + margin
+
+
+def _draw_stack(axes: Axes, x: float, panel: RoiPanel, width: float = 0.66) -> None:
+    """All parts of one ROI on top of each other, positive ones upwards from zero and negative ones downwards."""
+    ends = {True: 0.0, False: 0.0}
+    for subset in venn.subsets(len(panel.labels)):
+        part = panel.parts.get(subset, 0.0)
+        bottom = ends[part > 0]
+        ends[part > 0] += part
+        share = width / len(subset)
+        for k, member in enumerate(sorted(subset)):
+            left = x - width / 2 + k * share
+            axes.bar(left, part, share, bottom=bottom, align="edge", color=panel.colors[member], lw=0)
+        (outline,) = axes.bar(x, part, width, bottom=bottom, facecolor="none", edgecolor="white", lw=0.25)
+        outline.set_label("part")
+    for end in ends.values():
+        axes.bar(x, end, width, facecolor="none", edgecolor="#222222", lw=0.4)
 
 
 # ------------------------------------------------------------------------------------------------------- noise ceiling
@@ -530,33 +579,26 @@ def _area(path: Path) -> float:
 
 _CEILING_COLORS = {"explained": "#3f6f8f", "noise ceiling, from lower to upper bound": "#c4c4c4"}
 _CHANCE_LINE: dict[str, Any] = {"color": "#d1495b", "lw": 1.4}
-
-
-def _ceiling_slot(ceiling: CeilingPanel, sheet_width: float) -> float:
-    """Width of the slot of one ROI, in inches."""
-    return min(0.7, (sheet_width - _Grid.left - _MARGIN) / len(ceiling.rois))
-
-
-def _ceiling_names(ceiling: CeilingPanel, sheet_width: float) -> tuple[float, float]:
-    """Rotation of the names of the ROIs and the height that they take, in inches."""
-    widest = max(text_width(roi, _FONT["small"]) for roi in ceiling.rois)
-    upright = widest > 0.9 * _ceiling_slot(ceiling, sheet_width)
-    return (90, widest) if upright else (0, 0.1)
+_CEILING_KEYS = [
+    *(_Key(name, (color,)) for name, color in _CEILING_COLORS.items()),
+    _Key("chance level", line=_CHANCE_LINE),
+]
+_CEILING_BARS = 0.8
 
 
 def _ceiling_height(ceiling: CeilingPanel, sheet_width: float) -> float:
-    return 0.36 + 0.9 + 0.13 + _ceiling_names(ceiling, sheet_width)[1]
+    columns = _Columns.of(ceiling.rois, len(ceiling.rois), sheet_width)
+    return _HEADING + _keys_height(_CEILING_KEYS, sheet_width) + 0.05 + _CEILING_BARS + columns.names_height + 0.05
 
 
 def _draw_ceiling(sheet: Sheet, top: float, ceiling: CeilingPanel) -> None:
     """Bars of explained variance before the band of the noise ceiling, one slot per ROI."""
-    n = len(ceiling.rois)
+    _draw_heading(sheet, top, "Explained variance and noise ceiling (R²)")
+    _draw_keys(sheet, top + _HEADING, _CEILING_KEYS)
+    top += _HEADING + _keys_height(_CEILING_KEYS, sheet.width) + 0.05
+    axes = _Columns.of(ceiling.rois, len(ceiling.rois), sheet.width).add_axes(sheet, top, _CEILING_BARS, n_ticks=5)
     bar_color, band_color = _CEILING_COLORS.values()
-    width = n * _ceiling_slot(ceiling, sheet.width)
-    axes = sheet.figure.add_axes(sheet.rectangle(_Grid.left, top + 0.36, width, 0.9))
-    x = np.arange(n)
-    axes.set_axisbelow(True)
-    axes.grid(axis="y", color="#e4e4e4", lw=0.5)
+    x = np.arange(len(ceiling.rois))
     axes.bar(
         x,
         ceiling.upper - ceiling.lower,
@@ -567,28 +609,6 @@ def _draw_ceiling(sheet: Sheet, top: float, ceiling: CeilingPanel) -> None:
         lw=0.4,
     )
     axes.bar(x, ceiling.explained, width=0.46, color=bar_color, edgecolor="#222222", lw=0.4)
-    has_error = np.isfinite(ceiling.error)
-    axes.errorbar(
-        x[has_error], ceiling.explained[has_error], yerr=ceiling.error[has_error],
-        fmt="none", ecolor="#222222", elinewidth=0.7, capsize=1.6, capthick=0.7,
-    )  # fmt: skip
-    axes.hlines(ceiling.chance, x - 0.43, x + 0.43, **_CHANCE_LINE)
-    axes.axhline(0, color="black", lw=0.6)
-    axes.set_xlim(-0.6, n - 0.4)
-    axes.spines["bottom"].set_visible(False)
-    rotation, _ = _ceiling_names(ceiling, sheet.width)
-    axes.set_xticks(x, list(ceiling.rois), size=_FONT["small"], rotation=rotation)
-    axes.tick_params(axis="x", length=0, pad=3)
-    axes.tick_params(axis="y", labelsize=_FONT["small"])
-    axes.locator_params(axis="y", nbins=5)
-    axes.set_ylabel("R²", size=_FONT["text"])
-    sheet.text(
-        _Grid.left, top + 0.1, "Explained variance and noise ceiling", va="center", weight="bold", size=_FONT["panel"]
-    )
-    x_legend = _Grid.left
-    for name, color in _CEILING_COLORS.items():
-        sheet.swatch(x_legend, top + 0.26, color)
-        sheet.text(x_legend + 0.18, top + 0.26, name, va="center", size=_FONT["text"])
-        x_legend += 0.34 + text_width(name, _FONT["text"])
-    sheet.line(x_legend, top + 0.26, **_CHANCE_LINE)
-    sheet.text(x_legend + 0.22, top + 0.26, "chance level", va="center", size=_FONT["text"])
+    _draw_errors(axes, ceiling.explained, ceiling.error)
+    chance = axes.hlines(ceiling.chance, x - 0.43, x + 0.43, **_CHANCE_LINE)
+    chance.set_path_effects(_white_edge(_CHANCE_LINE["lw"]))

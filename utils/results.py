@@ -133,13 +133,14 @@ def write_arrays(path: Path, **arrays: ArrayLike) -> None:
     np.savez_compressed(path, allow_pickle=False, **converted)
 
 
-def write_volume(path: Path, data: NDArray, affine: NDArray) -> None:
-    """NIfTI image: labels as int16, values as float32."""
+def write_volume(path: Path, data: NDArray, affine: NDArray, intent: str = "none") -> None:
+    """NIfTI image: integers as int16, values as float32; `intent` "label" says that the integers are names."""
     import nibabel as nib
 
     data = data.astype(np.int16 if data.dtype.kind in "iu" else np.float32)
     image = nib.Nifti1Image(data, affine)
     image.header.set_xyzt_units("mm")
+    image.header.set_intent(intent)
     nib.save(image, path)
 
 

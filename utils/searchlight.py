@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from utils.geometry import MIN_VOXELS, block_searchlights, sphere_searchlights
 
 if TYPE_CHECKING:
+    from utils.cluster import Cluster
     from utils.searchlight_files import Job, Outcome
 
 _HELP = """Searchlight RDMs of every subject from beta maps, for Fig 1 and Fig 3a.
@@ -60,11 +60,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         exact=options.geometry == "blocks",
         mask=mask,
         data=options.out,
-        n_jobs=options.n_jobs or cli.available_cores(),
+        threads=options.threads,
         memory=options.memory,
     )
-    with cli.progress("searchlights", options) as advance:
-        outcome = searchlight_files.compute(job, lambda: _record(options, job, started), advance, fresh=options.fresh)
+    with cli.workers(options) as cluster, cli.progress("searchlights", options) as advance:
+        outcome = searchlight_files.compute(
+            job, lambda: _record(options, job, cluster, started), advance, fresh=options.fresh, cluster=cluster
+        )
     _report(options, outcome, started)
 
 
@@ -87,13 +89,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     shape.add_argument("--metric", choices=tuple(METRICS), default="correlation", help="correlation is 1 - Pearson")
     shape.add_argument("--center", action="store_true", help="subtract the mean over conditions from every voxel first")
     run = parser.add_argument_group("run")
-    run.add_argument("--n-jobs", type=int, metavar="N", default=argparse.SUPPRESS,
-                     help="threads (default: the cores granted to this process, also by SLURM)")  # fmt: skip
-    run.add_argument("--memory", type=_bytes, default="1GB", metavar="SIZE", help="stay under this, such as 800MB")
+    cli.add_threads_option(run, "--n-jobs")
+    cli.add_dask_option(run)
+    run.add_argument("--memory", type=cli.size, default="1GB", metavar="SIZE",
+                     help="let this process, without workers of --dask, stay under this, such as 800MB")  # fmt: skip
     run.add_argument("--fresh", action="store_true", help="compute everything anew, and keep nothing of earlier calls")
     run.add_argument("-q", "--quiet", action="store_true", help="say nothing but warnings")
     options = parser.parse_args(argv)
-    for name in ("conditions", "radius_mm", "min_voxels", "n_jobs"):
+    for name in ("conditions", "radius_mm", "min_voxels", "dask"):
         options.__dict__.setdefault(name, None)
     if options.geometry == "blocks" and options.radius_mm is not None:
         parser.error("--radius-mm is the radius of spheres, which blocks have not; add --geometry spheres")
@@ -103,8 +106,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         options.min_voxels = _MIN_VOXELS_OF_SPHERE if options.geometry == "spheres" else MIN_VOXELS
     if options.min_voxels < MIN_VOXELS:
         parser.error(f"--min-voxels is {options.min_voxels}, expected {MIN_VOXELS} or more")
-    if options.n_jobs is not None and options.n_jobs < 1:
-        parser.error(f"--n-jobs is {options.n_jobs}, expected 1 or more")
     return options
 
 
@@ -123,17 +124,7 @@ def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = T
                        help="data folder, in the layout of data/README.md; made if needed")  # fmt: skip
 
 
-def _bytes(text: str) -> int:
-    """Size such as 1GB, 1.5G or 800MB, in bytes."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT])i?B?\s*", text, re.IGNORECASE)
-    try:
-        number, unit = float(match[1]), match[2].upper() if match else ""  # type: ignore[index]
-    except (TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"'{text}' is no size; expected one such as 1GB or 800MB") from None
-    return int(number * 1024 ** ("KMGT".index(unit) + 1))
-
-
-def _record(options: argparse.Namespace, job: Job, started: float) -> dict[str, Any]:
+def _record(options: argparse.Namespace, job: Job, cluster: Cluster | None, started: float) -> dict[str, Any]:
     from utils.results import provenance
 
     chosen = {name: [str(p) for p in value] if name == "betas" else value for name, value in vars(options).items()}
@@ -144,6 +135,8 @@ def _record(options: argparse.Namespace, job: Job, started: float) -> dict[str, 
         "grid": str(job.betas.grid),
         "files": {subject.name: [str(path) for path in subject.files] for subject in job.betas.subjects},
     }
+    if cluster is not None:
+        data["dask_workers"] = cluster.n_workers
     return provenance("searchlight", chosen, {"simulated": False, **data}, "cpu", started)
 
 

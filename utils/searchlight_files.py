@@ -1,5 +1,7 @@
 """Searchlight RDMs of all subjects on disk: computed in parallel, within a memory budget, resumed after interruptions.
 
+Threads of this process compute them, or workers of a cluster, whose results are written here as they arrive.
+
 Everything is written to a hidden folder `.unfinished` inside `searchlight_rdms`, one file per subject, a stretch of
 searchlights at a time. What is complete moves out of it when all subjects and the noise ceiling are: until then the
 results of an earlier run stay as they were. A run that is started again keeps every subject, and every stretch of the
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
@@ -26,6 +29,7 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.betas import CONDITIONS_FILE, Betas, Subject, read_mask
+from utils.cluster import Cluster, worker_threads
 from utils.files import open_array
 from utils.geometry import Searchlights, member_rdms, usable_voxels
 from utils.noise_ceiling import noise_ceiling
@@ -43,6 +47,7 @@ _VERSION = 1
 _STRETCH_BYTES = 8 * 2**20  # of RDMs that a thread computes before it writes them
 _THREAD_BYTES = 4 * _STRETCH_BYTES  # those, their voxels, and what is gathered from these
 _BASE_BYTES = 250 * 2**20  # Python and its packages, masks, and volumes on their way from a file
+_CLUSTER_COPIES = 3  # of a subject's beta maps: one here, two in a scheduler that lets go of one and takes the next
 _CEILING_COPIES = 8  # arrays of the size of the RDMs that a noise ceiling takes
 _CEILING_BYTES = 4 * 2**20
 
@@ -65,10 +70,9 @@ class Job:
         Brain mask, to be kept in the data folder.
     data : Path
         Data folder.
-    n_jobs : int
-        Threads.
+    threads : int
     memory : int
-        Bytes that the process should stay under.
+        Bytes that this process should stay under.
     """
 
     betas: Betas
@@ -77,7 +81,7 @@ class Job:
     exact: bool
     mask: NDArray[np.bool_]
     data: Path
-    n_jobs: int
+    threads: int
     memory: int
 
     @property
@@ -124,7 +128,14 @@ class Outcome:
     files: list[Path]
 
 
-def compute(job: Job, record: Callable[[], dict[str, Any]], progress: Progress, *, fresh: bool = False) -> Outcome:
+def compute(
+    job: Job,
+    record: Callable[[], dict[str, Any]],
+    progress: Progress,
+    *,
+    fresh: bool = False,
+    cluster: Cluster | None = None,
+) -> Outcome:
     """Compute whatever is missing, and put the results in place.
 
     Parameters
@@ -136,6 +147,8 @@ def compute(job: Job, record: Callable[[], dict[str, Any]], progress: Progress, 
         Called with (steps done, steps in all).
     fresh : bool
         Keep nothing of earlier runs.
+    cluster : Cluster, optional
+        Workers that compute the RDMs. The files are the same, byte for byte.
 
     Returns
     -------
@@ -145,9 +158,9 @@ def compute(job: Job, record: Callable[[], dict[str, Any]], progress: Progress, 
     ------
     InputError
         If the memory is too little, the folder holds other subjects, is in use, or cannot be written, or the beta maps
-        of a subject cannot be read or have no usable voxel.
+        of a subject cannot be read or have no usable voxel; and as `Cluster.run`.
     """
-    threads, prefetch = _plan(job)
+    threads, prefetch = _plan(job, cluster)
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         with _only_run(job.folder / ".unfinished") as staging, _single_threaded_blas():
@@ -156,7 +169,7 @@ def compute(job: Job, record: Callable[[], dict[str, Any]], progress: Progress, 
                 _empty(staging)
             with ThreadPoolExecutor(threads) as pool:
                 earlier = _recorded(job.folder)
-                run = _Run(job, staging, pool, progress, {**earlier, "subjects": {}} if fresh else earlier)
+                run = _Run(job, staging, pool, cluster, progress, {**earlier, "subjects": {}} if fresh else earlier)
                 run.subjects(prefetch)
                 run.ceilings(threads)
             outcome = run.publish(record())
@@ -170,15 +183,16 @@ def compute(job: Job, record: Callable[[], dict[str, Any]], progress: Progress, 
     return outcome
 
 
-def _plan(job: Job) -> tuple[int, bool]:
+def _plan(job: Job, cluster: Cluster | None) -> tuple[int, bool]:
     """Number of threads that the memory allows, and whether the next subject may be read meanwhile."""
-    least = _BASE_BYTES + job.betas_bytes + _THREAD_BYTES
+    subject = job.betas_bytes * (1 if cluster is None else _CLUSTER_COPIES)
+    least = _BASE_BYTES + subject + _THREAD_BYTES
     if job.memory < least:
         raise InputError(
-            f"--memory {job.memory / 2**30:.2f}GB is too little: the beta maps of one subject take "
-            f"{job.betas_bytes / 2**20:.0f} MB, and all in all {least / 2**30:.2f}GB are needed; give that or more"
+            f"--memory {job.memory / 1e9:.2f}GB is too little: the beta maps of one subject take "
+            f"{job.betas_bytes / 1e6:.0f} MB, and all in all {least / 1e9:.2f}GB are needed; give that or more"
         )
-    threads = min(job.n_jobs, 1 + int((job.memory - least) // _THREAD_BYTES))
+    threads = min(job.threads, 1 + int((job.memory - least) // _THREAD_BYTES))
     left = job.memory - least - (threads - 1) * _THREAD_BYTES
     return threads, left > job.betas_bytes
 
@@ -258,8 +272,16 @@ def _refuse_others(job: Job, fresh: bool) -> None:
 class _Run:
     """The steps of `compute`, and what they share."""
 
-    def __init__(self, job: Job, staging: Path, pool: ThreadPoolExecutor, progress: Progress, earlier: dict) -> None:
-        self.job, self.staging, self.pool, self.earlier = job, staging, pool, earlier
+    def __init__(
+        self,
+        job: Job,
+        staging: Path,
+        pool: ThreadPoolExecutor,
+        cluster: Cluster | None,
+        progress: Progress,
+        earlier: dict,
+    ) -> None:
+        self.job, self.staging, self.pool, self.cluster, self.earlier = job, staging, pool, cluster, earlier
         self.prints = self._fingerprints()
         self.todo = [subject for subject in job.betas.subjects if not self._row_of(subject)]
         self._remove_stale()
@@ -323,8 +345,8 @@ class _Run:
         free = shutil.disk_usage(self.staging).free + sum(f.stat().st_blocks * 512 for f in self.staging.glob("*.part"))
         if needed > free:
             raise InputError(
-                f"{self.job.folder}: the RDMs of {len(self.todo)} subject(s) take {needed / 2**20:,.0f} MB, but only "
-                f"{free / 2**20:,.0f} MB are free; make room, or choose another --out"
+                f"{self.job.folder}: the RDMs of {len(self.todo)} subject(s) take {needed / 1e6:,.0f} MB, but only "
+                f"{free / 1e6:,.0f} MB are free; make room, or choose another --out"
             )
         upcoming: Future | None = None
         for number, subject in enumerate(self.todo):
@@ -352,8 +374,10 @@ class _Run:
         try:
             missing = part.open().missing(job.stretch)
             self._advance(job.shape[0] - sum(places.stop - places.start for places in missing))
-            tasks = [self.pool.submit(_stretch, job, patterns, lookup, places, part) for places in missing]
-            _await(tasks, self._advance)
+            if self.cluster is None:
+                _await([self.pool.submit(_stretch, job, patterns, lookup, s, part) for s in missing], self._advance)
+            else:
+                self._on_cluster(self.cluster, patterns, lookup, missing, part)
             counts = job.searchlights.counts(usable)
             volume = job.searchlights.geometry.to_volume(counts.astype(np.float32))
             write_volume(self.staging / f"{subject.name}.nii.gz", volume, job.betas.grid.affine)
@@ -373,8 +397,20 @@ class _Run:
             part.discard()
             raise
 
+    def _on_cluster(
+        self, cluster: Cluster, patterns: NDArray, lookup: NDArray[np.int32], missing: list[slice], part: _PartialRdms
+    ) -> None:
+        def keep(number: int, rdms: NDArray[np.float32]) -> None:
+            part.write(missing[number].start, rdms)
+            self._advance(len(rdms))
+
+        cluster.run(_rdms_on_worker, (self.job, patterns, lookup), [(places,) for places in missing], keep)
+
     def ceilings(self, threads: int) -> None:
-        """Noise ceiling of every searchlight, unless there is one of these very files."""
+        """Noise ceiling of every searchlight, unless there is one of these very files.
+
+        Never on a cluster: they are made from files that workers need not see, and from more bytes than work.
+        """
         job = self.job
         paths = sorted((self.location(subject) for subject in job.betas.subjects), key=lambda path: path.name)
         if len(paths) < 2 or (not self.todo and self._ceilings_kept(paths)):
@@ -484,9 +520,9 @@ def _await(tasks: Sequence[Future], advance: Callable[[int], None]) -> None:
         raise
 
 
-def _stretch(job: Job, patterns: NDArray, lookup: NDArray[np.int32], places: slice, part: _PartialRdms) -> int:
-    """Compute and write some of the searchlights of a subject; returns how many."""
-    rdms = member_rdms(
+def _rdms(job: Job, patterns: NDArray, lookup: NDArray[np.int32], places: slice) -> NDArray[np.float32]:
+    """RDMs (n, n_pairs) of some of the searchlights of a subject, which do not depend on what else is computed."""
+    return member_rdms(
         patterns,
         job.searchlights.members(lookup, places),
         job.settings["metric"],
@@ -494,8 +530,22 @@ def _stretch(job: Job, patterns: NDArray, lookup: NDArray[np.int32], places: sli
         min_voxels=job.settings["min_voxels"],
         dtype=np.float64 if job.exact else None,
     )
+
+
+def _stretch(job: Job, patterns: NDArray, lookup: NDArray[np.int32], places: slice, part: _PartialRdms) -> int:
+    """Compute and write some of the searchlights of a subject; returns how many."""
+    rdms = _rdms(job, patterns, lookup, places)
     part.write(places.start, rdms)
     return len(rdms)
+
+
+def _rdms_on_worker(job: Job, patterns: NDArray, lookup: NDArray[np.int32], places: slice) -> NDArray[np.float32]:
+    """As `_rdms`, with all threads of a worker."""
+    threads = worker_threads()
+    step = -(-(places.stop - places.start) // threads)
+    parts = [slice(start, min(start + step, places.stop)) for start in range(places.start, places.stop, step)]
+    with _single_threaded_blas(), ThreadPoolExecutor(threads) as pool:
+        return np.concatenate(list(pool.map(partial(_rdms, job, patterns, lookup), parts)))
 
 
 def _ceiling(paths: Sequence[Path], places: slice, bounds: NDArray[np.float64]) -> int:

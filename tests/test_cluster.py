@@ -1,0 +1,462 @@
+"""Workers of a Dask cluster: same results as one machine, whatever happens to them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from utils import InputError, cli, cluster, searchlight, searchlight_files
+from utils.threads import use_threads
+
+distributed = pytest.importorskip("distributed", reason="--dask needs requirements-dask.txt")
+import psutil  # noqa: E402  (a requirement of distributed)
+
+HOME = Path(__file__).resolve().parents[1]
+ARRAY = np.arange(1000.0)
+
+
+def scaled(array: np.ndarray, factor: int) -> np.ndarray:
+    return array * factor
+
+
+def counted(array: np.ndarray, _number: int) -> tuple[int, float, bool]:
+    """Which process it is, how often the array was there before, and whether it lies where arrays should."""
+    array[0] += 1
+    return os.getpid(), array[0], array.ctypes.data % 16 == 0
+
+
+def deadly(array: np.ndarray, number: int, log: str, once: bool) -> float:
+    """Ends its process at number 3: the first time, or always."""
+    seen = Path(log).read_text().split() if Path(log).exists() else []
+    with Path(log).open("a") as file:
+        file.write(f"{number}\n")
+    if number == 3 and (not once or "3" not in seen):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(array.sum()) + number
+
+
+def busy(_number: int) -> tuple[float, float, int]:
+    from threadpoolctl import threadpool_info
+
+    started = time.monotonic()
+    time.sleep(0.1)
+    (blas,) = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+    return started, time.monotonic(), blas
+
+
+class Awkward(Exception):
+    """Cannot be unpickled, as it is made from two arguments and keeps one."""
+
+    def __init__(self, text: str, more: str) -> None:
+        super().__init__(text + more)
+
+
+def failing(kind: str) -> None:
+    if kind == "input":
+        raise InputError("sub-01: no such thing")
+    if kind == "awkward":
+        raise Awkward("one, ", "two")
+    if kind == "import":
+        raise ModuleNotFoundError("No module named 'torch'")
+    raise ZeroDivisionError("by nothing")
+
+
+def results(workers: cluster.Cluster, function, shared: tuple, tasks: list[tuple]) -> list:
+    """Results in the order of the tasks, each of which must arrive once."""
+    found: dict = {}
+
+    def done(number: int, result: object) -> None:
+        assert number not in found
+        found[number] = result
+
+    workers.run(function, shared, tasks, done)
+    return [found[number] for number in range(len(tasks))]
+
+
+@pytest.fixture(scope="module")
+def two():
+    with cluster.connect("local:2") as workers:
+        yield workers
+
+
+# --------------------------------------------------------------------------------------------------------- what they do
+
+
+def test_results_are_those_of_one_machine(two):
+    found = results(two, scaled, (ARRAY,), [(factor,) for factor in range(30)])
+    np.testing.assert_array_equal(found, [ARRAY * factor for factor in range(30)])
+    assert two.n_workers == 2
+    assert results(two, scaled, (ARRAY,), []) == []
+
+
+def test_all_workers_work_and_get_arrays_once(two):
+    shared = np.zeros(1000)
+    found = results(two, counted, (shared,), [(number,) for number in range(60)])
+    pids, counts, aligned = (set(values) for values in zip(*found, strict=True))
+    assert len(pids) == 2 and os.getpid() not in pids
+    assert max(counts) >= 10 and aligned == {True}
+    assert not shared.any()
+
+
+def test_arrays_of_any_layout_arrive(two):
+    for array in (
+        np.asfortranarray(ARRAY.reshape(40, 25)),
+        ARRAY.reshape(40, 25)[::3, 1::2],
+        np.zeros((0, 3)),
+        ARRAY > 9,
+    ):
+        (found,) = results(two, scaled, (array,), [(1,)])
+        np.testing.assert_array_equal(found, array)
+
+
+def test_one_task_at_a_time_with_all_threads_of_the_worker():
+    with cluster.connect("local:1", threads=3) as workers:
+        spans = sorted(results(workers, busy, (), [(number,) for number in range(5)]))
+    assert all(end <= start for (_, end, _), (start, _, _) in pairwise(spans))
+    assert {blas for *_, blas in spans} == {3}
+
+
+def test_threads_of_this_process(monkeypatch):
+    import torch
+
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "7")
+    before = torch.get_num_threads()
+    try:
+        for n in (1, 2):
+            use_threads(n)
+            assert torch.get_num_threads() == n and os.environ["OMP_NUM_THREADS"] == str(n)
+            assert busy(0)[2] == n
+    finally:
+        use_threads(before)
+
+
+# --------------------------------------------------------------------------------------------------- what may go wrong
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])  # with one, what tasks share is lost too
+def test_a_killed_worker_changes_nothing(tmp_path, n_workers, capfd):
+    log = tmp_path / "log"
+    with cluster.connect(f"local:{n_workers}") as workers:
+        found = results(workers, deadly, (ARRAY,), [(number, str(log), True) for number in range(20)])
+    assert found == [ARRAY.sum() + number for number in range(20)]
+    computed = log.read_text().split()
+    assert computed.count("3") == 2
+    assert len(computed) <= 20 + 2  # no more than what the lost worker had at the time
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_task_that_kills_every_worker_is_given_up(tmp_path, capfd):
+    with (
+        cluster.connect("local:2") as workers,
+        pytest.raises(InputError, match=r"local:2: 4 workers ended while they .* probably because memory ran out"),
+    ):
+        results(workers, deadly, (ARRAY,), [(number, str(tmp_path / "log"), False) for number in range(6)])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("other", ZeroDivisionError, "^by nothing$"),
+        ("input", InputError, "^sub-01: no such thing$"),
+        ("awkward", RuntimeError, "^Awkward: one, two$"),
+        ("import", InputError, r"local:2: a worker cannot import what it needs \(No module named 'torch'\)"),
+    ],
+)
+def test_what_a_task_raises_comes_out_here(two, kind, error, message):
+    with pytest.raises(error, match=message):
+        results(two, failing, (), [(kind,)] * 20)
+    assert results(two, max, (3,), [(4,)]) == [4]
+
+
+def test_an_error_here_ends_the_run(two):
+    def full(_number: int, _result: object) -> None:
+        raise OSError("disk is full")
+
+    with pytest.raises(OSError, match="disk is full"):
+        two.run(max, (3,), [(4,)] * 20, full)
+    assert results(two, max, (3,), [(4,)]) == [4]
+
+
+def test_other_code_on_a_worker_is_refused(two, monkeypatch):
+    monkeypatch.setattr(cluster, "code_digest", lambda: "of an edited file")
+    with pytest.raises(InputError, match=r"worker tcp://.* has loaded another version of this project's code"):
+        results(two, max, (3,), [(4,)])
+
+
+# --------------------------------------------------------------------------------------------- a cluster that runs
+
+
+@contextmanager
+def scheduler():
+    """A scheduler that was there before, without workers at first."""
+    with distributed.LocalCluster(
+        n_workers=0, threads_per_worker=1, dashboard_address=None, silence_logs=60,
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+    ) as there:  # fmt: skip
+        yield there
+
+
+def test_workers_may_come_late_and_the_cluster_may_restart(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "_GRACE_SECONDS", 0.2)
+    found: dict = {}
+
+    def done(number: int, result: int) -> None:
+        assert number not in found
+        found[number] = result
+        if len(found) == 3:
+            with distributed.Client(there.scheduler_address, set_as_default=False) as other:
+                other.restart()
+
+    with scheduler() as there:
+        file = tmp_path / "scheduler.json"
+        file.write_text(f'{{"address": "{there.scheduler_address}"}}')
+        with cluster.connect(str(file)) as workers:
+            threading.Timer(1, there.scale, (1,)).start()
+            with pytest.warns(UserWarning, match="no worker is there; waiting for one"):
+                workers.run(max, (5,), [(number,) for number in range(12)], done)
+    assert found == {number: max(5, number) for number in range(12)}
+
+
+def test_a_cluster_without_workers_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(cluster, "_PATIENCE_SECONDS", 0.2)
+    with (
+        scheduler() as there,
+        cluster.connect(there.scheduler_address) as workers,
+        pytest.raises(InputError, match=r"tcp://.*: no worker for .* minutes; look at the workers' log"),
+    ):
+        results(workers, max, (5,), [(1,)])
+
+
+def test_a_worker_from_elsewhere_finds_the_project_or_says_so(monkeypatch, tmp_path):
+    def grown(array: np.ndarray, number: int) -> tuple[float, str]:
+        import utils
+
+        return float(array.sum()) + number, str(utils.__file__)
+
+    monkeypatch.setattr(cluster, "_PATIENCE_SECONDS", 60)
+    with scheduler() as there:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", there.scheduler_address]
+        command += ["--nthreads", "1", "--no-nanny", "--no-dashboard"]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as process:
+            try:
+                with cluster.connect(there.scheduler_address) as workers:
+                    monkeypatch.setattr(cluster, "HOME", tmp_path)
+                    with pytest.raises(InputError, match=r"a worker cannot import .*'utils'.* or on their PYTHONPATH"):
+                        results(workers, grown, (ARRAY,), [(1,)])
+                    monkeypatch.undo()
+                    found = results(workers, grown, (ARRAY,), [(1,), (2,)])
+                    assert found == [(ARRAY.sum() + n, str(HOME / "utils" / "__init__.py")) for n in (1, 2)]
+                monkeypatch.setattr(cluster, "_version_text", lambda versions: next(versions_seen))
+                versions_seen = iter(["Dask 1", "Dask 2", "Dask 1"])  # of the scheduler, the worker, this process
+                with (
+                    pytest.raises(InputError, match=r"worker tcp://.* runs Dask 2, and this process Dask 1; start"),
+                    cluster.connect(there.scheduler_address),
+                ):
+                    pass
+            finally:
+                process.kill()
+
+
+# ------------------------------------------------------------------------------------------------------------ addresses
+
+
+@pytest.mark.parametrize("address", ["local:x", "local:0", "local", "node", "", "tcp://node", "local:2:3"])
+def test_addresses_that_are_none(address, capsys):
+    with pytest.raises(InputError, match="expected local:N, tcp://HOST:PORT, or a scheduler file"):
+        cluster.local_workers(address)
+    with pytest.raises(SystemExit) as ended:
+        cli.parse("Fig1", "searchlight", "", ["--dask", address])
+    text = capsys.readouterr().err
+    assert (ended.value.code, text.count("\n")) == (2, 1) and "argument --dask" in text
+
+
+def test_addresses_where_nobody_answers(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for address in ("tcp://127.0.0.1:9", f"127.0.0.1:{silent.getsockname()[1]}"):
+            with (
+                pytest.raises(
+                    InputError, match=rf"--dask {address}: no Dask scheduler answers there \(silence for 1 s"
+                ),
+                cluster.connect(address),
+            ):
+                pass
+    (tmp_path / "bad.json").write_text("[]")
+    for name in ("bad.json", "missing.json"):
+        with pytest.raises(InputError, match=f"{name}: is no scheduler file"), cluster.connect(str(tmp_path / name)):
+            pass
+
+
+def test_without_dask_there_is_a_word_on_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(
+            InputError, match=r"^--dask needs the package distributed: pip install -r requirements-dask.txt$"
+        ),
+        cluster.connect("local:2"),
+    ):
+        pass
+
+
+# -------------------------------------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--stats", "t-test"], "--dask does not go with --stats t-test"),
+        (["--device", "cuda"], "--dask does not go with --device cuda"),
+        (["--threads", "0"], "argument --threads: '0', expected a whole number from 1 on"),
+    ],
+)
+def test_options_that_do_not_go_together(given, message, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse("Fig1", "searchlight", "", ["--dask", "local:2", *given])
+    text = capsys.readouterr().err
+    assert message in text and text.count("\n") == 1
+
+
+def test_local_workers_share_the_threads(monkeypatch):
+    asked = []
+
+    @contextmanager
+    def connect(*given):
+        asked.append(given)
+        yield "workers"
+
+    monkeypatch.setattr(cluster, "connect", connect)
+    monkeypatch.setattr(cli, "use_threads", lambda n: None)
+    for given in (["--dask", "local:3", "--threads", "7"], ["--dask", "local:3", "--threads", "2"],
+                  ["--dask", "tcp://node:8786"], []):  # fmt: skip
+        options = cli.parse("Fig3a", "searchlight", "", given)
+        with cli.workers(options) as workers:
+            assert workers == ("workers" if given else None)
+        assert cli.choose_device(options) == "cpu" or not given
+    assert asked == [("local:3", 2), ("local:3", 1), ("tcp://node:8786", None)]
+    with cli.workers(cli.parse("Fig2", "roi", "", [])) as workers:
+        assert workers is None
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom utils import cli\n"
+        "try:\n    cli.parse('Fig1', 'searchlight', '', ['--help'])\n"
+        "except SystemExit:\n    assert not {'torch', 'distributed', 'dask', 'numba'} & {*sys.modules}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=True)
+    assert "--threads N" in done.stdout and "local:N starts N processes" in " ".join(done.stdout.split())
+
+
+# --------------------------------------------------------------------------------------------------------- searchlights
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """Beta maps of two subjects, 8 conditions, 210 searchlights."""
+    root, rng = tmp_path_factory.mktemp("study"), np.random.default_rng(4)
+    affine = np.diag([3.0, 3, 3, 1])
+    for subject in (1, 2):
+        data = rng.standard_normal((9, 8, 7, 8)).astype(np.float32)
+        nib.save(nib.Nifti1Image(data, affine), root / f"sub-{subject:02d}.nii")
+    mask = np.zeros((9, 8, 7), np.uint8)
+    mask[1:8, 1:7, 1:6] = 1
+    nib.save(nib.Nifti1Image(mask, affine), root / "mask.nii")
+    (root / "conditions.txt").write_text("".join(f"image_{i}\n" for i in range(8)))
+    return root
+
+
+def arguments(study: Path, out: Path, *extra: str) -> list[str]:
+    given = ["--betas", study / "sub-01.nii", study / "sub-02.nii", "--mask", study / "mask.nii"]
+    given += ["--conditions", study / "conditions.txt", "--geometry", "spheres", "--radius-mm", 6, "--out", out, "-q"]
+    return [*map(str, given), *extra]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """All files of a run but its record, which holds the time."""
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "run.json"}
+
+
+@pytest.fixture(scope="module")
+def expected(study, tmp_path_factory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("here") / "data"
+    searchlight.main(arguments(study, out))
+    return contents(out)
+
+
+def test_searchlight_files_are_the_same_although_a_worker_is_killed(study, tmp_path, expected, monkeypatch, capfd):
+    monkeypatch.setattr(searchlight_files, "_STRETCH_BYTES", 3000)
+    write, killed = searchlight_files._PartialRdms.write, []
+
+    def kill_one(self, start, rdms):
+        write(self, start, rdms)
+        if not killed:
+            workers = [p for p in psutil.Process().children() if "--multiprocessing-fork" in p.cmdline()]
+            killed.append(workers[-1])
+            killed[0].kill()
+
+    monkeypatch.setattr(searchlight_files._PartialRdms, "write", kill_one)
+    searchlight.main(arguments(study, tmp_path, "--dask", "local:2", "--threads", "3"))
+    assert killed and contents(tmp_path) == expected
+    assert '"dask_workers": 2' in (tmp_path / "searchlight_rdms" / "run.json").read_text()
+    assert capfd.readouterr() == ("", "")
+
+
+@contextmanager
+def started(study: Path, folder: Path, address: str):
+    """The command in a process of its own, when it has written three stretches of many; and the log of those."""
+    script, log = folder / "script.py", folder / "data" / "searchlight_rdms" / ".unfinished" / "sub-01.npy.done"
+    script.write_text(
+        "from utils import cli, cluster, searchlight, searchlight_files\n"
+        "searchlight_files._STRETCH_BYTES, cluster._CONNECT_SECONDS = 1, 2\n"
+        "if __name__ == '__main__':\n    print('begun', flush=True)\n"
+        f"    cli.execute(lambda: searchlight.main({arguments(study, folder / 'data', '--dask', address)!r}))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, str(script)], cwd=HOME, env={**os.environ, "PYTHONPATH": str(HOME)}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        while not (log.exists() and len(log.read_text().splitlines()) > 3):
+            assert process.poll() is None
+            time.sleep(0.02)
+        yield process, log
+
+
+def test_an_interrupted_run_ends_its_workers_and_goes_on(study, tmp_path, expected):
+    with started(study, tmp_path, "local:2") as (process, log):
+        workers = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out == "begun\n"  # once: workers import the script, and do not run it
+    assert err == "\ninterrupted: earlier results are as they were; the same command starts it again\n"
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    n_kept = len(log.read_text().splitlines()) - 1
+    assert 3 <= n_kept < 210
+    searchlight.main(arguments(study, tmp_path / "data"))
+    assert contents(tmp_path / "data") == expected
+
+
+def test_a_lost_scheduler_is_one_line(study, tmp_path):
+    with scheduler() as there:
+        there.scale(1)
+        with started(study, tmp_path, there.scheduler_address) as (process, log):
+            there.close()
+            _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert err.startswith("error: --dask tcp://127.0.0.1:") and err.count("\n") == 1
+    assert "the scheduler is lost" in err and log.exists()

@@ -1,0 +1,245 @@
+"""The still picture of a label map: its colours, its sides, how stable labels are, and what is written."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
+
+from models.tasks import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, TASKS, legend_order, to_published_color
+from utils import montage as module
+from utils.brain_map import OUTSIDE, LabelMap
+from utils.montage import montage
+from utils.sheet import PAGE_WIDTH, save_figure
+from utils.surface import HEMISPHERES, load_hemisphere
+
+AFFINE = np.array([[3.0, 0, 0, -90], [0, 3, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1]])
+SHAPE = (61, 73, 61)
+OTHERS = {"not significant": NOT_SIGNIFICANT_COLOR, "below the noise ceiling": BELOW_CEILING_COLOR}
+
+
+def blocks(n_labels):
+    """Labels 1 to n in blocks of 12 mm over the posterior half of the volume."""
+    x, y, z = np.indices(SHAPE) // 4
+    return np.where(y < 9, 1 + (x + 3 * y + 5 * z) % n_labels, 0).astype(np.int16)
+
+
+def make_label_map(**changes):
+    models = [TASKS[i] for i in legend_order(TASKS)]
+    content = {
+        "data": blocks(len(models) + 2),
+        "affine": AFFINE,
+        "names": [model.label for model in models] + list(OTHERS),
+        "colors": [model.color for model in models] + list(OTHERS.values()),
+        "families": [model.group for model in models] + ["", ""],
+        "counts": list(range(1, len(models) + 3)),
+        "unit": "searchlights",
+    }
+    return LabelMap(**{**content, **changes})
+
+
+@pytest.fixture(scope="module")
+def label_map():
+    return make_label_map()
+
+
+@pytest.fixture(scope="module")
+def stability(label_map):
+    """Shares that rise from left to right where the label is a network, NaN elsewhere."""
+    rising = np.broadcast_to(np.clip(np.arange(-10, SHAPE[0] - 10) / 40, 0, 1)[:, None, None], SHAPE)
+    return np.where((label_map.data > 0) & (label_map.data <= len(TASKS)), rising, np.nan)
+
+
+@pytest.fixture(scope="module")
+def figure(label_map, stability):
+    return montage(label_map, title="Best network", note="A note.", banner="SIMULATED EXAMPLE", stability=stability)
+
+
+def colors_of(axes):
+    (surface_drawn,) = axes.collections
+    return {to_hex(color) for color in np.unique(surface_drawn.get_facecolor().round(6), axis=0)}
+
+
+def is_grey(color):
+    return color[1:3] == color[3:5] == color[5:7]
+
+
+def assert_no_text_overlaps(figure):
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = [text for text in figure.texts if text.get_text()]
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    for text, box in zip(texts, boxes, strict=True):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
+        assert text.get_fontsize() >= 6.0
+        assert not [axes for axes in figure.axes if box.overlaps(axes.get_window_extent())], text
+    for (one, a), (other, b) in combinations(zip(texts, boxes, strict=True), 2):
+        assert not a.overlaps(b), (one, other)
+
+
+def test_both_maps_show_every_side_in_legal_colours(figure, label_map):
+    assert [axes.get_label() for axes in figure.axes] == 2 * [
+        f"{hemi} {view}" for hemi in HEMISPHERES for view in ("lateral", "medial", "posterior", "ventral")
+    ]
+    legal = {color.lower() for color in label_map.colors}
+    shown = set().union(*(colors_of(axes) for axes in figure.axes[:8]))
+    assert {color for color in shown if not is_grey(color)} | {c for c in legal if is_grey(c)} == legal
+    steps = set().union(*(colors_of(axes) for axes in figure.axes[8:]))
+    assert {color for color in steps if not is_grey(color)} == set(module._step_colors())
+
+
+def test_triangles_have_the_label_and_the_step_of_their_place(label_map, stability):
+    figure = montage(label_map, title="T", note="", stability=np.where(np.isnan(stability), np.nan, 0.55))
+    (sixth,) = {color for axes in figure.axes[8:] for color in colors_of(axes) if not is_grey(color)}
+    assert sixth == module._step_colors()[5]
+    nowhere = montage(label_map, title="T", note="", stability=np.full(SHAPE, np.nan))
+    assert all(is_grey(color) for axes in nowhere.axes[8:] for color in colors_of(axes))
+
+
+@pytest.mark.parametrize(("share", "step"), [(0, 1), (0.05, 1), (0.1, 1), (0.11, 2), (0.3, 3), (0.7, 7), (1, 10)])
+def test_steps_hold_their_upper_end(share, step):
+    assert module._in_steps(np.array([share, np.nan]), (2,)).tolist() == [step, 0]
+
+
+def test_what_has_no_stability_is_lighter_than_the_lightest_step():
+    lightness = [np.dot([0.2126, 0.7152, 0.0722], to_rgb(color)) for color in module._step_colors()]
+    assert lightness == sorted(lightness, reverse=True)
+    assert lightness[0] < module._PALE_SULCUS - 0.05
+
+
+@pytest.mark.parametrize("hemi", HEMISPHERES)
+def test_sides_are_seen_from_where_they_say(hemi):
+    nose, outside = np.array([0, 1, 0]), np.array([-1 if hemi == "left" else 1, 0, 0])
+    for view in ("lateral", "medial", "posterior", "ventral"):
+        screen = module._screen(hemi, view)
+        np.testing.assert_allclose(screen @ screen.T, np.eye(3))
+        assert np.linalg.det(screen) == 1  # never a mirror image
+    assert module._screen(hemi, "lateral")[2] @ outside == 1
+    assert module._screen(hemi, "medial")[2] @ outside == -1
+    assert module._screen(hemi, "posterior")[2] @ nose == -1
+    assert module._screen(hemi, "ventral")[2] @ [0, 0, 1] == -1
+
+
+def test_only_what_faces_the_reader_is_drawn_the_nearest_last(figure):
+    half = load_hemisphere("left")
+    lateral = figure.axes[0].collections[0]
+    assert 0.3 < len(lateral.get_paths()) / len(half.faces) < 0.7
+    y, z = lateral.get_paths()[-1].vertices[:3].mean(axis=0)
+    middle = (half.inflated.min(axis=0) + half.inflated.max(axis=0)) / 2
+    near = np.abs(half.inflated[:, 1:] - middle[1:] - [-y, z]).max(axis=1) < 6
+    assert half.inflated[near, 0].min() < np.percentile(half.inflated[:, 0], 1)
+
+
+def test_all_sides_have_one_scale_and_the_brain_fits(figure):
+    for axes in figure.axes:
+        box, limits = axes.get_window_extent(), (*axes.get_xlim(), *axes.get_ylim())
+        np.testing.assert_allclose(box.width / (limits[1] - limits[0]), box.height / (limits[3] - limits[2]))
+        corners = np.concatenate([path.vertices for path in axes.collections[0].get_paths()])
+        (left, bottom), (right, upper) = corners.min(axis=0) + 1e-6, corners.max(axis=0) - 1e-6
+        assert limits[0] <= left and right <= limits[1] and limits[2] <= bottom and upper <= limits[3]
+    scales = {round(axes.get_window_extent().width / np.ptp(axes.get_xlim()), 6) for axes in figure.axes[:8]}
+    assert len(scales) == 1
+    assert figure.get_size_inches()[0] == PAGE_WIDTH and figure.get_size_inches()[1] <= 8.75
+
+
+def test_it_explains_itself_without_overlaps(figure, label_map):
+    shown = [text.get_text() for text in figure.texts]
+    for expected in [
+        *label_map.names,
+        "2D",
+        "3D",
+        "semantic",
+        "baseline",
+        "Best network",
+        "SIMULATED EXAMPLE",
+        OUTSIDE,
+    ]:
+        assert expected in shown
+    for count in label_map.counts:
+        assert f"{count:,}" in shown
+    assert {"0", "0.2", "1"} <= set(shown)
+    assert "A note." in " ".join(shown) and "Stability: share of random subsets" in " ".join(shown)
+    assert_no_text_overlaps(figure)
+
+
+def test_without_stability_there_is_one_map(label_map):
+    figure = montage(label_map, title="T", note="")
+    assert len(figure.axes) == 8
+    assert "tability" not in " ".join(text.get_text() for text in figure.texts)
+
+
+@pytest.mark.parametrize(
+    "families", [["", "", ""], ["a family whose name is far too long for a column of the legend"] * 3]
+)
+def test_long_names_stay_in_their_columns(families):
+    few = make_label_map(
+        data=blocks(3),
+        names=[
+            "2D",
+            "a name that is much longer than the others are, and longer than half of the page is wide",
+            "m" * 99,
+        ],
+        colors=["#0077BB", "#E69F00", "#882255"],
+        families=families,
+        counts=[1234, 0, 7],
+        unit="ROIs",
+    )
+    figure = montage(few, title="T", note="")
+    assert {"1,234", "0", "7", "Labels and their number of ROIs", OUTSIDE} <= {t.get_text() for t in figure.texts}
+    assert_no_text_overlaps(figure)
+
+
+def test_nothing_labelled_at_all(label_map):
+    figure = montage(make_label_map(data=np.zeros(SHAPE, np.int16)), title="T", note="")
+    assert all(is_grey(color) for axes in figure.axes for color in colors_of(axes))
+
+
+def test_published_look(label_map):
+    figure = montage(label_map, title="T", note="", style="paper")
+    assert [axes.get_label() for axes in figure.axes[:3]] == ["left posterior", "left medial", "left ventral"]
+    shown = set().union(*(colors_of(axes) for axes in figure.axes))
+    published = {to_published_color(color) for color in label_map.colors}
+    assert {color for color in shown if not is_grey(color)} | {"#cccccc"} == published
+    assert "#cccccc" in shown
+    assert_no_text_overlaps(figure)
+
+
+def test_published_colours():
+    assert [to_published_color(color) for color in ("#0077BB", "#e69f00", "#882255")] == [
+        "#0000ff",
+        "#00ff00",
+        "#ff00ff",
+    ]
+    assert to_published_color(TASKS[6].color) == "#0000a6"  # 2D edges
+    assert to_published_color("#123456") == "#123456"
+
+
+@pytest.mark.parametrize(
+    ("stability", "message"),
+    [
+        (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\): expected that of the labels, \(61, 73, 61\)"),
+        (np.full(SHAPE, 1.5), "ranges from 1.5 to 1.5: expected shares, 0 to 1"),
+        (np.full(SHAPE, -0.1), "ranges from -0.1"),
+    ],
+)
+def test_what_is_no_stability_is_refused(label_map, stability, message):
+    with pytest.raises(ValueError, match=message):
+        montage(label_map, title="T", note="", stability=stability)
+
+
+def test_drawing_leaves_the_meshes_alone(label_map):
+    before = load_hemisphere("left").inflated.copy()
+    montage(label_map, title="T", note="")
+    np.testing.assert_array_equal(before, load_hemisphere("left").inflated)
+
+
+def test_files_are_reproducible_and_text_stays_text(tmp_path, label_map, stability, figure):
+    again = montage(label_map, title="Best network", note="A note.", banner="SIMULATED EXAMPLE", stability=stability)
+    save_figure(figure, tmp_path / "a.svg", tmp_path / "a.png")
+    save_figure(again, tmp_path / "b.svg", tmp_path / "b.png")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert ">semantic segm</text>" in svg and ">SIMULATED EXAMPLE</text>" in svg
