@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 FIGURES = ("Fig1", "Fig2", "Fig3a", "Fig3b")
-WIDTH = 1400  # pixels: sharp at the width of a README
+WIDTH = 1100  # pixels: sharp at the width of a README
 
 
 def shrink(source: Path, target: Path, width: int = WIDTH) -> None:

@@ -253,6 +253,33 @@ def test_memory_does_not_grow_with_permutations(study):
     assert peak[4000] - peak[1000] < 200 * 3000
 
 
+@pytest.mark.parametrize("statistic", [own_adjusted_r2, unique_adjusted_r2])
+def test_two_workers_of_which_one_is_killed_count_the_same(study, monkeypatch, statistic):
+    pytest.importorskip("distributed", reason="--dask needs requirements-dask.txt")
+    import psutil
+
+    from utils.cluster import connect
+
+    basis, places = study
+    options = {"pairs": all_pairs(4)}
+    ours = permutation_test(basis, statistic(basis), places, 300, **options)
+    monkeypatch.setattr("utils.permutation._PIECE_BYTES", 8 * places.shape[1] * 150)  # two pieces of the brain
+    seen, killed = [], []
+
+    def progress(done, total):
+        seen.append((done, total))
+        if done > 50 and not killed:
+            children = psutil.Process().children(recursive=True)
+            killed.append(next(child for child in children if "spawn_main" in " ".join(child.cmdline())))
+            killed[0].kill()
+
+    with connect("local:2") as cluster:
+        theirs = permutation_test(basis, statistic(basis), places, 300, cluster=cluster, progress=progress, **options)
+    assert killed and not killed[0].is_running()
+    assert len(seen) >= 20 and seen[-1] == (300, 300)
+    same_p_values(ours, theirs)
+
+
 @pytest.mark.parametrize("block, room", [(7, 8192), (64, 3), (1000, 8192)])
 def test_device_does_not_depend_on_blocks(study, monkeypatch, block, room):
     basis, places = study

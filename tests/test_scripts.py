@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from browser import open_browser
 from conftest import write_study
 from matplotlib.figure import Figure
 
@@ -155,6 +157,12 @@ def test_report_repeats_the_warnings_of_the_run(study, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "find_data", careless)
     assert run(monkeypatch, "Fig3b", "--data", study, "--results", tmp_path, "-np", 9) == 0
     assert "the scanner was switched off" in (tmp_path / "Fig3b" / "report.html").read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_tf32_needs_a_gpu(study, tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, "Fig1", "--data", study, "--results", tmp_path, "--tf32") == 2
+    assert capsys.readouterr().err == "error: --tf32 is for GPUs, and this run computes on a CPU; leave it out\n"
 
 
 @pytest.mark.parametrize("figure", ["Fig1", "Fig2"])
@@ -392,3 +400,35 @@ def _time_of_help(figure):
     for text in ("--data", "--n-permutations", "--as-published", "docs/METHODS.md", "brain_map.html"):
         assert text in done.stdout
     return time.perf_counter() - started
+
+
+# ------------------------------------------------------------------------------------------------------ in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("figure", SCRIPTS)
+def test_every_page_opens_from_disk_without_an_outside_request_or_an_error(finished, browser, figure):
+    folder = finished / figure
+    for name in sorted(PAGES):
+        browser.open(folder / name)
+        if name == "brain_map.html":
+            browser.settle()
+        else:
+            browser.driver.execute_async_script("setTimeout(arguments[0], 1500)")
+        requests = browser.requests()
+        assert (folder / name).as_uri() in requests
+        assert all(url.startswith(finished.as_uri()) for url in requests), name
+        assert browser.errors() == [], name
+
+
+def test_index_opens_every_report(finished, browser):
+    browser.open(finished / "index.html")
+    links = {link.get_attribute("href") for link in browser.find("a")}
+    for figure in SCRIPTS:
+        assert (finished / figure / "report.html").as_uri() in links
+    assert browser.errors() == []

@@ -113,7 +113,7 @@ def test_by_permutation(
         two_sided=not options.as_published,
         seed=options.seed,
         device=device,
-        tf32=getattr(options, "tf32", False),
+        tf32=options.tf32,
         cluster=cluster,
         progress=progress,
     )
@@ -260,7 +260,7 @@ def describe(options: argparse.Namespace, n_subjects: int | str) -> str:
         )
     else:
         test = f"permutation of {options.permute}, {options.n_permutations:,} times, mean RDM of {n_subjects} subjects"
-        if getattr(options, "tf32", False):
+        if options.tf32:
             test += ", in TF32"
     if options.correction == "max":
         corrected = "family-wise by the maximum statistic"

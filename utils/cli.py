@@ -195,6 +195,7 @@ def _settle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Non
     """Check what single options cannot, and fill in what depends on others."""
     for name in ("data", "dnn_rdms", "fmri_rdms", "mask", "roi_labels", "atlas", "rois", "models", "layers", "dask"):
         options.__dict__.setdefault(name, None)
+    options.__dict__.setdefault("tf32", False)
     if options.n_permutations < 1:
         parser.error(f"--n-permutations is {options.n_permutations}, expected 1 or more")
     if not 0 < options.alpha < 1:
@@ -272,17 +273,22 @@ def choose_device(options: argparse.Namespace) -> str:
     Raises
     ------
     InputError
-        If a GPU is asked for and there is none.
+        If a GPU, or what only GPUs can do, is asked for and there is none.
     """
-    if options.device == "cpu" or getattr(options, "dask", None):
-        return "cpu"
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    if options.device == "cuda":
+    given = vars(options)  # other commands than the figures have neither --dask nor --tf32
+    if options.device == "cpu" or given.get("dask"):
+        device = "cpu"
+    elif torch.cuda.is_available():
+        device = "cuda"
+    elif options.device == "cuda":
         raise InputError("--device cuda: torch finds no CUDA GPU on this machine; use --device cpu or auto")
-    return "cpu"
+    else:
+        device = "cpu"
+    if given.get("tf32") and device == "cpu":
+        raise InputError("--tf32 is for GPUs, and this run computes on a CPU; leave it out")
+    return device
 
 
 @contextmanager

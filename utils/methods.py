@@ -12,6 +12,7 @@ from typing import Any
 from models.tasks import BASELINE
 from utils.analysis import N_SUBSETS, N_SUBSETS_OF_SEARCHLIGHTS
 from utils.rdm import n_pairs_of
+from utils.stability import N_SUBSETS as N_REFITS
 
 # Under the form in which the text cites them.
 REFERENCES = {
@@ -322,7 +323,7 @@ def _error_bars(run: _Run) -> str:
 
 def _inference(run: _Run) -> list[str]:
     test = _t_test(run) if run.t_test else _permutation_test(run)
-    return [*test, _correction(run), _rule(run), _lead(run), _software(run)]
+    return [*test, _correction(run), _rule(run), _lead(run), _stability(run), _software(run)]
 
 
 def _permutation_test(run: _Run) -> list[str]:
@@ -480,6 +481,15 @@ def _lead(run: _Run) -> str:
         f"standard error (Shao and Wu, 1989; {N_SUBSETS_OF_SEARCHLIGHTS:,} random subsets of {round(0.9 * n):,} of the "
         f"{n:,} conditions, t distribution with {n - 1:,} degrees of freedom), corrected for the false discovery rate "
         "(Benjamini and Hochberg, 1995) over tested searchlights."
+    )
+
+
+def _stability(run: _Run) -> str:
+    n = run.data["n_conditions"]
+    return (
+        f"To describe how close the race was, each {run.place}'s regressions were fitted again to {N_REFITS:,} random "
+        f"subsets of {round(0.9 * n):,} of the {n:,} conditions; its stability is the share of subsets in which the "
+        f"same {run.model} had the largest {'adjusted R²' if run.figure == 'Fig2' else run.value}."
     )
 
 

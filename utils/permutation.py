@@ -37,7 +37,7 @@ _TEAM_BYTES = 256 * 2**20
 # What a cluster gets: places that its workers hold at once, seconds of work per task, tasks enough to share.
 _PIECE_BYTES = 2**30
 _TASK_FLOP = 1e12
-_LEAST_TASKS = 40
+_LEAST_TASKS = 20
 
 
 @dataclass(frozen=True)

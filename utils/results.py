@@ -26,7 +26,19 @@ from utils import InputError, __version__
 if TYPE_CHECKING:
     import pandas as pd
 
-_PACKAGES = ("numpy", "scipy", "torch", "torchvision", "pillow", "numba", "nilearn", "nibabel", "pandas", "matplotlib")
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "torch",
+    "torchvision",
+    "pillow",
+    "numba",
+    "distributed",
+    "nilearn",
+    "nibabel",
+    "pandas",
+    "matplotlib",
+)
 
 
 class Outputs:
@@ -101,7 +113,7 @@ def disk_errors(path: Path, what: str = "") -> Iterator[None]:
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
         raise InputError(
-            f"{path}: {what or 'it'} cannot be written ({reason}); free space, or choose another folder with --out"
+            f"{path}: {what or 'it'} cannot be written ({reason}); free space, or choose another folder"
         ) from None
 
 

@@ -14,6 +14,8 @@ from utils.products import Product, fastest_product
 from utils.rdm import n_conditions_of
 from utils.regression import Basis, LinearStatistic, orthonormal_basis, standardise
 
+# Subsets of the conditions that winners are compared on.
+N_SUBSETS = 1000
 _PLACES_PER_PRODUCT = 5000
 _SUBSETS_PER_PRODUCT = 16
 # Predictors with less of their own on a subset, of 1 on all conditions, cannot be told apart there.
@@ -26,7 +28,7 @@ def winner_stability(
     rdms: ArrayLike,
     *,
     ratio: float = 0.9,
-    n_subsets: int = 1000,
+    n_subsets: int = N_SUBSETS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float64]:
