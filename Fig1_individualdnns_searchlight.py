@@ -2,7 +2,8 @@
 
 For every searchlight, the brain's RDM is regressed on the RDMs of each network's layers. The searchlight is coloured by
 the network with the largest adjusted R2, if that is more than the best of all networks reaches by chance. Results go to
-DIR/Fig1: brain_map.html (open it in a browser), figure.png and .svg, results.tsv, arrays.npz, maps/, run.json.
+DIR/Fig1: report.html and brain_map.html (open them in a browser), figure.png and .svg, results.tsv, arrays.npz, maps/
+and run.json.
 
   python Fig1_individualdnns_searchlight.py                    the published data in data/, else a simulated example
   python Fig1_individualdnns_searchlight.py --data my_study    your own, in the layout of data/README.md

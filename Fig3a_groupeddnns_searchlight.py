@@ -2,8 +2,8 @@
 
 The networks of each group (2D, 3D, semantic) are averaged to one RDM per layer. For every searchlight, the variance of
 the brain's RDM is partitioned among the groups; it is coloured by the group with the largest unique variance, if that
-is significant and exceeds the unique variance of every other group. Results go to DIR/Fig3a: brain_map.html (open it
-in a browser), figure.png and .svg, results.tsv, arrays.npz, maps/, run.json.
+is significant and exceeds the unique variance of every other group. Results go to DIR/Fig3a: report.html and
+brain_map.html (open them in a browser), figure.png and .svg, results.tsv, arrays.npz, maps/ and run.json.
 
   python Fig3a_groupeddnns_searchlight.py                    the published data in data/, else a simulated example
   python Fig3a_groupeddnns_searchlight.py --data my_study    your own, in the layout of data/README.md

@@ -1,8 +1,9 @@
 """Fig 3b: unique and shared variance of the groups of networks in each region of interest.
 
 The networks of each group (2D, 3D, semantic) are averaged to one RDM per layer. For every ROI, the variance of the RDM
-is partitioned among the groups; bars show the unique variance of each. Results go to DIR/Fig3b: figure.png and .svg,
-brain_map.html (where there is an ROI atlas), results.tsv, arrays.npz, maps/, run.json.
+is partitioned among the groups; bars show the unique variance of each. Results go to DIR/Fig3b: report.html (open
+it in a browser), figure.png and .svg, results.tsv, arrays.npz, run.json and, where there is an ROI atlas,
+brain_map.html and maps/.
 
   python Fig3b_groupeddnns_ROIs.py                    the published data in data/, else a simulated example
   python Fig3b_groupeddnns_ROIs.py --data my_study    your own, in the layout of data/README.md

@@ -56,6 +56,6 @@ def test_planted_rois_get_the_right_group(results, example):
 
 def test_every_output_says_that_the_data_are_simulated(results):
     for figure in ("Fig1", "Fig3a", "Fig3b"):
-        for name in ("brain_map.html", "figure.svg"):
+        for name in ("report.html", "brain_map.html", "brain_map_nilearn.html", "figure.svg"):
             assert "SIMULATED EXAMPLE" in (results / figure / name).read_text()
         assert '"simulated": true' in (results / figure / "run.json").read_text()

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from utils import InputError
-from utils.results import Outputs, fingerprint, write_arrays, write_labels, write_table, write_volume
+from utils.results import Outputs, fingerprint, write_arrays, write_table, write_volume
 
 
 def fill(folder, names, content="new"):
@@ -84,11 +84,6 @@ def test_volumes_keep_labels_whole_and_positions(tmp_path):
     assert np.array_equal(image.affine, affine)
     write_volume(tmp_path / "v.nii.gz", labels / 7, affine)
     assert nib.load(tmp_path / "v.nii.gz").get_data_dtype() == np.float32
-
-
-def test_labels_are_named_from_one(tmp_path):
-    write_labels(tmp_path / "l.tsv", ["2D", "3D"], ["#0077BB", "#E69F00"])
-    assert (tmp_path / "l.tsv").read_text() == "index\tname\tcolor\n1\t2D\t#0077BB\n2\t3D\t#E69F00\n"
 
 
 def test_fingerprint_sees_values_shape_and_type():

@@ -131,11 +131,14 @@ def size(text: str) -> int:
 
 
 def _add_drawing_options(parser: argparse.ArgumentParser) -> None:
+    from utils.sheet import STYLES
+    from utils.surface import DEFAULT_SURFACE, SURFACES
+
     group = parser.add_argument_group("drawing")
-    group.add_argument("--surface", choices=("fsaverage5", "fsaverage6", "fsaverage"), default="fsaverage5",
+    group.add_argument("--surface", choices=SURFACES, default=DEFAULT_SURFACE,
                        help="average brain of the pages and GIFTI files, with 10, 41 or 164 thousand vertices per "
                             "hemisphere; all but the first are downloaded once")  # fmt: skip
-    group.add_argument("--style", choices=("default", "paper"), default="default",
+    group.add_argument("--style", choices=STYLES, default=STYLES[0],
                        help="paper: figure.svg and .png in the colours, axes and order of the paper, to lay side by "
                             "side")  # fmt: skip
 

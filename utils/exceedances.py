@@ -253,23 +253,15 @@ def _single(array: NDArray) -> torch.Tensor:
 
 
 class Exact:
-    """Single values in float64, for what float32 leaves open.
-
-    Attributes
-    ----------
-    n : int
-        How many were computed.
-    """
+    """Single values in float64, for what float32 leaves open."""
 
     def __init__(self, plan: Plan, places: Places) -> None:
         self._plan, self._places = plan, places
         self._basis, self._responses = np.ascontiguousarray(plan.directions), np.ascontiguousarray(places.responses)
         self.target_best = places.targets[: plan.rows.n_plain].max(axis=0)
-        self.n = 0
 
     def values(self, entries: NDArray[np.int64], permutations: NDArray[np.int64]) -> NDArray[np.float64]:
         """Values of `entries`, rows of (permutation, row, place); row n_rows is the largest of the plain ones."""
-        self.n += len(entries)
         rows = self._plan.rows
         start, direction, weight = rows.terms
         recalculate = _recalculate if len(entries) < _ENTRIES_FOR_THREADS else _recalculate_in_threads

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -154,12 +154,6 @@ def write_volume(path: Path, data: NDArray, affine: NDArray, intent: str = "none
     image.header.set_xyzt_units("mm")
     image.header.set_intent(intent)
     nib.save(image, path)
-
-
-def write_labels(path: Path, names: Sequence[str], colors: Sequence[str]) -> None:
-    """Table that names the labels 1..n of a label volume (columns index, name, color, as BIDS has them)."""
-    lines = ["index\tname\tcolor"] + [f"{k}\t{n}\t{c}" for k, (n, c) in enumerate(zip(names, colors, strict=True), 1)]
-    path.write_text("\n".join(lines) + "\n")
 
 
 def fingerprint(*arrays: NDArray) -> str:
