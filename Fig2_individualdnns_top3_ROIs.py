@@ -2,8 +2,8 @@
 
 For every ROI, networks are ranked by the adjusted R2 of their layers. The variance of the ROI's RDM is then partitioned
 among the best three; bars show the unique variance of each. A panel compares what the three explain of single subjects'
-RDMs with the noise ceiling. Results go to DIR/Fig2: report.html (open it in a browser), figure.png and .svg, results.tsv,
-arrays.npz, run.json and, where there is an ROI atlas, brain_map.html and maps/.
+RDMs with the noise ceiling. Results go to DIR/Fig2: report.html (open it in a browser), figure.png and .svg,
+results.tsv, arrays.npz, run.json and, where there is an ROI atlas, brain_map.html and maps/.
 
   python Fig2_individualdnns_top3_ROIs.py                    the published data in data/, else a simulated example
   python Fig2_individualdnns_top3_ROIs.py --data my_study    your own, in the layout of data/README.md
