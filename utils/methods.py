@@ -487,7 +487,7 @@ def _lead(run: _Run) -> str:
 def _stability(run: _Run) -> str:
     n = run.data["n_conditions"]
     return (
-        f"To describe how close the race was, each {run.place}'s regressions were fitted again to {N_REFITS:,} random "
+        f"To describe how close the race was, each {run.place}'s regressions were fitted anew to {N_REFITS:,} random "
         f"subsets of {round(0.9 * n):,} of the {n:,} conditions; its stability is the share of subsets in which the "
         f"same {run.model} had the largest {'adjusted R²' if run.figure == 'Fig2' else run.value}."
     )
