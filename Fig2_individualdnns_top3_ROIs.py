@@ -100,8 +100,7 @@ def main() -> None:
         banner = cli.SIMULATED if sources.simulated else None
         draw(options, outputs, models, rois, partition, outcome, table, banner)
         first = table[table["rank"] == 1]
-        maps = drawing.roi_maps(sources, rois, models.models, first, "network")
-        drawing.save_roi_maps(options, outputs, sources, rois, maps, MAP_TITLE, banner)
+        drawing.save_roi_maps(options, outputs, sources, rois, models.models, first, "network", MAP_TITLE, banner)
         data = {
             "n_rois": len(rois.names),
             "n_subjects": analysis.subject_range(rois),

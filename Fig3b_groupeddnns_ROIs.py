@@ -91,8 +91,8 @@ def main() -> None:
         results.write_table(outputs.path("results.tsv"), table)
         banner = cli.SIMULATED if sources.simulated else None
         draw(options, outputs, groups, rois, partition, outcome, banner)
-        maps = drawing.roi_maps(sources, rois, groups.models, strongest(options, table, outcome), "group")
-        drawing.save_roi_maps(options, outputs, sources, rois, maps, MAP_TITLE, banner)
+        first = strongest(options, table, outcome)
+        drawing.save_roi_maps(options, outputs, sources, rois, groups.models, first, "group", MAP_TITLE, banner)
         data = {
             "n_rois": len(rois.names),
             "n_subjects": analysis.subject_range(rois),

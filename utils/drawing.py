@@ -207,33 +207,19 @@ def searchlight_label_map(geometry: Geometry, models: Sequence[Model], table: pd
 # ---------------------------------------------------------------------------------------------------------------- ROIs
 
 
-def roi_maps(sources: Sources, rois: RoiRdms, models: Sequence[Model], first: pd.DataFrame, what: str) -> list[Map]:
-    """Maps of the ROIs, each in the colour of its first model; none, and a line on how to get them, without an atlas.
+def roi_maps(atlas: Atlas, rois: RoiRdms, models: Sequence[Model], first: pd.DataFrame, what: str) -> list[Map]:
+    """Maps of the ROIs, each in the colour of its first model.
 
     Parameters
     ----------
-    sources : Sources
+    atlas : Atlas
     rois : RoiRdms
     models : sequence of Model
     first : DataFrame
         One row per ROI, in order, with columns model, significant, unique, total_adjusted_r2, ceiling_lower and q.
     what : {"network", "group"}
         What the models are.
-
-    Raises
-    ------
-    InputError
-        If the atlas holds none of the ROIs.
     """
-    atlas = load_atlas(sources)
-    if atlas is None:
-        print(
-            "No brain map of the ROIs: there is no atlas. Give one with --atlas FILE (a NIfTI volume whose labels are "
-            "the ids of the ROI table), for the paper's ROIs the probabilistic atlas of Wang et al. 2015."
-        )
-        return []
-    if not np.isin(atlas.labels, rois.ids).any():
-        raise InputError(f"{sources.atlas}: holds none of the ROIs {', '.join(rois.names)}; give a matching --atlas")
 
     def value(
         values: ArrayLike,
@@ -348,15 +334,31 @@ def save_roi_maps(
     outputs: Outputs,
     sources: Sources,
     rois: RoiRdms,
-    maps: Sequence[Map],
+    models: Sequence[Model],
+    first: pd.DataFrame,
+    what: str,
     title: str,
     banner: str | None,
 ) -> None:
-    """Write the maps of the ROIs, if there are any."""
-    if maps:
-        notes = [maps[0].drawn.note, describe(options, subject_range(rois))]
-        save_maps(outputs, maps, title=title, notes=notes, banner=banner, surface=options.surface,
-                  atlas=load_atlas(sources))  # fmt: skip
+    """Write the maps of the ROIs (see `roi_maps`); without an atlas, say in one line how to get them.
+
+    Raises
+    ------
+    InputError
+        If the atlas holds none of the ROIs.
+    """
+    atlas = load_atlas(sources)
+    if atlas is None:
+        print(
+            "No brain map of the ROIs: there is no atlas. Give one with --atlas FILE (a NIfTI volume whose labels are "
+            "the ids of the ROI table), for the paper's ROIs the probabilistic atlas of Wang et al. 2015."
+        )
+        return
+    if not np.isin(atlas.labels, rois.ids).any():
+        raise InputError(f"{sources.atlas}: holds none of the ROIs {', '.join(rois.names)}; give a matching --atlas")
+    maps = roi_maps(atlas, rois, models, first, what)
+    notes = [maps[0].drawn.note, describe(options, subject_range(rois))]
+    save_maps(outputs, maps, title=title, notes=notes, banner=banner, surface=options.surface, atlas=atlas)
 
 
 def save_montage(

@@ -7,6 +7,7 @@ tables say of one place.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -172,11 +173,7 @@ def sample_labels(
     dict of str to ndarray of int, shape (n_vertices,)
         "left" and "right"; 0 where there is no label. Values are a subset of those in the volume.
     """
-    return {
-        hemi: np.where(voxels >= 0, data.reshape(-1)[voxels], 0).astype(np.int64)
-        for hemi in HEMISPHERES
-        for voxels in (vertex_voxels(data.shape, affine, hemi, surface),)
-    }
+    return {hemi: values.astype(np.int64) for hemi, values in _sample(data, affine, surface, outside=0)}
 
 
 def sample_values(
@@ -198,11 +195,14 @@ def sample_values(
     dict of str to ndarray of float32, shape (n_vertices,)
         "left" and "right"; NaN where there is no value.
     """
-    return {
-        hemi: np.where(voxels >= 0, data.reshape(-1)[voxels], np.nan).astype(np.float32)
-        for hemi in HEMISPHERES
-        for voxels in (vertex_voxels(data.shape, affine, hemi, surface),)
-    }
+    return {hemi: values.astype(np.float32) for hemi, values in _sample(data, affine, surface, outside=np.nan)}
+
+
+def _sample(data: NDArray, affine: NDArray[np.floating], surface: str, outside: float) -> Iterator[tuple[str, NDArray]]:
+    """Each hemisphere with what the voxels of its vertices hold."""
+    for hemi in HEMISPHERES:
+        voxels = vertex_voxels(data.shape, affine, hemi, surface)
+        yield hemi, np.where(voxels >= 0, data.reshape(-1)[voxels], outside)
 
 
 def triangle_corners(labels: NDArray[np.integer], faces: NDArray[np.integer]) -> NDArray[np.int64]:
