@@ -17,11 +17,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from utils import analysis, cli, drawing, results
-from utils.analysis import spread
-from utils.dataset import Atlas, ModelRdms, SearchlightRdms, load_atlas, load_models, load_searchlights
-from utils.regression import own_adjusted_r2, own_r2, project
-from utils.stability import winner_stability
+from utils import analysis, cli
+from utils.analysis.searchlights import spread
+from utils.datasets.models import ModelRdms, load_models
+from utils.datasets.rois import Atlas, load_atlas
+from utils.datasets.searchlights import SearchlightRdms, load_searchlights
+from utils.io import output as results
+from utils.plotting import brain_maps as drawing
+from utils.stats.refits import winner_stability
+from utils.stats.regression import own_adjusted_r2, own_r2, project
 
 FIGURE = "Fig1"
 TITLE = "Fig 1: the network that best explains each searchlight"

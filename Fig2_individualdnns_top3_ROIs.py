@@ -16,16 +16,21 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from utils import analysis, cli, drawing, paper, results
-from utils.analysis import Outcome, Partition
-from utils.dataset import ModelRdms, RoiRdms, load_models, load_rois
-from utils.inference import all_pairs
-from utils.noise_ceiling import ceiling_as_r2
-from utils.permutation import TopModels
-from utils.plots import CeilingPanel, roi_figure
-from utils.regression import own_adjusted_r2, own_r2, part_names, project
-from utils.sheet import save_figure
-from utils.stability import winner_stability
+from utils import analysis, cli
+from utils.analysis import paper
+from utils.analysis.rois import Partition
+from utils.analysis.significance import Outcome
+from utils.datasets.models import ModelRdms, load_models
+from utils.datasets.rois import RoiRdms, load_rois
+from utils.io import output as results
+from utils.plotting import brain_maps as drawing
+from utils.plotting.page_layout import save_figure
+from utils.plotting.roi_figure import CeilingPanel, roi_figure, roi_panels
+from utils.stats.inference import all_pairs
+from utils.stats.noise_ceiling import ceiling_as_r2
+from utils.stats.permutation import TopModels
+from utils.stats.refits import winner_stability
+from utils.stats.regression import own_adjusted_r2, own_r2, part_names, project
 
 FIGURE = "Fig2"
 TITLE = "Fig 2: unique variance of the three networks that best explain each ROI"
@@ -175,7 +180,7 @@ def draw(
         "ceiling (squared mean Spearman correlation, lower to upper)."
     )
     figure = roi_figure(
-        drawing.roi_panels(options, models, rois, partition, outcome),
+        roi_panels(options, models, rois, partition, outcome),
         title=TITLE,
         note=note,
         legend={},  # every bar carries its name

@@ -17,11 +17,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from utils import analysis, cli, drawing, results
-from utils.analysis import spread
-from utils.dataset import Atlas, ModelRdms, SearchlightRdms, load_atlas, load_models, load_searchlights
-from utils.inference import all_pairs
-from utils.regression import (
+from utils import analysis, cli
+from utils.analysis.searchlights import spread
+from utils.datasets.models import ModelRdms, load_models
+from utils.datasets.rois import Atlas, load_atlas
+from utils.datasets.searchlights import SearchlightRdms, load_searchlights
+from utils.io import output as results
+from utils.plotting import brain_maps as drawing
+from utils.stats.inference import all_pairs
+from utils.stats.refits import winner_stability
+from utils.stats.regression import (
     own_adjusted_r2,
     own_r2,
     part_names,
@@ -30,7 +35,6 @@ from utils.regression import (
     unique_adjusted_r2,
     variance_parts,
 )
-from utils.stability import winner_stability
 
 FIGURE = "Fig3a"
 TITLE = "Fig 3a: the group of networks that explains unique variance of each searchlight"

@@ -16,14 +16,19 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from utils import analysis, cli, drawing, paper, results
-from utils.analysis import Outcome, Partition
-from utils.dataset import ModelRdms, RoiRdms, load_models, load_rois
-from utils.inference import all_pairs
-from utils.plots import roi_figure
-from utils.regression import own_adjusted_r2, own_r2, part_names, project, unique_adjusted_r2
-from utils.sheet import save_figure
-from utils.stability import winner_stability
+from utils import analysis, cli
+from utils.analysis import paper
+from utils.analysis.rois import Partition
+from utils.analysis.significance import Outcome
+from utils.datasets.models import ModelRdms, load_models
+from utils.datasets.rois import RoiRdms, load_rois
+from utils.io import output as results
+from utils.plotting import brain_maps as drawing
+from utils.plotting.page_layout import save_figure
+from utils.plotting.roi_figure import roi_figure, roi_panels
+from utils.stats.inference import all_pairs
+from utils.stats.refits import winner_stability
+from utils.stats.regression import own_adjusted_r2, own_r2, part_names, project, unique_adjusted_r2
 
 FIGURE = "Fig3b"
 TITLE = "Fig 3b: unique variance of the groups of networks in each ROI"
@@ -156,7 +161,7 @@ def draw(
 ) -> None:
     """Bars and Venn diagrams of every ROI."""
     figure = roi_figure(
-        drawing.roi_panels(options, groups, rois, partition, outcome),
+        roi_panels(options, groups, rois, partition, outcome),
         title=TITLE,
         note=f"{analysis.describe_bars(options)} {analysis.describe(options, analysis.subject_range(rois))}",
         legend={model.label: model.color for model in groups.models},

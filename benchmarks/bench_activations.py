@@ -30,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.taskonomy import extractor, optimise, random_encoder
 from models.tasks import TASK_LAYERS, TASKS
-from utils.activations import compute_rdms
-from utils.forward import CPU_BATCH, GPU_BATCH, Network, Settings
-from utils.images import get_preprocessing, list_images, load_batch
+from utils.rdms.extraction import CPU_BATCH, GPU_BATCH, Network, Settings
+from utils.rdms.network_rdms import compute_rdms
+from utils.rdms.preprocessing import get_preprocessing, load_batch
+from utils.rdms.stimuli import list_images
 
 RANDOM = next(task for task in TASKS if task.key == "random")
 CPU_TARGET, GPU_TARGET = 1.8, 0.8

@@ -29,9 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from utils.dataset import Sources, load_searchlights
-from utils.example import ensure_example
-from utils.geometry import Geometry
+from utils.datasets.layout import Sources
+from utils.datasets.searchlights import load_searchlights
+from utils.datasets.simulated import ensure_example
+from utils.rdms.searchlights import Geometry
 
 HOME = Path(__file__).resolve().parent.parent
 N_SUBJECTS, N_CONDITIONS = 16, 50

@@ -36,11 +36,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from utils.inference import all_pairs
-from utils.permutation import permutation_test
-from utils.products import products
 from utils.rdm import n_pairs_of
-from utils.regression import (
+from utils.stats.inference import all_pairs
+from utils.stats.matmul import products
+from utils.stats.permutation import permutation_test
+from utils.stats.regression import (
     Basis,
     LinearStatistic,
     orthonormal_basis,
@@ -288,7 +288,7 @@ def seconds_of_networks(n_places: int, n_permutations: int) -> float:
 def workers_seconds(address: str | None, n_permutations: int) -> float:
     from contextlib import nullcontext
 
-    from utils.cluster import connect
+    from utils.parallel.dask_workers import connect
 
     basis, brain = random_study(10_000)
     statistic = own_adjusted_r2(basis)

@@ -29,13 +29,15 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from models.tasks import Model
-from utils.analysis import lead_in_refits, partition_rois
-from utils.dataset import ModelRdms, RoiRdms
-from utils.inference import all_pairs
-from utils.noise_ceiling import noise_ceiling
-from utils.permutation import TopModels, permutation_test
+from utils.analysis.rois import partition_rois
+from utils.analysis.searchlights import lead_in_refits
+from utils.datasets.models import ModelRdms
+from utils.datasets.rois import RoiRdms
 from utils.rdm import condense, expand, n_pairs_of
-from utils.regression import orthonormal_basis, own_adjusted_r2, project, unique_adjusted_r2
+from utils.stats.inference import all_pairs
+from utils.stats.noise_ceiling import noise_ceiling
+from utils.stats.permutation import TopModels, permutation_test
+from utils.stats.regression import orthonormal_basis, own_adjusted_r2, project, unique_adjusted_r2
 
 N_SUBJECTS, N_CONDITIONS, N_MODELS, N_LAYERS, N_SETS = 16, 50, 19, 2, 3
 N_PAIRS = n_pairs_of(N_CONDITIONS)

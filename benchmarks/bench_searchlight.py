@@ -41,8 +41,8 @@ import nibabel as nib
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from utils.cli import available_cores
-from utils.geometry import Searchlights, member_rdms, sphere_searchlights
+from utils.parallel.threads import available_cores
+from utils.rdms.searchlights import Searchlights, member_rdms, sphere_searchlights
 
 HOME = Path(__file__).resolve().parent.parent
 N_CONDITIONS, RADIUS_MM, STRETCH = 50, 9.0, 1700

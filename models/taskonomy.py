@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from models.checkpoints import checkpoint_address, fetch_checkpoint, hub_folder
 from models.tasks import TASKS, Task
 from utils import InputError
-from utils.download import Progress
+from utils.io.download import Progress
 
 # Names of the paper's layers, as in the task bank -> modules of the encoder below.
 LAYER_MODULES = {"block4": "layer4", "encoder_output": "relu1"}

@@ -44,7 +44,7 @@ def algonauts() -> Path:
 @pytest.fixture(scope="session")
 def example(tmp_path_factory) -> Path:
     """The simulated example, built anew."""
-    from utils.example import N_SUBJECTS, ensure_example
+    from utils.datasets.simulated import N_SUBJECTS, ensure_example
 
     steps = []
     folder = tmp_path_factory.mktemp("simulated") / "example"
@@ -73,8 +73,8 @@ def write_study(root: Path, rng: np.random.Generator, n_conditions: int = STUDY_
     import nibabel as nib
     from scipy.io import savemat
 
-    from utils.geometry import block_geometry
     from utils.rdm import expand, n_pairs_of
+    from utils.rdms.searchlights import block_geometry
 
     n_pairs = n_pairs_of(n_conditions)
     for name in ("dnn_rdms", "roi_rdms", "searchlight_rdms"):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from test_scripts import run
 
-from utils.example import read_truth
+from utils.datasets.simulated import read_truth
 
 
 @pytest.fixture(scope="module")

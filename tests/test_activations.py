@@ -16,14 +16,16 @@ from torch import nn
 
 from models.taskonomy import extractor, load_encoder, random_encoder
 from models.tasks import TASK_LAYERS, Model
-from utils import InputError, activations, forward
-from utils.activations import compute_rdms, main
-from utils.blockwise import blockwise_rdm
-from utils.dataset import read_model_table
-from utils.files import read_rdms
-from utils.forward import Network, Settings
-from utils.images import get_preprocessing, list_images, load_batch
+from utils import InputError, activations
+from utils.activations import main
+from utils.datasets.models import read_model_table
+from utils.io.readers import read_rdms
 from utils.rdm import METRICS, expand, pattern_rdms
+from utils.rdms import extraction
+from utils.rdms.extraction import Network, Settings
+from utils.rdms.network_rdms import blockwise_rdm, compute_rdms
+from utils.rdms.preprocessing import get_preprocessing, load_batch
+from utils.rdms.stimuli import list_images
 
 HOME = Path(__file__).resolve().parents[1]
 N_IMAGES = 11
@@ -291,7 +293,7 @@ def test_memory_for_no_image_at_all_ends_in_one_line(tmp_path, stimuli):
 
 def test_images_are_decoded_once_for_all_networks(tmp_path, stimuli, monkeypatch):
     decoded = []
-    monkeypatch.setattr(forward, "decode", lambda path, plain=forward.decode: decoded.append(path) or plain(path))
+    monkeypatch.setattr(extraction, "decode", lambda path, plain=extraction.decode: decoded.append(path) or plain(path))
     networks = [tiny(seed, key=f"net{seed}") for seed in range(3)]
     compute_rdms(stimuli, networks, tmp_path, Settings(LAYERS))
     assert sorted(decoded) == sorted(path for _, path in stimuli)

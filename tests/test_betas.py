@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from utils import InputError
-from utils.betas import check_conditions_of, check_same_grid, describe, find_betas, read_conditions, read_mask
+from utils.rdms.betas import check_conditions_of, check_same_grid, describe, find_betas, read_conditions, read_mask
 
 AFFINE = np.array([[3.0, 0, 0, -9], [0, 3, 0, -90], [0, 0, 3, -6], [0, 0, 0, 1]])
 SHAPE = (4, 5, 3)
@@ -92,7 +92,7 @@ def test_order_of_volumes_from_a_file_or_the_data_folder(rng, tmp_path, conditio
 
 
 def test_scaled_integers_doubles_and_large_files(rng, tmp_path, conditions, monkeypatch):
-    monkeypatch.setattr("utils.betas._READ_BYTES", 8 * int(np.prod(SHAPE)) * 2)  # two volumes at a time
+    monkeypatch.setattr("utils.rdms.betas._READ_BYTES", 8 * int(np.prod(SHAPE)) * 2)  # two volumes at a time
     image = nib.Nifti1Image(rng.integers(-99, 99, (*SHAPE, 3)).astype(np.int16), AFFINE)
     image.header.set_slope_inter(0.5, 3)
     nib.save(image, tmp_path / "a.nii.gz")

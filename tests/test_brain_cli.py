@@ -19,8 +19,9 @@ from conftest import shared, write_study
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 
-from utils import InputError, cli, rois, searchlight, searchlight_files
-from utils.geometry import Geometry, block_rdms, release_blocks
+from utils import InputError, cli, rois, searchlight
+from utils.rdms import searchlight_rdms
+from utils.rdms.searchlights import Geometry, block_rdms, release_blocks
 
 HOME = Path(__file__).resolve().parents[1]
 AFFINE = np.array([[3.0, 0, 0, -12], [0, 3, 0, -90], [0, 0, 3, -6], [0, 0, 0, 1]])
@@ -158,8 +159,8 @@ def test_blocks_equal_block_rdms(study, tmp_path):
 
 
 def test_threads_and_stretches_change_nothing(study, tmp_path, sphere_data, monkeypatch):
-    monkeypatch.setattr(searchlight_files, "_STRETCH_BYTES", 3000)
-    monkeypatch.setattr(searchlight_files, "_CEILING_BYTES", 3000)
+    monkeypatch.setattr(searchlight_rdms, "_STRETCH_BYTES", 3000)
+    monkeypatch.setattr(searchlight_rdms, "_CEILING_BYTES", 3000)
     searchlight.main(spheres(study, tmp_path, "--threads", 3))
     for name in ("sub-01.npy", "sub-02.npy", "sub-03.npy"):
         one, other = (np.load(data / "searchlight_rdms" / name) for data in (tmp_path, sphere_data))
@@ -223,8 +224,8 @@ def test_only_what_changed_is_computed_again(tmp_path):
 
 
 def test_an_interrupted_subject_goes_on(study, tmp_path, sphere_data, monkeypatch):
-    monkeypatch.setattr(searchlight_files, "_STRETCH_BYTES", 3000)
-    compute, calls = searchlight_files.member_rdms, []
+    monkeypatch.setattr(searchlight_rdms, "_STRETCH_BYTES", 3000)
+    compute, calls = searchlight_rdms.member_rdms, []
 
     def interrupted(*given, **options):
         calls.append(len(given[1]))
@@ -232,7 +233,7 @@ def test_an_interrupted_subject_goes_on(study, tmp_path, sphere_data, monkeypatc
             raise KeyboardInterrupt
         return compute(*given, **options)
 
-    monkeypatch.setattr(searchlight_files, "member_rdms", interrupted)
+    monkeypatch.setattr(searchlight_rdms, "member_rdms", interrupted)
     with pytest.raises(KeyboardInterrupt):
         searchlight.main(spheres(study, tmp_path, "--n-jobs", 1))
     staging = tmp_path / "searchlight_rdms" / ".unfinished"
@@ -262,7 +263,7 @@ def test_a_killed_process_leaves_earlier_results_alone(study, tmp_path, sphere_d
     shutil.copytree(sphere_data, tmp_path / "data")
     record = (tmp_path / "data" / "searchlight_rdms" / "run.json").read_bytes()
     code = (
-        "import time; from utils import searchlight, searchlight_files as f\n"
+        "import time; from utils import searchlight; from utils.rdms import searchlight_rdms as f\n"
         "compute = f.member_rdms\n"
         "def slow(*a, **k):\n    print('begun', flush=True); time.sleep(30)\n"
         f"f.member_rdms = slow\nsearchlight.main({spheres(study, tmp_path / 'data', '--metric', 'cosine')!r})"
@@ -280,7 +281,7 @@ def test_a_killed_process_leaves_earlier_results_alone(study, tmp_path, sphere_d
 
 
 def test_a_full_disk_leaves_no_partial_file(study, tmp_path, monkeypatch):
-    write, written = searchlight_files._PartialRdms.write, []
+    write, written = searchlight_rdms._PartialRdms.write, []
 
     def full(self, start, rdms):
         written.append(start)
@@ -288,7 +289,7 @@ def test_a_full_disk_leaves_no_partial_file(study, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(self, start, rdms)
 
-    monkeypatch.setattr(searchlight_files._PartialRdms, "write", full)
+    monkeypatch.setattr(searchlight_rdms._PartialRdms, "write", full)
     with pytest.raises(InputError, match=r"searchlight_rdms: cannot be written \(No space left on device\)"):
         searchlight.main(spheres(study, tmp_path))
     left = {path.name for path in (tmp_path / "searchlight_rdms" / ".unfinished").iterdir()}
@@ -501,7 +502,7 @@ def test_a_full_disk_leaves_rois_as_they_were(study, tmp_path, monkeypatch):
     def full(*_given, **_options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("utils.results.write_volume", full)
+    monkeypatch.setattr("utils.io.output.write_volume", full)
     with pytest.warns(UserWarning), pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
         rois.main([*arguments(study, tmp_path / "data", mask=False), *atlas])
     assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()} == before

@@ -11,8 +11,10 @@ import pytest
 from nilearn import datasets, surface
 
 from models.tasks import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, TASKS, legend_order
-from utils import brain_map
-from utils.brain_map import HEMISPHERES, LabelMap, surface_labels, write_page
+from utils.plotting import nilearn_page
+from utils.plotting.label_maps import LabelMap, surface_labels
+from utils.plotting.nilearn_page import write_page
+from utils.plotting.surface import HEMISPHERES
 
 N_LABELS = len(TASKS) + 2
 
@@ -189,7 +191,7 @@ def test_every_triangle_shows_the_label_of_its_corners(page, label_map):
 
 def test_page_falls_back_on_what_nilearn_writes(label_map):
     assert (
-        brain_map._paint_triangles("<html>another layout</html>", label_map, "fsaverage5")
+        nilearn_page._paint_triangles("<html>another layout</html>", label_map, "fsaverage5")
         == "<html>another layout</html>"
     )
 

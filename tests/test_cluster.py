@@ -15,8 +15,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from utils import InputError, cli, cluster, searchlight, searchlight_files
-from utils.threads import use_threads
+from utils import InputError, cli, searchlight
+from utils.cli import options as options_module
+from utils.parallel import dask_workers
+from utils.parallel.threads import use_threads
+from utils.rdms import searchlight_rdms
 
 distributed = pytest.importorskip("distributed", reason="--dask needs requirements-dask.txt")
 import psutil  # noqa: E402  (a requirement of distributed)
@@ -71,7 +74,7 @@ def failing(kind: str) -> None:
     raise ZeroDivisionError("by nothing")
 
 
-def results(workers: cluster.Cluster, function, shared: tuple, tasks: list[tuple]) -> list:
+def results(workers: dask_workers.Cluster, function, shared: tuple, tasks: list[tuple]) -> list:
     """Results in the order of the tasks, each of which must arrive once."""
     found: dict = {}
 
@@ -85,7 +88,7 @@ def results(workers: cluster.Cluster, function, shared: tuple, tasks: list[tuple
 
 @pytest.fixture(scope="module")
 def two():
-    with cluster.connect("local:2") as workers:
+    with dask_workers.connect("local:2") as workers:
         yield workers
 
 
@@ -120,7 +123,7 @@ def test_arrays_of_any_layout_arrive(two):
 
 
 def test_one_task_at_a_time_with_all_threads_of_the_worker():
-    with cluster.connect("local:1", threads=3) as workers:
+    with dask_workers.connect("local:1", threads=3) as workers:
         spans = sorted(results(workers, busy, (), [(number,) for number in range(5)]))
     assert all(end <= start for (_, end, _), (start, _, _) in pairwise(spans))
     assert {blas for *_, blas in spans} == {3}
@@ -147,7 +150,7 @@ def test_threads_of_this_process(monkeypatch):
 @pytest.mark.parametrize("n_workers", [1, 2])  # with one, what tasks share is lost too
 def test_a_killed_worker_changes_nothing(tmp_path, n_workers, capfd):
     log = tmp_path / "log"
-    with cluster.connect(f"local:{n_workers}") as workers:
+    with dask_workers.connect(f"local:{n_workers}") as workers:
         found = results(workers, deadly, (ARRAY,), [(number, str(log), True) for number in range(20)])
     assert found == [ARRAY.sum() + number for number in range(20)]
     computed = log.read_text().split()
@@ -158,7 +161,7 @@ def test_a_killed_worker_changes_nothing(tmp_path, n_workers, capfd):
 
 def test_a_task_that_kills_every_worker_is_given_up(tmp_path, capfd):
     with (
-        cluster.connect("local:2") as workers,
+        dask_workers.connect("local:2") as workers,
         pytest.raises(InputError, match=r"local:2: 4 workers ended while they .* probably because memory ran out"),
     ):
         results(workers, deadly, (ARRAY,), [(number, str(tmp_path / "log"), False) for number in range(6)])
@@ -190,7 +193,7 @@ def test_an_error_here_ends_the_run(two):
 
 
 def test_other_code_on_a_worker_is_refused(two, monkeypatch):
-    monkeypatch.setattr(cluster, "code_digest", lambda: "of an edited file")
+    monkeypatch.setattr(dask_workers, "code_digest", lambda: "of an edited file")
     with pytest.raises(InputError, match=r"worker tcp://.* has loaded another version of this project's code"):
         results(two, max, (3,), [(4,)])
 
@@ -209,7 +212,7 @@ def scheduler():
 
 
 def test_workers_may_come_late_and_the_cluster_may_restart(monkeypatch, tmp_path):
-    monkeypatch.setattr(cluster, "_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 0.2)
     found: dict = {}
 
     def done(number: int, result: int) -> None:
@@ -222,7 +225,7 @@ def test_workers_may_come_late_and_the_cluster_may_restart(monkeypatch, tmp_path
     with scheduler() as there:
         file = tmp_path / "scheduler.json"
         file.write_text(f'{{"address": "{there.scheduler_address}"}}')
-        with cluster.connect(str(file)) as workers:
+        with dask_workers.connect(str(file)) as workers:
             threading.Timer(1, there.scale, (1,)).start()
             with pytest.warns(UserWarning, match="no worker is there; waiting for one"):
                 workers.run(max, (5,), [(number,) for number in range(12)], done)
@@ -230,10 +233,10 @@ def test_workers_may_come_late_and_the_cluster_may_restart(monkeypatch, tmp_path
 
 
 def test_a_cluster_without_workers_is_not_waited_for_for_ever(monkeypatch):
-    monkeypatch.setattr(cluster, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(dask_workers, "_PATIENCE_SECONDS", 0.2)
     with (
         scheduler() as there,
-        cluster.connect(there.scheduler_address) as workers,
+        dask_workers.connect(there.scheduler_address) as workers,
         pytest.raises(InputError, match=r"tcp://.*: no worker for .* minutes; look at the workers' log"),
     ):
         results(workers, max, (5,), [(1,)])
@@ -245,25 +248,25 @@ def test_a_worker_from_elsewhere_finds_the_project_or_says_so(monkeypatch, tmp_p
 
         return float(array.sum()) + number, str(utils.__file__)
 
-    monkeypatch.setattr(cluster, "_PATIENCE_SECONDS", 60)
+    monkeypatch.setattr(dask_workers, "_PATIENCE_SECONDS", 60)
     with scheduler() as there:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", there.scheduler_address]
         command += ["--nthreads", "1", "--no-nanny", "--no-dashboard"]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as process:
             try:
-                with cluster.connect(there.scheduler_address) as workers:
-                    monkeypatch.setattr(cluster, "HOME", tmp_path)
+                with dask_workers.connect(there.scheduler_address) as workers:
+                    monkeypatch.setattr(dask_workers, "HOME", tmp_path)
                     with pytest.raises(InputError, match=r"a worker cannot import .*'utils'.* or on their PYTHONPATH"):
                         results(workers, grown, (ARRAY,), [(1,)])
                     monkeypatch.undo()
                     found = results(workers, grown, (ARRAY,), [(1,), (2,)])
                     assert found == [(ARRAY.sum() + n, str(HOME / "utils" / "__init__.py")) for n in (1, 2)]
-                monkeypatch.setattr(cluster, "_version_text", lambda versions: next(versions_seen))
+                monkeypatch.setattr(dask_workers, "_version_text", lambda versions: next(versions_seen))
                 versions_seen = iter(["Dask 1", "Dask 2", "Dask 1"])  # of the scheduler, the worker, this process
                 with (
                     pytest.raises(InputError, match=r"worker tcp://.* runs Dask 2, and this process Dask 1; start"),
-                    cluster.connect(there.scheduler_address),
+                    dask_workers.connect(there.scheduler_address),
                 ):
                     pass
             finally:
@@ -276,7 +279,7 @@ def test_a_worker_from_elsewhere_finds_the_project_or_says_so(monkeypatch, tmp_p
 @pytest.mark.parametrize("address", ["local:x", "local:0", "local", "node", "", "tcp://node", "local:2:3"])
 def test_addresses_that_are_none(address, capsys):
     with pytest.raises(InputError, match="expected local:N, tcp://HOST:PORT, or a scheduler file"):
-        cluster.local_workers(address)
+        dask_workers.local_workers(address)
     with pytest.raises(SystemExit) as ended:
         cli.parse("Fig1", "searchlight", "", ["--dask", address])
     text = capsys.readouterr().err
@@ -284,7 +287,7 @@ def test_addresses_that_are_none(address, capsys):
 
 
 def test_addresses_where_nobody_answers(monkeypatch, tmp_path):
-    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
+    monkeypatch.setattr(dask_workers, "_CONNECT_SECONDS", 1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -293,12 +296,15 @@ def test_addresses_where_nobody_answers(monkeypatch, tmp_path):
                 pytest.raises(
                     InputError, match=rf"--dask {address}: no Dask scheduler answers there \(silence for 1 s"
                 ),
-                cluster.connect(address),
+                dask_workers.connect(address),
             ):
                 pass
     (tmp_path / "bad.json").write_text("[]")
     for name in ("bad.json", "missing.json"):
-        with pytest.raises(InputError, match=f"{name}: is no scheduler file"), cluster.connect(str(tmp_path / name)):
+        with (
+            pytest.raises(InputError, match=f"{name}: is no scheduler file"),
+            dask_workers.connect(str(tmp_path / name)),
+        ):
             pass
 
 
@@ -308,7 +314,7 @@ def test_without_dask_there_is_a_word_on_how_to_get_it(monkeypatch):
         pytest.raises(
             InputError, match=r"^--dask needs the package distributed: pip install -r requirements-dask.txt$"
         ),
-        cluster.connect("local:2"),
+        dask_workers.connect("local:2"),
     ):
         pass
 
@@ -339,8 +345,8 @@ def test_local_workers_share_the_threads(monkeypatch):
         asked.append(given)
         yield "workers"
 
-    monkeypatch.setattr(cluster, "connect", connect)
-    monkeypatch.setattr(cli, "use_threads", lambda n: None)
+    monkeypatch.setattr(dask_workers, "connect", connect)
+    monkeypatch.setattr(options_module, "use_threads", lambda n: None)
     for given in (["--dask", "local:3", "--threads", "7"], ["--dask", "local:3", "--threads", "2"],
                   ["--dask", "tcp://node:8786"], []):  # fmt: skip
         options = cli.parse("Fig3a", "searchlight", "", given)
@@ -399,8 +405,8 @@ def expected(study, tmp_path_factory) -> dict[str, bytes]:
 
 
 def test_searchlight_files_are_the_same_although_a_worker_is_killed(study, tmp_path, expected, monkeypatch, capfd):
-    monkeypatch.setattr(searchlight_files, "_STRETCH_BYTES", 3000)
-    write, killed = searchlight_files._PartialRdms.write, []
+    monkeypatch.setattr(searchlight_rdms, "_STRETCH_BYTES", 3000)
+    write, killed = searchlight_rdms._PartialRdms.write, []
 
     def kill_one(self, start, rdms):
         write(self, start, rdms)
@@ -409,7 +415,7 @@ def test_searchlight_files_are_the_same_although_a_worker_is_killed(study, tmp_p
             killed.append(workers[-1])
             killed[0].kill()
 
-    monkeypatch.setattr(searchlight_files._PartialRdms, "write", kill_one)
+    monkeypatch.setattr(searchlight_rdms._PartialRdms, "write", kill_one)
     searchlight.main(arguments(study, tmp_path, "--dask", "local:2", "--threads", "3"))
     assert killed and contents(tmp_path) == expected
     assert '"dask_workers": 2' in (tmp_path / "searchlight_rdms" / "run.json").read_text()
@@ -421,8 +427,9 @@ def started(study: Path, folder: Path, address: str):
     """The command in a process of its own, when it has written three stretches of many; and the log of those."""
     script, log = folder / "script.py", folder / "data" / "searchlight_rdms" / ".unfinished" / "sub-01.npy.done"
     script.write_text(
-        "from utils import cli, cluster, searchlight, searchlight_files\n"
-        "searchlight_files._STRETCH_BYTES, cluster._CONNECT_SECONDS = 1, 2\n"
+        "from utils import cli, searchlight\n"
+        "from utils.parallel import dask_workers; from utils.rdms import searchlight_rdms\n"
+        "searchlight_rdms._STRETCH_BYTES, dask_workers._CONNECT_SECONDS = 1, 2\n"
         "if __name__ == '__main__':\n    print('begun', flush=True)\n"
         f"    cli.execute(lambda: searchlight.main({arguments(study, folder / 'data', '--dask', address)!r}))\n"
     )

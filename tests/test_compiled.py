@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import N_CONDITIONS, N_PAIRS
 
-from utils.compiled import deviations, in_threads, kept_sums, orthonormal_axes, upper_triangles
-from utils.inference import condition_subsets
+from utils.datasets.searchlights import upper_triangles
+from utils.parallel.threads import in_threads
 from utils.rdm import condense
+from utils.stats.refits import condition_subsets, deviations, kept_sums, orthonormal_axes
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, 1), (9, 1), (10, 2), (17, 3), (100, 3)])

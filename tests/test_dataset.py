@@ -12,18 +12,14 @@ from conftest import STUDY_CONDITIONS, write_study
 from scipy.io import savemat
 
 from utils import InputError
-from utils.dataset import (
-    PAPER_ROIS,
-    load_atlas,
-    load_models,
-    load_rois,
-    load_searchlights,
-    locate,
-)
-from utils.files import read_noise_ceiling, read_rdms
-from utils.geometry import Geometry
-from utils.noise_ceiling import noise_ceiling
+from utils.datasets.layout import locate
+from utils.datasets.models import load_models
+from utils.datasets.rois import PAPER_ROIS, load_atlas, load_rois
+from utils.datasets.searchlights import load_searchlights
+from utils.io.readers import read_noise_ceiling, read_rdms
 from utils.rdm import condense, expand, n_pairs_of
+from utils.rdms.searchlights import Geometry
+from utils.stats.noise_ceiling import noise_ceiling
 
 N, N_PAIRS = STUDY_CONDITIONS, n_pairs_of(STUDY_CONDITIONS)
 
@@ -116,7 +112,7 @@ def test_a_mask_that_is_asked_for_goes_before_a_stored_geometry(folder):
 
 def test_slices_do_not_change_the_mean(folder, monkeypatch):
     whole = load_searchlights(locate("searchlight", folder), N)
-    monkeypatch.setattr("utils.dataset._SLICE_BYTES", 4 * N_PAIRS * 8 * 3)
+    monkeypatch.setattr("utils.datasets.searchlights._SLICE_BYTES", 4 * N_PAIRS * 8 * 3)
     cut = load_searchlights(locate("searchlight", folder), N)
     assert np.array_equal(whole.mean, cut.mean)
     assert len(list(cut.blocks())) > 1
@@ -212,7 +208,8 @@ def test_ten_gigabyte_file_needs_little_memory(tmp_path, published_sample):
     np.savez(folder / "noise_ceiling.npz", lower=np.ones(n), upper=np.ones(n))
     Geometry((50, 50, 50), np.eye(4), np.arange(n + 1) * 4, np.arange(4 * n)).save(folder / "geometry.npz")
     code = (
-        "import re, sys; from pathlib import Path; from utils.dataset import *\n"
+        "import re, sys; from pathlib import Path; from utils import InputError; "
+        "from utils.datasets.layout import locate; from utils.datasets.searchlights import load_searchlights\n"
         "sources = locate('searchlight', Path(sys.argv[1]), fmri_rdms=Path(sys.argv[2]))\n"
         "try: load_searchlights(sources, 50)\n"
         "except InputError as error: assert 'does not vary' in str(error)\n"

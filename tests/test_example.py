@@ -15,10 +15,10 @@ from scipy.spatial.distance import pdist
 
 from models.tasks import BASELINE, TASK_LAYERS, TASKS
 from utils import InputError, example
-from utils.example import ensure_example, read_truth
-from utils.geometry import Geometry, block_geometry, release_blocks
-from utils.noise_ceiling import noise_ceiling
+from utils.datasets.simulated import ensure_example, read_truth
 from utils.rdm import condense, pair_permutation
+from utils.rdms.searchlights import Geometry, block_geometry, release_blocks
+from utils.stats.noise_ceiling import noise_ceiling
 
 GROUPS = ("2D", "3D", "semantic")
 CEILING = 0.033

@@ -17,10 +17,12 @@ from nilearn import datasets
 from nilearn import surface as nilearn_surface
 from test_brain_map import REMOTE, make_label_map
 
-from utils import InputError, explorer, surface
-from utils.brain_map import LabelMap, write_page
-from utils.explorer import Regions, ValueMap, write_explorer
-from utils.surface import (
+from utils import InputError
+from utils.plotting import explorer, surface
+from utils.plotting.explorer import write_explorer
+from utils.plotting.label_maps import LabelMap, Regions, ValueMap
+from utils.plotting.nilearn_page import write_page
+from utils.plotting.surface import (
     HEMISPHERES,
     Hemisphere,
     load_hemisphere,

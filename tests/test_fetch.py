@@ -21,8 +21,9 @@ from scipy.io import savemat
 
 from models import checkpoints
 from models.tasks import TASKS
-from utils import InputError, cli, dataset, fetch
-from utils import download as downloads
+from utils import InputError, cli, fetch
+from utils.datasets import layout
+from utils.io import download as downloads
 
 HOME = Path(__file__).resolve().parents[1]
 
@@ -430,11 +431,11 @@ def test_release_from_a_listing(site, tmp_path, rng, capsys):
 
 
 def test_parts_of_the_release_are_those_that_the_scripts_read(tmp_path):
-    """The names by which files are recognised are those of the layout in utils/dataset.py."""
+    """The names by which files are recognised are those of the layout in utils/datasets/layout.py."""
     for name in fetch.RELEASE_PARTS:
         (tmp_path / name).touch() if "." in name else (tmp_path / name).mkdir()
     for kind in ("roi", "searchlight"):
-        assert dataset.locate(kind, tmp_path).published
+        assert layout.locate(kind, tmp_path).published
 
 
 def test_zip_within_the_project(site, tmp_path, rng, capsys):

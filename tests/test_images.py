@@ -10,7 +10,8 @@ from PIL import Image, ImageCms
 
 from models.tasks import TASKS
 from utils import InputError
-from utils.images import decode, get_preprocessing, list_images, load_batch, natural_key, resize_bilinear
+from utils.rdms.preprocessing import get_preprocessing, load_batch, resize_bilinear
+from utils.rdms.stimuli import decode, list_images, natural_key
 
 CLIPPED = [
     "autoencoder", "curvature", "denoise", "edge2d", "edge3d", "keypoint2d", "keypoint3d", "reshade", "rgb2depth",

@@ -8,23 +8,22 @@ from conftest import N_CONDITIONS, gain_rdms, lstsq_adjusted, lstsq_unique
 from scipy import stats
 
 from models.tasks import Model
-from utils.analysis import partition_rois
-from utils.dataset import ModelRdms, RoiRdms
-from utils.inference import (
+from utils.analysis.rois import partition_rois
+from utils.datasets.models import ModelRdms
+from utils.datasets.rois import RoiRdms
+from utils.rdm import condense, correlation_rdm, expand
+from utils.stats.inference import (
     all_pairs,
     chance_adjusted_r2,
-    condition_subsets,
     difference_p,
     fdr,
-    jackknife,
     largest_difference_p,
     published_fdr,
     t_test,
-    unique_in_subsets,
 )
-from utils.permutation import permutation_test
-from utils.rdm import condense, correlation_rdm, expand
-from utils.regression import (
+from utils.stats.permutation import permutation_test
+from utils.stats.refits import condition_subsets, jackknife, unique_in_subsets
+from utils.stats.regression import (
     orthonormal_basis,
     own_adjusted_r2,
     project,
@@ -120,8 +119,8 @@ def test_refit_does_not_depend_on_blocks_and_threads(data, rng, monkeypatch, n_p
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole = unique_in_subsets(basis, rdms, subsets)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr("utils.inference._SUBSETS_PER_REFIT", 7)
-    monkeypatch.setattr("utils.inference._PLACES_PER_THREAD", 5)
+    monkeypatch.setattr("utils.stats.refits._SUBSETS_PER_REFIT", 7)
+    monkeypatch.setattr("utils.stats.refits._PLACES_PER_THREAD", 5)
     np.testing.assert_allclose(unique_in_subsets(basis, rdms, subsets), whole, atol=1e-13)
 
 
@@ -156,14 +155,14 @@ def test_jackknife_unscaled_is_smaller_by_the_known_factor(data, monkeypatch):
     basis = orthonormal_basis(models)
     subsets = condition_subsets(N_CONDITIONS, 9, 50, seed=0)
     scaled = jackknife(basis, places, subsets, all_pairs(4))
-    monkeypatch.setattr("utils.inference._PLACES_PER_REFIT", 2)
+    monkeypatch.setattr("utils.stats.refits._PLACES_PER_REFIT", 2)
     unscaled = jackknife(basis, places, subsets, all_pairs(4), scaled=False)
     np.testing.assert_allclose(scaled.unique, unscaled.unique * np.sqrt(9 / 3), rtol=1e-9)
     np.testing.assert_allclose(scaled.difference, unscaled.difference * np.sqrt(9 / 3), rtol=1e-9)
 
 
 def test_rois_of_shared_and_own_sets_are_partitioned_as_each_by_itself(data, rng, monkeypatch):
-    monkeypatch.setattr("utils.analysis.N_SUBSETS", 40)
+    monkeypatch.setattr("utils.analysis.rois.N_SUBSETS", 40)
     models = ModelRdms([Model(key, key, key, "#000000") for key in "abcd"], ["early", "late"], data[0])
     rdms = [
         gain_rdms(rng, n_subjects, N_CONDITIONS) + place

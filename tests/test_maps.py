@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils.brain_map import LabelMap
-from utils.maps import save_labels, save_values
-from utils.results import Outputs
-from utils.surface import sample_labels, sample_values
+from utils.io.output import Outputs
+from utils.plotting.export import save_labels, save_values
+from utils.plotting.label_maps import LabelMap
+from utils.plotting.surface import sample_labels, sample_values
 
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
 AFFINE[:3, 3] = [-80, -112, -60]

@@ -10,11 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 
 from models.tasks import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, TASKS, legend_order, to_published_color
-from utils import montage as module
-from utils.brain_map import OUTSIDE, LabelMap
-from utils.montage import montage
-from utils.sheet import PAGE_WIDTH, save_figure
-from utils.surface import HEMISPHERES, load_hemisphere
+from utils.plotting import montage as module
+from utils.plotting.label_maps import OUTSIDE, LabelMap
+from utils.plotting.montage import montage
+from utils.plotting.page_layout import PAGE_WIDTH, save_figure
+from utils.plotting.surface import HEMISPHERES, load_hemisphere
 
 AFFINE = np.array([[3.0, 0, 0, -90], [0, 3, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1]])
 SHAPE = (61, 73, 61)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from utils.noise_ceiling import ceiling_as_r2, noise_ceiling
+from utils.stats.noise_ceiling import ceiling_as_r2, noise_ceiling
 
 
 def literal(subjects):
@@ -63,7 +63,7 @@ def test_does_not_depend_on_blocks_and_threads(rng, monkeypatch):
     whole = noise_ceiling(subjects)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert np.array_equal(whole, noise_ceiling(subjects))
-    monkeypatch.setattr("utils.noise_ceiling._CHUNK_BYTES", 8 * 3 * 45 * 2)
+    monkeypatch.setattr("utils.stats.noise_ceiling._CHUNK_BYTES", 8 * 3 * 45 * 2)
     steps = []
     assert np.array_equal(whole, noise_ceiling(subjects, lambda done, total: steps.append((done, total))))
     assert steps == [(done, 40) for done in range(2, 41, 2)]

@@ -8,12 +8,12 @@ import torch
 from conftest import N_CONDITIONS, N_PAIRS, gain_rdms, lstsq_adjusted, lstsq_unique
 from scipy import stats
 
-from utils import exceedances, exceedances_gpu, products
-from utils.draws import Draws
-from utils.inference import all_pairs
-from utils.permutation import TopModels, permutation_test
 from utils.rdm import condense, expand, n_pairs_of
-from utils.regression import (
+from utils.stats import exceedances, exceedances_cpu, exceedances_gpu, matmul
+from utils.stats.exceedances import Draws
+from utils.stats.inference import all_pairs
+from utils.stats.permutation import TopModels, permutation_test
+from utils.stats.regression import (
     LinearStatistic,
     orthonormal_basis,
     own_adjusted_r2,
@@ -136,7 +136,7 @@ def on_device(monkeypatch, scan=exceedances_gpu._scan):
     monkeypatch.setattr(exceedances_gpu, "_Counter", Noted)
     count = exceedances_gpu.count_exceedances
     monkeypatch.setattr(
-        exceedances,
+        exceedances_cpu,
         "count_exceedances",
         lambda *arguments, tf32=False: count(*arguments, device="cpu", tf32=tf32),
     )
@@ -169,10 +169,10 @@ def test_what_single_precision_cannot_tell_is_counted_in_double(rng, monkeypatch
             calculated.append(len(entries))
             return super().values(entries, permutations)
 
-    monkeypatch.setattr(exceedances, "Exact", Noted)
+    monkeypatch.setattr(exceedances_cpu, "Exact", Noted)
     monkeypatch.setattr(exceedances_gpu, "Exact", Noted)
     monkeypatch.setattr(exceedances.Plan, "error", 0.05)
-    monkeypatch.setattr(exceedances, "_FLAGS", 3)
+    monkeypatch.setattr(exceedances_cpu, "_FLAGS", 3)
     monkeypatch.setattr(exceedances_gpu, "_LEAST_ROOM", 3)
     if on_gpu:
         on_device(monkeypatch)
@@ -185,9 +185,9 @@ def test_every_way_to_multiply_counts_the_same(data, monkeypatch):
     basis = orthonormal_basis(models)
     a, b = torch.randn(70, 30), torch.randn(50, 30)
     tests = []
-    for way in products.products():
+    for way in matmul.products():
         np.testing.assert_allclose(way(a, b), a @ b.T, rtol=1e-4, atol=1e-5)
-        monkeypatch.setattr(exceedances, "fastest_product", lambda *_, way=way: way)
+        monkeypatch.setattr(exceedances_cpu, "fastest_product", lambda *_, way=way: way)
         tests.append(permutation_test(basis, unique_adjusted_r2(basis), places, 60, pairs=all_pairs(4)))
     for test in tests[1:]:
         same_p_values(test, tests[0])
@@ -197,10 +197,10 @@ def test_a_way_to_multiply_that_fails_or_errs_is_not_taken(monkeypatch):
     def fails(a, b):
         raise NotImplementedError("not on this processor")
 
-    plain = products.products()[0]
-    monkeypatch.setattr(products, "products", lambda: [plain, fails, lambda a, b: 0 * (a @ b.T)])
+    plain = matmul.products()[0]
+    monkeypatch.setattr(matmul, "products", lambda: [plain, fails, lambda a, b: 0 * (a @ b.T)])
     unit = torch.nn.functional.normalize(torch.randn(40, 30), dim=1)
-    assert products.fastest_product(unit, unit) is plain
+    assert matmul.fastest_product(unit, unit) is plain
 
 
 def test_error_of_single_precision_stays_within_its_bound(rng):
@@ -258,12 +258,12 @@ def test_two_workers_of_which_one_is_killed_count_the_same(study, monkeypatch, s
     pytest.importorskip("distributed", reason="--dask needs requirements-dask.txt")
     import psutil
 
-    from utils.cluster import connect
+    from utils.parallel.dask_workers import connect
 
     basis, places = study
     options = {"pairs": all_pairs(4)}
     ours = permutation_test(basis, statistic(basis), places, 300, **options)
-    monkeypatch.setattr("utils.permutation._PIECE_BYTES", 8 * places.shape[1] * 150)  # two pieces of the brain
+    monkeypatch.setattr("utils.stats.permutation._PIECE_BYTES", 8 * places.shape[1] * 150)  # two pieces of the brain
     seen, killed = [], []
 
     def progress(done, total):
@@ -339,8 +339,8 @@ def test_tf32_never_makes_a_p_value_smaller(study, monkeypatch):
     ours = permutation_test(basis, own_adjusted_r2(basis), places, 300, pairs=[(0, 1)])
     monkeypatch.setattr(exceedances_gpu, "multiply", lambda a, b: rounded_to_11_bits(a) @ rounded_to_11_bits(b).T)
     counters = on_device(monkeypatch)
-    count = exceedances.count_exceedances
-    monkeypatch.setattr(exceedances, "count_exceedances", lambda *arguments: count(*arguments, tf32=True))
+    count = exceedances_cpu.count_exceedances
+    monkeypatch.setattr(exceedances_cpu, "count_exceedances", lambda *arguments: count(*arguments, tf32=True))
     rough = permutation_test(basis, own_adjusted_r2(basis), places, 300, pairs=[(0, 1)])
     assert 1e-5 < counters[0]._error < 1e-3
     assert 0 < rough.slack < 0.1

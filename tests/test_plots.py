@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from models.tasks import GROUP_COLORS
-from utils import plots, venn
-from utils.plots import CeilingPanel, RoiPanel, roi_figure
-from utils.sheet import PAGE_WIDTH, STYLES, save_figure, shorten, text_width
+from utils.plotting import roi_figure as module
+from utils.plotting import venn
+from utils.plotting.page_layout import PAGE_WIDTH, STYLES, save_figure, shorten, text_width
+from utils.plotting.roi_figure import CeilingPanel, RoiPanel, roi_figure
 
 COLORS = ["#0077BB", "#E69F00", "#882255", "#228833", "#EE3377"]
 LABELS = ["2D", "3D", "semantic", "other", "fifth"]
@@ -165,7 +166,7 @@ def test_stars_and_brackets_overlap_nothing_and_stay_inside(seed, n_sets):
 
 
 def test_the_overlap_check_can_fail(monkeypatch):
-    monkeypatch.setattr(plots, "_STAR", -0.05)
+    monkeypatch.setattr(module, "_STAR", -0.05)
     with pytest.raises(AssertionError):
         test_stars_and_brackets_overlap_nothing_and_stay_inside(0, 3)
 

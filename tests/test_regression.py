@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from utils.regression import (
+from utils.stats.regression import (
     adjust,
     orthonormal_basis,
     own_adjusted_r2,
@@ -145,7 +145,10 @@ def test_adjust_by_hand():
 
 
 def test_published_numbers(published_sample, published_outputs):
-    from utils.dataset import load_models, load_rois, load_searchlights, locate
+    from utils.datasets.layout import locate
+    from utils.datasets.models import load_models
+    from utils.datasets.rois import load_rois
+    from utils.datasets.searchlights import load_searchlights
 
     sources = locate("searchlight", published_sample)
     models = load_models(sources)

@@ -11,8 +11,8 @@ import pytest
 from browser import open_browser
 
 from utils import InputError
-from utils.methods import REFERENCES, methods_text
-from utils.report import FIGURES, write_index, write_report
+from utils.reporting.methods import REFERENCES, methods_text
+from utils.reporting.report import FIGURES, write_index, write_report
 
 HOME = Path(__file__).resolve().parents[1]
 SEARCHLIGHT = ("Fig1", "Fig3a")

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from utils import InputError
-from utils.results import Outputs, fingerprint, write_arrays, write_table, write_volume
+from utils.io.output import Outputs, write_arrays, write_table, write_volume
+from utils.io.provenance import fingerprint
 
 
 def fill(folder, names, content="new"):

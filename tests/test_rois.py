@@ -8,8 +8,9 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from utils import InputError, example
-from utils.atlas import WANG_ROIS, read_atlas, read_roi_names, roi_rdms
-from utils.betas import Grid
+from utils.rdms.atlas import WANG_ROIS, read_atlas, read_roi_names
+from utils.rdms.betas import Grid
+from utils.rdms.roi_rdms import roi_rdms
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def test_same_results_again(finished, study, tmp_path, monkeypatch):
     "route", [["--as-published"], ["--stats", "t-test"], ["--correction", "max"], ["--permute", "entries"]], ids="".join
 )
 def test_every_route_ends_well(study, tmp_path, monkeypatch, figure, route):
-    monkeypatch.setattr("utils.drawing.montage", lambda *_, **__: Figure())  # drawn in the other tests
+    monkeypatch.setattr("utils.plotting.brain_maps.montage", lambda *_, **__: Figure())  # drawn in the other tests
     extra = ["--ceiling", -1] if figure in SEARCHLIGHT else []
     assert run(monkeypatch, figure, "--data", study, "--results", tmp_path, "-np", 20, *route, *extra) == 0
     table = pd.read_csv(tmp_path / figure / "results.tsv", sep="\t")
@@ -268,7 +268,7 @@ def test_papers_numbers_are_silent_elsewhere(finished):
 def test_papers_numbers_equal_the_reference():
     from conftest import shared
 
-    from utils.paper import read
+    from utils.analysis.paper import read
 
     reference = json.loads(shared("reference/paper_reference.json").read_text())["rois"]
     for row in read("fig2").itertuples():

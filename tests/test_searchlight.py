@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from utils import InputError
-from utils.geometry import (
+from utils.rdms.searchlights import (
     Geometry,
     block_geometry,
     block_rdms,
@@ -190,7 +190,7 @@ def test_block_rdms_do_not_depend_on_chunks(rng, monkeypatch):
     betas[:, 2:5, 2, 2] = 0
     blocks = release_blocks(rng.random((8, 9, 8)) < 0.5)
     whole = block_rdms(betas, blocks)
-    monkeypatch.setattr("utils.geometry._CHUNK_VALUES", 1)
+    monkeypatch.setattr("utils.rdms.searchlights._CHUNK_VALUES", 1)
     np.testing.assert_allclose(block_rdms(betas, blocks), whole, atol=1e-7)
     order = rng.permutation(len(blocks))
     np.testing.assert_allclose(block_rdms(betas, blocks[order]), whole[order], atol=1e-7)

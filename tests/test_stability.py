@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from conftest import N_CONDITIONS, gain_rdms, lstsq_adjusted, lstsq_unique
 
-from utils.inference import condition_subsets
 from utils.rdm import condense, expand
-from utils.regression import own_adjusted_r2, unique_adjusted_r2
-from utils.stability import winner_stability
+from utils.stats.refits import condition_subsets, winner_stability
+from utils.stats.regression import own_adjusted_r2, unique_adjusted_r2
 
 
 def literal(models, places, winners_of, n_subsets, seed):
@@ -33,8 +32,8 @@ def test_equals_a_literal_loop(data, monkeypatch, statistic, winners_of):
     np.testing.assert_array_equal(ours, expected)
     assert seen[-1] == (40, 40)
     assert 0 < expected.min() < 1
-    monkeypatch.setattr("utils.stability._PLACES_PER_PRODUCT", 2)
-    monkeypatch.setattr("utils.stability._SUBSETS_PER_PRODUCT", 7)
+    monkeypatch.setattr("utils.stats.refits._PLACES_PER_PRODUCT", 2)
+    monkeypatch.setattr("utils.stats.refits._SUBSETS_PER_PRODUCT", 7)
     np.testing.assert_array_equal(winner_stability(models, statistic, places, n_subsets=40, seed=2), expected)
 
 

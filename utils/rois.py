@@ -10,8 +10,7 @@ import argparse
 import json
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,116 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.atlas import roi_rdm
-from utils.geometry import usable_voxels
-from utils.rdm import expand
 from utils.searchlight import add_data_options
 
 if TYPE_CHECKING:
-    from utils.atlas import Atlas
-    from utils.betas import Betas, Subject
-
-FOLDER = "roi_rdms"
-
-# An RDM of so few voxels is worth a warning: it is noise for the most part.
-_FEW_VOXELS = 10
-
-
-def subject_rdms(
-    betas: Betas,
-    atlas: Atlas,
-    inside: NDArray[np.bool_] | None = None,
-    *,
-    metric: str = "correlation",
-    center: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, NDArray[np.float32]], list[dict[str, Any]]]:
-    """RDMs of all ROIs and subjects. An ROI that a subject has no RDM of is left out, with a warning that names both.
-
-    Parameters
-    ----------
-    betas : Betas
-    atlas : Atlas
-        On the grid of the beta maps.
-    inside : ndarray of bool, shape (X, Y, Z), optional
-        Brain mask: voxels outside do not count.
-    metric : str
-        One of `utils.rdm.METRICS`.
-    center : bool
-        Subtract the mean over conditions from every voxel first.
-    progress : callable, optional
-        Called with (subjects done, subjects in all).
-
-    Returns
-    -------
-    rdms : dict of str to ndarray of float32, shape (n_subjects, n_conditions, n_conditions)
-        Per ROI.
-    counts : list of dict
-        One per ROI and subject: roi, subject, voxels, usable.
-
-    Raises
-    ------
-    InputError
-        If no ROI is left, or beta maps cannot be read.
-    """
-    labels = np.where(True if inside is None else inside, atlas.labels, 0).reshape(-1)
-    voxels = np.flatnonzero(np.isin(labels, list(atlas.names)))
-    present = {number: name for number, name in atlas.names.items() if (labels == number).any()}
-    for number, name in atlas.names.items():
-        if number not in present:
-            _warn_of_empty(number, name, atlas, inside is not None)
-    rdms: dict[str, list[NDArray]] = {name: [] for name in present.values()}
-    counts: list[dict[str, Any]] = []
-    for done, subject in enumerate(betas.subjects, start=1):
-        patterns = betas.load(subject, voxels).T
-        for number, name in present.items():
-            own = patterns[:, labels[voxels] == number]
-            usable = int(usable_voxels(own).sum())
-            counts.append({"roi": name, "subject": subject.name, "voxels": own.shape[1], "usable": usable})
-            if name in rdms:
-                _add_subject(rdms, own, number, name, subject, metric, center)
-        if progress is not None:
-            progress(done, len(betas.subjects))
-    if not rdms:
-        raise InputError(
-            f"{atlas.source}: none of its {len(atlas.names)} ROI(s) has an RDM in every subject; check that the atlas, "
-            "the mask and the beta maps are in the same space"
-        )
-    _warn_of_few(rdms, counts)
-    return {name: expand(np.stack(stack)).astype(np.float32) for name, stack in rdms.items()}, counts
-
-
-def _add_subject(
-    rdms: dict[str, list[NDArray]], own: NDArray, number: int, name: str, subject: Subject, metric: str, center: bool
-) -> None:
-    """Add the RDM of one subject, or take the ROI out."""
-    try:
-        rdms[name].append(roi_rdm(own, f"ROI {name} (label {number})", metric, center))
-    except InputError as error:
-        del rdms[name]
-        finding = str(error).removesuffix("; leave the ROI out").split("; ")[0]
-        warnings.warn(f"{finding} in subject {subject.name}: the ROI is left out", stacklevel=2)
-
-
-def _warn_of_empty(number: int, name: str, atlas: Atlas, masked: bool) -> None:
-    where = "on the grid of the beta maps"
-    if masked and (atlas.labels == number).any():
-        where = "inside the mask"
-    warnings.warn(
-        f"{atlas.source}: ROI {name} (label {number}) has no voxel {where}: the ROI is left out", stacklevel=2
-    )
-
-
-def _warn_of_few(rdms: dict[str, list[NDArray]], counts: Sequence[dict[str, Any]]) -> None:
-    few = [row for row in counts if row["roi"] in rdms and row["usable"] < _FEW_VOXELS]
-    if few:
-        least = min(few, key=lambda row: row["usable"])
-        names = ", ".join(dict.fromkeys(row["roi"] for row in few))
-        warnings.warn(
-            f"fewer than {_FEW_VOXELS} usable voxels in ROI(s) {names} (fewest: {least['usable']} in {least['roi']} of "
-            f"{least['subject']}): such RDMs are mostly noise",
-            stacklevel=2,
-        )
+    from utils.rdms.atlas import Atlas
+    from utils.rdms.betas import Betas
+from utils.rdms.roi_rdms import FOLDER, subject_rdms
 
 
 def _write(
@@ -140,8 +35,8 @@ def _write(
     record: dict[str, Any],
 ) -> list[Path]:
     """Write everything into a hidden folder and move it into place when it is whole; returns the files."""
-    from utils.betas import CONDITIONS_FILE
-    from utils.results import write_volume
+    from utils.io.output import write_volume
+    from utils.rdms.betas import CONDITIONS_FILE
 
     names = [f"{FOLDER}/{name}.npy" for name in rdms]
     files = [*names, f"{FOLDER}/roi_voxels.tsv", f"{FOLDER}/run.json", "roi_labels.csv", "atlas.nii.gz"]
@@ -190,8 +85,6 @@ def _remove_earlier(data: Path, keep: Sequence[str]) -> None:
             (data / name).unlink(missing_ok=True)
 
 
-# ------------------------------------------------------------------------------------------------------ command line
-
 _HELP = """ROI RDMs of every subject from beta maps and an atlas, for Fig 2 and Fig 3b.
 
 PATHs of --betas are as in python -m utils.searchlight: 4-D NIfTI files with one volume per condition, or folders of
@@ -219,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line: RDMs of all ROIs and subjects into a data folder."""
     started = time.time()
     options = _parse(argv)
-    from utils import atlas, betas, cli
+    from utils import cli
+    from utils.rdms import atlas, betas
 
     maps = betas.find_betas(options.betas, options.conditions, options.out)
     betas.check_conditions_of(options.out, maps.conditions)
@@ -270,7 +164,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _record(
     options: argparse.Namespace, betas: Betas, atlas: Atlas, rdms: dict[str, NDArray], started: float
 ) -> dict[str, Any]:
-    from utils.results import fingerprint, provenance
+    from utils.io.provenance import fingerprint, provenance
 
     listed = ("betas", "atlas")
     chosen = {name: [str(p) for p in value] if name in listed else value for name, value in vars(options).items()}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.geometry import MIN_VOXELS, block_searchlights, sphere_searchlights
+from utils.rdms.searchlights import MIN_VOXELS, block_searchlights, sphere_searchlights
 
 if TYPE_CHECKING:
-    from utils.cluster import Cluster
-    from utils.searchlight_files import Job, Outcome
+    from utils.parallel.dask_workers import Cluster
+    from utils.rdms.searchlight_rdms import Job, Outcome
 
 _HELP = """Searchlight RDMs of every subject from beta maps, for Fig 1 and Fig 3a.
 
@@ -33,7 +33,6 @@ examples:
   python -m utils.searchlight --betas sub-01 sub-02 sub-03 --mask mask.nii.gz --geometry spheres --radius-mm 9 \\
       --out my_study
 """
-
 _MIN_VOXELS_OF_SPHERE = 5
 
 
@@ -41,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line: RDMs of all searchlights and subjects into a data folder."""
     started = time.time()
     options = _parse(argv)
-    from utils import betas, cli, searchlight_files
+    from utils import cli
+    from utils.rdms import betas, searchlight_rdms
 
     maps = betas.find_betas(options.betas, options.conditions, options.out)
     betas.check_conditions_of(options.out, maps.conditions)
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         searchlights = sphere_searchlights(mask, grid.affine, options.radius_mm, options.min_voxels)
     else:
         searchlights = block_searchlights(mask, grid.affine)
-    job = searchlight_files.Job(
+    job = searchlight_rdms.Job(
         betas=maps,
         searchlights=searchlights,
         settings={name: getattr(options, name) for name in ("metric", "center", "min_voxels")},
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         memory=options.memory,
     )
     with cli.workers(options) as cluster, cli.progress("searchlights", options) as advance:
-        outcome = searchlight_files.compute(
+        outcome = searchlight_rdms.compute(
             job, lambda: _record(options, job, cluster, started), advance, fresh=options.fresh, cluster=cluster
         )
     _report(options, outcome, started)
@@ -125,7 +125,7 @@ def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = T
 
 
 def _record(options: argparse.Namespace, job: Job, cluster: Cluster | None, started: float) -> dict[str, Any]:
-    from utils.results import provenance
+    from utils.io.provenance import provenance
 
     chosen = {name: [str(p) for p in value] if name == "betas" else value for name, value in vars(options).items()}
     data = {

@@ -1,0 +1,184 @@
+"""Model RDMs, and the table of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.tasks import BASELINE, TASK_LAYERS, TASKS, Model, group_colors, group_names, shades
+from utils import InputError
+from utils.datasets.layout import Sources
+from utils.datasets.searchlights import _choose
+from utils.io.readers import read_rdms, read_table
+from utils.rdm import n_conditions_of
+
+
+@dataclass(frozen=True)
+class ModelRdms:
+    """Model RDMs: `rdms` is float64 of shape (n_models, n_layers, n_pairs), in the order of `models` and `layers`."""
+
+    models: list[Model]
+    layers: list[str]
+    rdms: NDArray[np.float64]
+
+    @property
+    def n_conditions(self) -> int:
+        """Number of conditions."""
+        return n_conditions_of(self.rdms.shape[-1])
+
+    def grouped(self) -> ModelRdms:
+        """Groups of models instead of models: the mean RDM of each group, per layer, without the baseline.
+
+        Raises
+        ------
+        InputError
+            If fewer than two groups are left.
+        """
+        groups = [group for group in group_names(self.models) if group != BASELINE]
+        if len(groups) < 2:
+            raise InputError(
+                f"the models form {len(groups)} group(s) besides the baseline, but variance can only be partitioned "
+                "among two or more: give more groups in the `group` column of models.tsv"
+            )
+        colors = group_colors(groups)
+        members = [[i for i, model in enumerate(self.models) if model.group == group] for group in groups]
+        return ModelRdms(
+            models=[Model(group, group, group, colors[group]) for group in groups],
+            layers=self.layers,
+            rdms=np.stack([self.rdms[rows].mean(axis=0) for rows in members]),
+        )
+
+
+def load_models(sources: Sources, layers: Sequence[str] | None = None, keys: Sequence[str] | None = None) -> ModelRdms:
+    """Read and check the model RDMs.
+
+    Parameters
+    ----------
+    sources : Sources
+    layers : sequence of str, optional
+        Layers to use, in this order; by default all that the files have.
+    keys : sequence of str, optional
+        Models to use; by default all of the table.
+
+    Returns
+    -------
+    ModelRdms
+
+    Raises
+    ------
+    InputError
+        For an unknown model, a missing or doubled layer, or an RDM that is none.
+    """
+    models: list[Model] = list(TASKS) if sources.models is None else read_model_table(sources.models)
+    table = [model.key for model in models]
+    if keys is not None:
+        models = _choose(keys, models, table, "model")
+    known_layers = list(layers) if layers else (list(TASK_LAYERS) if sources.models is None else None)
+    files = _layer_files(sources.dnn_rdms, table, known_layers)
+    chosen = {model.key for model in models}
+    layers = known_layers or sorted({layer for key, layer in files if key in chosen}, key=_layer_position)
+    _check_layer_files(files, [model.key for model in models], layers, sources.dnn_rdms)
+    rdms, size = [], None
+    for model in models:
+        for layer in layers:
+            path = files[model.key, layer][0]
+            rdm = read_rdms(path, "rdm", f"model {model.key}, layer {layer}")
+            if rdm.ndim != 1:
+                raise InputError(f"{path}: found a stack of {len(rdm)} RDMs, expected one (n, n) matrix")
+            size = size or rdm.size
+            if rdm.size != size:
+                raise InputError(
+                    f"{path}: found {n_conditions_of(rdm.size)} conditions, expected {n_conditions_of(size)} as in "
+                    f"{files[models[0].key, layers[0]][0].name}: all RDMs must be of the same conditions"
+                )
+            rdms.append(rdm)
+    loaded = ModelRdms(models, layers, np.stack(rdms).reshape(len(models), len(layers), -1))
+    if sources.conditions is not None:
+        names = sources.conditions.read_text(encoding="utf-8").split("\n")
+        n_names = sum(bool(name.strip()) for name in names)
+        if n_names != loaded.n_conditions:
+            raise InputError(
+                f"{sources.conditions}: names {n_names} conditions, but the model RDMs have {loaded.n_conditions}; "
+                "both must be of the same conditions in the same order"
+            )
+    return loaded
+
+
+def read_model_table(path: Path) -> list[Model]:
+    """Read `models.tsv`: tab-separated columns key, label, group and optionally color.
+
+    Models without a colour get shades of their group's.
+
+    Raises
+    ------
+    InputError
+        If columns are missing, a key stands twice, a value is empty, or a colour is not ``#rrggbb``.
+    """
+    rows = read_table(path, "\t", ("key", "label", "group"))
+    keys = [row["key"] for row in rows]
+    doubled = sorted({key for key in keys if keys.count(key) > 1})
+    if doubled:
+        raise InputError(f"{path}: model(s) {', '.join(doubled)} stand more than once; give every model one row")
+    plain = [Model(row["key"], row["label"], row["group"], "") for row in rows]
+    colors = group_colors(group_names(plain))
+    models = []
+    for row, model in zip(rows, plain, strict=True):
+        siblings = [other.key for other in plain if other.group == model.group]
+        shade = shades(colors[model.group], len(siblings))[siblings.index(model.key)]
+        color = row.get("color") or shade
+        if len(color) != 7 or color[0] != "#" or any(c not in "0123456789abcdefABCDEF" for c in color[1:]):
+            raise InputError(
+                f"{path}: model {model.key} has color '{color}', expected a hexadecimal one such as #0077BB"
+            )
+        models.append(Model(model.key, model.label, model.group, color))
+    return models
+
+
+def _layer_position(layer: str) -> tuple[int, str]:
+    return (TASK_LAYERS.index(layer) if layer in TASK_LAYERS else len(TASK_LAYERS), layer)
+
+
+def _layer_files(folder: Path, table: Sequence[str], layers: list[str] | None) -> dict[tuple[str, str], list[Path]]:
+    """Files of each (model, layer).
+
+    A file belongs to the model whose key is the longest run of whole tokens at its start: ``class_places_...`` is never
+    taken for ``class``, nor a folder name for a model. What is left names the layer; the release puts `encoder` or
+    `feedforward_encoder` in between.
+    """
+    files: dict[tuple[str, str], list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        stem = path.stem.strip()
+        owner = max((key for key in table if stem.startswith(key + "_")), key=len, default=None)
+        if owner is None or path.suffix not in (".mat", ".npy") or path.name.startswith("."):
+            continue
+        rest = stem[len(owner) + 1 :]
+        named = [rest] if layers is None else [name for name in layers if ("_" + rest).endswith("_" + name)]
+        if named:
+            files.setdefault((owner, max(named, key=len)), []).append(path)
+    return files
+
+
+def _check_layer_files(
+    files: dict[tuple[str, str], list[Path]], keys: Sequence[str], layers: Sequence[str], folder: Path
+) -> None:
+    if not layers:
+        raise InputError(
+            f"{folder}: no RDM file of any model found; expected <model>_<layer>.npy or .mat for {', '.join(keys)}"
+        )
+    missing = [f"{key} {layer}" for key in keys for layer in layers if (key, layer) not in files]
+    if missing:
+        raise InputError(
+            f"{folder}: no RDM file for {len(missing)} of {len(keys) * len(layers)} (model, layer): "
+            f"{', '.join(missing)}; expected <model>_<layer>.npy or .mat with layers {', '.join(layers)}; "
+            "a layer that only some models have can be left out with --layers, a model with --models"
+        )
+    doubled = {pair: found for pair, found in files.items() if len(found) > 1 and pair[0] in keys and pair[1] in layers}
+    if doubled:
+        listing = "; ".join(
+            f"{key} {layer}: {', '.join(path.name for path in found)}" for (key, layer), found in doubled.items()
+        )
+        raise InputError(f"{folder}: more than one RDM file for the same model and layer ({listing}); keep one of them")

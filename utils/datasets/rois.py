@@ -1,0 +1,123 @@
+"""ROI RDMs, and the volume in which the ROIs lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils import InputError
+from utils.datasets.layout import Sources
+from utils.datasets.searchlights import _check_conditions, _choose
+from utils.io.readers import read_rdms, read_roi_labels, read_volume
+from utils.stats.noise_ceiling import noise_ceiling
+
+# The 15 regions of the paper's figures, in its order.
+PAPER_ROIS = (
+    "V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4", "VO1", "VO2", "PHC1", "PHC2", "LO2", "LO1", "V3b", "V3a",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RoiRdms:
+    """ROI RDMs: per ROI its name, number in the atlas, and subjects' RDMs, float64 of shape (n_subjects, n_pairs)."""
+
+    names: list[str]
+    ids: list[int]
+    subjects: list[NDArray[np.float64]]
+
+    def mean(self) -> NDArray[np.float64]:
+        """Mean RDM over subjects, (n_rois, n_pairs)."""
+        return np.stack([rdms.mean(axis=0) for rdms in self.subjects])
+
+    def ceilings(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower and upper noise ceiling (mean Spearman correlation) of each ROI; NaN for a single subject."""
+        both = [noise_ceiling(rdms[:, None]) if len(rdms) > 1 else (np.array([np.nan]),) * 2 for rdms in self.subjects]
+        return np.concatenate([low for low, _ in both]), np.concatenate([high for _, high in both])
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Where ROIs lie.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, shape (X, Y, Z)
+        Number of each voxel's ROI.
+    affine : ndarray, shape (4, 4)
+        Voxel indices to mm.
+    names : dict of int to str
+        Names of the ROIs, by their numbers.
+    """
+
+    labels: NDArray[np.int64]
+    affine: NDArray[np.float64]
+    names: dict[int, str]
+
+
+def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None = None) -> RoiRdms:
+    """Read and check the ROI RDMs of all subjects.
+
+    Parameters
+    ----------
+    sources : Sources
+    n_conditions : int
+        Number of conditions that the models have.
+    names : sequence of str, optional
+        ROIs to use, in this order; by default the paper's 15 where the table has them all, otherwise all.
+
+    Returns
+    -------
+    RoiRdms
+
+    Raises
+    ------
+    InputError
+        For an unknown ROI, a table without its columns, missing files, or RDMs that are none.
+    """
+    assert sources.roi_labels is not None
+    table = read_roi_labels(sources.roi_labels)
+    known = [name for _, name in table]
+    if names is None:
+        names = PAPER_ROIS if set(PAPER_ROIS) <= set(known) else known
+    chosen = _choose(names, table, known, "ROI")
+    files: dict[str, Path] = {}
+    for path in sorted(sources.fmri_rdms.iterdir()):
+        if path.suffix in (".mat", ".npy") and path.stem.strip() in known:
+            other = files.setdefault(path.stem.strip(), path)
+            if other != path:
+                raise InputError(f"{sources.fmri_rdms}: {other.name} and {path.name} are of one ROI; keep one of them")
+    missing = [name for _, name in chosen if name not in files]
+    if missing:
+        raise InputError(
+            f"{sources.fmri_rdms}: no RDM file for {len(missing)} ROI(s) of {sources.roi_labels.name}: "
+            f"{', '.join(missing)}; expected <roi>.mat or <roi>.npy"
+        )
+    subjects = []
+    for _, name in chosen:
+        rdms = np.atleast_2d(read_rdms(files[name], "subject_rdm", f"ROI {name}"))
+        _check_conditions(files[name], rdms.shape[-1], n_conditions)
+        subjects.append(rdms)
+    return RoiRdms([name for _, name in chosen], [number for number, _ in chosen], subjects)
+
+
+def load_atlas(sources: Sources) -> Atlas | None:
+    """ROIs as a volume; None where there is no volume or no table of their names.
+
+    Raises
+    ------
+    InputError
+        If the volume is not made of whole numbers, or holds none of the ROIs of the table.
+    """
+    if sources.atlas is None or sources.roi_labels is None:
+        return None
+    data, affine = read_volume(sources.atlas)
+    if not np.isfinite(data).all() or (data != np.round(data)).any():
+        raise InputError(f"{sources.atlas}: found values that are not whole numbers, expected the ids of the ROI table")
+    labels, names = data.astype(np.int64), dict(read_roi_labels(sources.roi_labels))
+    if not np.isin(labels, list(names)).any():
+        raise InputError(f"{sources.atlas}: holds none of the ids of {sources.roi_labels}; give a matching --atlas")
+    return Atlas(labels, affine, names)

@@ -1,0 +1,221 @@
+"""The cortical surface: its meshes, and what a volume holds at their vertices.
+
+Every vertex stands for one voxel of a volume: the one that holds the point halfway between pial and white surface.
+Labels, values and names of regions are read from that voxel, never mixed, so that what is shown at a place is what the
+tables say of one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils import InputError
+
+# Vertices of both hemispheres: 20,484, 81,924 and 327,684. nilearn ships the first and downloads the others.
+SURFACES = ("fsaverage5", "fsaverage6", "fsaverage")
+DEFAULT_SURFACE = "fsaverage5"
+HEMISPHERES = ("left", "right")
+# Cortex without a label, from the crowns of the gyri to the depths of the sulci: its folds tell it from the flat light
+# greys of "not significant" and "below the noise ceiling", its lightness from the untrained network's near-black.
+GYRUS_GREY, SULCUS_GREY = 0.60, 0.40
+
+
+@dataclass(frozen=True)
+class Hemisphere:
+    """One hemisphere of an average brain.
+
+    Attributes
+    ----------
+    pial, white : ndarray of float, shape (n_vertices, 3)
+        Outer and inner surface of the grey matter, in mm of MNI space. Read-only, as all arrays here.
+    inflated : ndarray of float, shape (n_vertices, 3)
+        The same vertices on the inflated cortex, in mm around its own centre.
+    faces : ndarray of int, shape (n_faces, 3)
+        Vertices of every triangle.
+    depth : ndarray of float, shape (n_vertices,)
+        Sulcal depth; positive in sulci, negative on gyri.
+    """
+
+    pial: NDArray[np.floating]
+    white: NDArray[np.floating]
+    inflated: NDArray[np.floating]
+    faces: NDArray[np.integer]
+    depth: NDArray[np.floating]
+
+    def middle(self) -> NDArray[np.floating]:
+        """Position of every vertex halfway between pial and white surface, (n_vertices, 3), in mm of MNI space."""
+        return (self.pial + self.white) / 2
+
+    def grey(self) -> NDArray[np.floating]:
+        """Grey level of every vertex by sulcal depth, (n_vertices,): 0 is black, 1 is white."""
+        low, high = np.percentile(self.depth, [5, 95])
+        return GYRUS_GREY + (SULCUS_GREY - GYRUS_GREY) * np.clip((self.depth - low) / (high - low), 0, 1)
+
+
+def fetch_meshes(surface: str = DEFAULT_SURFACE) -> Any:
+    """nilearn's files of an average brain, downloaded once if nilearn does not ship them.
+
+    Parameters
+    ----------
+    surface : str
+        One of `SURFACES`.
+
+    Returns
+    -------
+    dict
+        Paths by name: "pial_left", "white_left", "infl_left", "sulc_left", and those of the right hemisphere.
+
+    Raises
+    ------
+    InputError
+        If they cannot be downloaded.
+    """
+    from nilearn import datasets
+
+    try:
+        return datasets.fetch_surf_fsaverage(surface)
+    except OSError as error:  # among them all that requests raises
+        raise InputError(
+            f"--surface {surface}: could not be downloaded ({type(error).__name__}); run once with a network, or take "
+            f"--surface {DEFAULT_SURFACE}, which needs none"
+        ) from None
+
+
+@lru_cache(maxsize=2 * len(SURFACES))
+def load_hemisphere(hemi: str, surface: str = DEFAULT_SURFACE) -> Hemisphere:
+    """Meshes and sulcal depth of one hemisphere.
+
+    Parameters
+    ----------
+    hemi : {"left", "right"}
+    surface : str
+        One of `SURFACES`.
+
+    Returns
+    -------
+    Hemisphere
+
+    Raises
+    ------
+    InputError
+        If the meshes cannot be downloaded.
+    """
+    from nilearn import surface as nilearn_surface
+
+    files = fetch_meshes(surface)
+    meshes = [nilearn_surface.load_surf_mesh(files[f"{kind}_{hemi}"]) for kind in ("pial", "white", "infl")]
+    arrays = [mesh.coordinates for mesh in meshes] + [
+        meshes[0].faces,
+        nilearn_surface.load_surf_data(files[f"sulc_{hemi}"]),
+    ]
+    for array in arrays:
+        array.flags.writeable = False
+    return Hemisphere(*arrays)
+
+
+def vertex_voxels(
+    shape: tuple[int, ...], affine: NDArray[np.floating], hemi: str, surface: str = DEFAULT_SURFACE
+) -> NDArray[np.int64]:
+    """Voxel that every vertex stands for: the one that holds the point halfway between pial and white surface.
+
+    The same as nilearn's ``vol_to_surf(..., interpolation="nearest_most_frequent", depth=[0.5])``, which has to be told
+    each volume anew and fails on vertices outside of it.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Size of the volume, (X, Y, Z).
+    affine : ndarray, shape (4, 4)
+        Voxel indices to mm in MNI space.
+    hemi : {"left", "right"}
+    surface : str
+        One of `SURFACES`.
+
+    Returns
+    -------
+    ndarray of int, shape (n_vertices,)
+        Flat indices (C order), -1 outside of the volume.
+    """
+    from nibabel.affines import apply_affine
+
+    position = apply_affine(np.linalg.inv(affine), load_hemisphere(hemi, surface).middle())
+    voxels = np.rint(position).astype(np.int64)
+    inside = ((voxels >= 0) & (voxels < shape)).all(axis=1)
+    flat = np.full(len(voxels), -1)
+    flat[inside] = np.ravel_multi_index(tuple(voxels[inside].T), shape)
+    return flat
+
+
+def sample_labels(
+    data: NDArray[np.integer], affine: NDArray[np.floating], surface: str = DEFAULT_SURFACE
+) -> dict[str, NDArray[np.int64]]:
+    """Label of every vertex: that of the voxel it stands for.
+
+    Parameters
+    ----------
+    data : ndarray of int, shape (X, Y, Z)
+        0 where there is no label.
+    affine : ndarray, shape (4, 4)
+        Voxel indices to mm in MNI space.
+    surface : str
+        One of `SURFACES`.
+
+    Returns
+    -------
+    dict of str to ndarray of int, shape (n_vertices,)
+        "left" and "right"; 0 where there is no label. Values are a subset of those in the volume.
+    """
+    return {hemi: values.astype(np.int64) for hemi, values in _sample(data, affine, surface, outside=0)}
+
+
+def sample_values(
+    data: NDArray[np.floating], affine: NDArray[np.floating], surface: str = DEFAULT_SURFACE
+) -> dict[str, NDArray[np.float32]]:
+    """Value of every vertex: that of the voxel it stands for, exactly.
+
+    Parameters
+    ----------
+    data : ndarray of float, shape (X, Y, Z)
+        NaN where there is no value.
+    affine : ndarray, shape (4, 4)
+        Voxel indices to mm in MNI space.
+    surface : str
+        One of `SURFACES`.
+
+    Returns
+    -------
+    dict of str to ndarray of float32, shape (n_vertices,)
+        "left" and "right"; NaN where there is no value.
+    """
+    return {hemi: values.astype(np.float32) for hemi, values in _sample(data, affine, surface, outside=np.nan)}
+
+
+def _sample(data: NDArray, affine: NDArray[np.floating], surface: str, outside: float) -> Iterator[tuple[str, NDArray]]:
+    """Each hemisphere with what the voxels of its vertices hold."""
+    for hemi in HEMISPHERES:
+        voxels = vertex_voxels(data.shape, affine, hemi, surface)
+        yield hemi, np.where(voxels >= 0, data.reshape(-1)[voxels], outside)
+
+
+def triangle_corners(labels: NDArray[np.integer], faces: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Vertex that every triangle takes its colour from: of its three corners, one with the middle label.
+
+    Where two corners agree, that is the label of those two.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (n_vertices,)
+    faces : ndarray of int, shape (n_faces, 3)
+
+    Returns
+    -------
+    ndarray of int, shape (n_faces,)
+    """
+    middle = np.argsort(labels[faces], axis=1, kind="stable")[:, 1:2]
+    return np.take_along_axis(faces, middle, axis=1)[:, 0].astype(np.int64)

@@ -1,0 +1,337 @@
+"""Atlases: volumes of ROI labels in the forms in which they are published, brought to the grid of the beta maps."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils import InputError
+from utils.io.readers import read_volume
+from utils.rdms.betas import Grid
+from utils.rdms.stimuli import natural_key
+
+Hemisphere = Literal["left", "right", "both", "separate"]
+# Wang et al. 2015, in the order of their numbers 1-25; MST is their TO2, hMT their TO1.
+WANG_ROIS = (
+    "V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4", "VO1", "VO2", "PHC1", "PHC2", "MST", "hMT", "LO2", "LO1", "V3b",
+    "V3a", "IPS0", "IPS1", "IPS2", "IPS3", "IPS4", "IPS5", "SPL1", "FEF",
+)  # fmt: skip
+_WANG_FILE = re.compile(r"(maxprob|perc_VTPM)_vol_", re.IGNORECASE)
+_SIDES = {"lh": "left", "rh": "right", "left": "left", "right": "right", "hemi-l": "left", "hemi-r": "right"}
+_SUFFIX = {"left": "_lh", "right": "_rh"}
+_LARGEST_ID = 32767  # label volumes are written as 16-bit integers
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """ROI labels on the grid of the beta maps.
+
+    Attributes
+    ----------
+    labels : ndarray of int32, shape (X, Y, Z)
+        Number of the ROI of each voxel, 0 outside all.
+    names : dict of int to str
+        Names of the ROIs, with or without voxels.
+    source : str
+        File or files, for messages.
+    """
+
+    labels: NDArray[np.int32]
+    names: dict[int, str]
+    source: str
+
+
+def read_atlas(
+    paths: Sequence[Path],
+    grid: Grid,
+    table: Path | None = None,
+    hemisphere: Hemisphere = "both",
+    threshold: float | None = None,
+) -> Atlas:
+    """Read an atlas, bring it to a grid, and choose hemispheres.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        One volume of labels, one per hemisphere, or probability maps.
+    grid : Grid
+        Where it belongs. On another grid, each voxel takes the value of the nearest.
+    table : Path, optional
+        Names: see `read_roi_names`. Not needed for the files of Wang et al. 2015.
+    hemisphere : {"left", "right", "both", "separate"}
+        "separate" makes ROIs <name>_lh and <name>_rh, and adds a power of ten to the ids of the right ones.
+    threshold : float, optional
+        Volumes are probability maps, and voxels of this or more belong to an ROI.
+
+    Returns
+    -------
+    Atlas
+
+    Raises
+    ------
+    InputError
+        If files are unreadable or hold something else, names are missing, or hemispheres are not clear.
+    """
+    sides = _by_side(paths, hemisphere)
+    names = read_roi_names(table) if table is not None else _wang_names(paths)
+    _warn_of_resampling([path for files in sides.values() for path in files], grid)
+    volumes: dict[str, NDArray[np.int32]] = {}
+    for side, files in sides.items():
+        read = _read_labels(files, grid) if threshold is None else _read_maps(files, grid, names, threshold)
+        if side == "whole" and hemisphere != "both":
+            volumes |= {half: np.where(_on_side(half, grid), read, 0) for half in ("left", "right")}
+        else:
+            volumes[side] = read
+    source = ", ".join(str(path) for path in paths[:2]) + (", …" if len(paths) > 2 else "")
+    if max(names) > _LARGEST_ID:
+        raise InputError(f"{table}: id {max(names)} is too large, expected {_LARGEST_ID} or less; renumber the atlas")
+    found = set(np.unique(np.stack(list(volumes.values())))) - {0}
+    if not found & set(names):
+        raise InputError(
+            f"{source}: holds none of the {len(names)} ids of {table or 'Wang et al. 2015'} where the beta maps are "
+            f"(found {_few(found)}); give the matching --labels, or an atlas in the space of the beta maps"
+        )
+    unnamed = found - set(names)
+    if unnamed:
+        warnings.warn(f"{source}: label(s) {_few(unnamed)} have no name in the table and are left out", stacklevel=2)
+    if hemisphere in ("left", "right"):
+        return Atlas(volumes[hemisphere], names, source)
+    if hemisphere == "both":
+        return Atlas(_joined(list(volumes.values()), source), names, source)
+    shift = 10 ** len(str(max(names)))
+    if shift + max(names) > _LARGEST_ID:
+        raise InputError(f"{source}: ids up to {max(names)} leave no room for those of --hemisphere separate; renumber")
+    right = np.where(volumes["right"] > 0, volumes["right"] + shift, 0)
+    halves = {number: name + _SUFFIX["left"] for number, name in names.items()}
+    halves |= {number + shift: name + _SUFFIX["right"] for number, name in names.items()}
+    return Atlas(_joined([volumes["left"], right], source), halves, source)
+
+
+def read_roi_names(path: Path) -> dict[int, str]:
+    """Names of ROIs by number, from a CSV with columns id and roi or from lines of a number and a name.
+
+    The second is how ROIfiles_Labeling.txt of Wang et al. 2015 has them: blank-separated, with further words between
+    number and name, and a title.
+
+    Raises
+    ------
+    InputError
+        If the file is neither, or a number or name stands twice, or a name cannot be that of a file.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: is no readable text table ({error})") from None
+    if "," in next((line for line in lines if line.strip()), ""):
+        from utils.io.readers import read_roi_labels
+
+        pairs = read_roi_labels(path)
+    else:
+        pairs = [pair for line in lines if (pair := _number_and_name(line))]
+    if not pairs:
+        raise InputError(f"{path}: no ROI found; expected a CSV with columns id and roi, or lines such as 1 V1v")
+    for column in zip(*pairs, strict=True):
+        doubled = sorted({str(value) for value in column if column.count(value) > 1})
+        if doubled:
+            raise InputError(f"{path}: {', '.join(doubled)} stand(s) more than once; ids and names must be unique")
+    for number, name in pairs:
+        if re.search(r'[/\\:*?"<>|]', name) or name.startswith("."):
+            raise InputError(f"{path}: ROI '{name}' (id {number}) cannot be the name of a file; call it something else")
+    return dict(pairs)
+
+
+def _number_and_name(line: str) -> tuple[int, str] | None:
+    """Number (perhaps as `roi1` or `01:`) and last word of a line; None for titles and comments."""
+    words = line.replace("\t", " ").split()
+    if not words or words[0][0] in "%#":
+        return None
+    numbers = [m for word in words[:-1] if (m := re.fullmatch(r"(?:roi)?[-_]?0*([1-9]\d*)[.:)]?", word, re.IGNORECASE))]
+    return (int(numbers[0][1]), words[-1].strip("'\",;")) if numbers else None
+
+
+def _wang_names(paths: Sequence[Path]) -> dict[int, str]:
+    other = next((path for path in paths if not _WANG_FILE.search(path.name)), None)
+    if other is not None:
+        raise InputError(
+            f"{other}: names of its ROIs are not known; give --labels, a CSV with columns id and roi "
+            "(only those of Wang et al. 2015, maxprob_vol_… and perc_VTPM_vol_…, are built in)"
+        )
+    return dict(enumerate(WANG_ROIS, start=1))
+
+
+def _by_side(paths: Sequence[Path], wanted: Hemisphere) -> dict[str, list[Path]]:
+    """Files of each hemisphere, or of the whole brain; without those that are not wanted."""
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; expected an atlas volume (NIfTI)")
+    sides: dict[str, list[Path]] = {}
+    for path in sorted(dict.fromkeys(paths), key=lambda path: natural_key(path.name)):
+        words = re.split(r"[_.]", path.name.lower())
+        sides.setdefault(next((_SIDES[word] for word in words if word in _SIDES), "whole"), []).append(path)
+    if "whole" in sides:
+        if len(sides) > 1:
+            raise InputError(
+                f"{sides['whole'][0]}: its name says no hemisphere, unlike those of other files; expected lh or rh as "
+                "a part of every name, such as maxprob_vol_lh.nii.gz"
+            )
+        return sides
+    needed = ("left", "right") if wanted in ("both", "separate") else (wanted,)
+    for side in needed:
+        if side not in sides:
+            raise InputError(
+                f"{paths[0]}: no file of the {side} hemisphere is given, which --hemisphere {wanted} needs; give it, "
+                f"or --hemisphere {'left' if side == 'right' else 'right'}"
+            )
+    return {side: sides[side] for side in needed}
+
+
+def _on_side(side: str, grid: Grid) -> NDArray[np.bool_]:
+    """Voxels of a hemisphere; those exactly in the middle are in neither."""
+    i, j, k = np.ogrid[tuple(slice(0, size) for size in grid.shape)]
+    x = grid.affine[0, 0] * i + grid.affine[0, 1] * j + grid.affine[0, 2] * k + grid.affine[0, 3]
+    return np.asarray(x < 0 if side == "left" else x > 0)
+
+
+def _joined(volumes: Sequence[NDArray[np.int32]], source: str) -> NDArray[np.int32]:
+    """One volume of labels; voxels that carry different ones belong to none."""
+    joined = volumes[0].copy()
+    for volume in volumes[1:]:
+        clash = (joined > 0) & (volume > 0) & (joined != volume)
+        joined = np.where(joined > 0, joined, volume)
+        joined[clash] = 0
+        if clash.any():
+            warnings.warn(
+                f"{source}: {clash.sum()} voxel(s) have different labels in the two hemispheres and are left out",
+                stacklevel=3,
+            )
+    return joined
+
+
+def _read_labels(files: Sequence[Path], grid: Grid) -> NDArray[np.int32]:
+    if len(files) > 1:
+        raise InputError(
+            f"{files[1]}: is a second volume of the same hemisphere beside {files[0].name}; expected one, "
+            "or probability maps with --threshold"
+        )
+    data, affine = _read(files[0])
+    if data.ndim != 3:
+        raise InputError(
+            f"{files[0]}: has {data.ndim} dimensions, expected 3-D labels; for probability maps give --threshold"
+        )
+    if not np.isfinite(data).all() or (data != np.round(data)).any() or data.min() < 0:
+        raise InputError(
+            f"{files[0]}: holds values that are no labels (whole numbers); for probability maps give --threshold"
+        )
+    return _on_grid(data, affine, grid).astype(np.int32)
+
+
+def _read_maps(files: Sequence[Path], grid: Grid, names: dict[int, str], threshold: float) -> NDArray[np.int32]:
+    """Labels from probability maps: the ROI of the largest value, where that reaches the threshold."""
+    best = np.full(grid.shape, -np.inf)
+    labels = np.zeros(grid.shape, dtype=np.int32)
+    for number, data, affine in _maps_of(files, names):
+        values = np.nan_to_num(_on_grid(data, affine, grid))
+        larger = (values >= threshold) & (values > best)
+        labels[larger], best[larger] = number, values[larger]
+    if not labels.any():
+        raise InputError(
+            f"{files[0]}: no value reaches --threshold {threshold:g} where the beta maps are; "
+            "give one in the unit of the maps (percent or share), or maps in the space of the beta maps"
+        )
+    return labels
+
+
+def _maps_of(
+    files: Sequence[Path], names: dict[int, str]
+) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
+    """Number, values and affine of every probability map, one after the other."""
+    first, affine = _read(files[0])
+    if first.ndim == 4:
+        if len(files) > 1:
+            raise InputError(f"{files[0]}: is 4-D, expected it to be the only file of a hemisphere, or 3-D files")
+        if first.shape[3] != len(names):
+            raise InputError(
+                f"{files[0]}: holds {first.shape[3]} maps, expected {len(names)}, one for each ROI of the table"
+            )
+        yield from ((number, first[..., i], affine) for i, number in enumerate(sorted(names)))
+        return
+    seen = set()
+    for path in files:
+        number = _number_of(path, names)
+        if number in seen:
+            raise InputError(f"{path}: is a second map of ROI {names[number]} (id {number}); give one per hemisphere")
+        data, affine = _read(path)
+        if data.ndim != 3:
+            raise InputError(f"{path}: has {data.ndim} dimensions, expected 3, as in {files[0].name}")
+        seen.add(number)
+        yield number, data, affine
+
+
+def _number_of(path: Path, names: dict[int, str]) -> int:
+    """ROI of a probability map, from `roi1` in its name, or from its name in the table as a part of it."""
+    words = re.split(r"[_.]", path.name)
+    numbers = [int(m[1]) for word in words if (m := re.fullmatch(r"roi-?0*(\d+)", word, re.IGNORECASE))]
+    numbers += [number for number, name in names.items() if name in words]
+    if not numbers or numbers[0] not in names:
+        raise InputError(
+            f"{path}: which ROI it is of is not clear; expected its id, such as roi1, or its name as a part of the "
+            "file name, and that in the table"
+        )
+    return numbers[0]
+
+
+def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Data of 3 or 4 dimensions, and affine."""
+    import nibabel as nib
+
+    try:
+        image = nib.load(path)
+        if len(image.shape) != 4 or image.shape[3] == 1:  # type: ignore[attr-defined]
+            return read_volume(path)
+        return np.asarray(image.dataobj, dtype=np.float64), np.asarray(image.affine)  # type: ignore[attr-defined]
+    except InputError:
+        raise
+    except Exception as error:  # nibabel, zlib and the system each have their own way to say "unreadable"
+        raise InputError(f"{path}: is no readable NIfTI image ({' '.join(str(error).split())})") from None
+
+
+def _warn_of_resampling(files: Sequence[Path], grid: Grid) -> None:
+    """One warning, however many files are on other grids."""
+    for path in files:
+        data, affine = _read(path)
+        x, y, z = data.shape[:3]
+        own = Grid((x, y, z), affine)
+        if not own.equals(grid):
+            warnings.warn(
+                f"{path}: is on a grid of {own}, but the beta maps are on one of {grid}; "
+                "atlas voxels are resampled to those of the beta maps (nearest neighbour)",
+                stacklevel=3,
+            )
+            return
+
+
+def _on_grid(data: NDArray, affine: NDArray[np.float64], grid: Grid) -> NDArray:
+    """Value of the nearest voxel for each voxel of a grid; 0 outside the volume."""
+    x, y, z = data.shape
+    if Grid((x, y, z), affine).equals(grid):
+        return data
+    indices = np.indices(grid.shape).reshape(3, -1)
+    to_atlas = np.linalg.inv(affine) @ grid.affine
+    # Halfway between two voxels the upper one is taken, whatever rounding in the affines says.
+    nearest = np.floor(to_atlas[:3, :3] @ indices + to_atlas[:3, 3:] + 0.5 + 1e-6).astype(np.int64)
+    inside = ((nearest >= 0) & (nearest < np.array(data.shape)[:, None])).all(axis=0)
+    values = np.zeros(indices.shape[1], dtype=data.dtype)
+    values[inside] = data[tuple(nearest[:, inside])]
+    return values.reshape(grid.shape)
+
+
+def _few(numbers: set[int]) -> str:
+    shown = [str(int(number)) for number in sorted(numbers)[:8]]
+    return ", ".join(shown) + (", …" if len(numbers) > 8 else "") or "nothing"

@@ -1,0 +1,232 @@
+"""Stimulus images: which there are, in which order, and how they become the input of a network.
+
+Three preprocessings are known by name. `taskbank` is what the published code of the Taskonomy task bank does to images
+(Zamir et al. 2018): it differs from task to task. `visual-prior` is that of the PyTorch port of these networks,
+`imagenet` that of torchvision's. Images are only ever read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils import InputError
+
+if TYPE_CHECKING:
+    import torch
+from utils.rdms.stimuli import decode
+
+PREPROCESSINGS = ("taskbank", "visual-prior", "imagenet")
+_TASKBANK_SIZE = 256
+# Tasks whose input the task bank clips; the others see the full range.
+_CLIPPED_TASKS = frozenset((
+    "autoencoder", "curvature", "denoise", "edge2d", "edge3d", "keypoint2d", "keypoint3d", "reshade", "rgb2depth",
+    "rgb2mist", "rgb2sfnorm", "segment25d", "segment2d",
+))  # fmt: skip
+_CLIP = (0.1, 0.9)
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the input of a network, in two steps.
+
+    Attributes
+    ----------
+    name : str
+        What is recorded beside results.
+    stage : str
+        Preprocessings of the same stage have the first step in common.
+    prepare : callable
+        First step, the slow one, which networks share: image (H, W, 3) of uint8 -> float32 tensor (3, h, w).
+    finish : callable
+        Second step, on whatever device: prepared images (N, 3, h, w) -> network input (N, channels, h, w), float32.
+    """
+
+    name: str
+    stage: str
+    prepare: Callable[[NDArray[np.uint8]], torch.Tensor]
+    finish: Callable[[torch.Tensor], torch.Tensor]
+
+
+def get_preprocessing(name: str, *, task: str | None = None, weights: Any = None) -> Preprocessing:
+    """A preprocessing by name.
+
+    Parameters
+    ----------
+    name : {"taskbank", "visual-prior", "imagenet"}
+    task : str, optional
+        Key of the Taskonomy task. `taskbank` clips, blanks or greys the image depending on it; without a task it does
+        none of these. `visual-prior` is the same for all tasks, but the lightness for colorization.
+    weights : torchvision.models.WeightsEnum member, optional
+        Weights whose own transforms `imagenet` uses; without them, the usual 256, 224, mean and standard deviation.
+
+    Returns
+    -------
+    Preprocessing
+
+    Raises
+    ------
+    InputError
+        If no preprocessing has that name.
+    """
+    if name == "taskbank":
+        return _taskbank(task)
+    if name == "visual-prior":
+        scale = _lightness if task == "colorization" else _to_unit_range
+        return Preprocessing(f"visual-prior{' lightness' * (task == 'colorization')}", name, _prepare_port, scale)
+    if name == "imagenet":
+        if weights is None:
+            return Preprocessing(name, name, _prepare_imagenet, _normalize_imagenet)
+        return Preprocessing(f"transforms of {weights}", f"transforms of {weights}", _transform_of(weights), _as_it_is)
+    raise InputError(f"unknown preprocessing '{name}'; there are {', '.join(PREPROCESSINGS)}")
+
+
+def load_batch(paths: Sequence[Path], preprocessing: Preprocessing) -> torch.Tensor:
+    """Images as the input of a network.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    preprocessing : Preprocessing
+
+    Returns
+    -------
+    torch.Tensor of float32, shape (n_images, channels, height, width)
+    """
+    import torch
+
+    return preprocessing.finish(torch.stack([preprocessing.prepare(decode(path)) for path in paths]))
+
+
+# --- taskbank: published code of the task bank, which relied on scikit-image 0.12.3
+def _taskbank(task: str | None) -> Preprocessing:
+    if task in _CLIPPED_TASKS:
+        low, high = _CLIP
+        return Preprocessing(
+            f"taskbank clipped to {low}-{high}", "taskbank", _prepare_taskbank,
+            lambda images: _to_unit_range(images.clip(low, high)),
+        )  # fmt: skip
+    if task == "colorization":
+        return Preprocessing("taskbank lightness", "taskbank", _prepare_taskbank, _lightness)
+    if task == "inpainting_whole":
+        return Preprocessing("taskbank blanked centre", "taskbank", _prepare_taskbank, _blank_centre)
+    return Preprocessing("taskbank", "taskbank", _prepare_taskbank, _to_unit_range)
+
+
+def _prepare_taskbank(image: NDArray[np.uint8]) -> torch.Tensor:
+    import torch
+
+    height, width = image.shape[:2]
+    half = min(height, width) // 2
+    top, left = height // 2 - half, width // 2 - half
+    square = image[top : top + 2 * half, left : left + 2 * half]
+    resized = square if square.shape[0] == _TASKBANK_SIZE else resize_bilinear(square, _TASKBANK_SIZE)
+    return torch.from_numpy((resized / 255).astype(np.float32).transpose(2, 0, 1).copy())
+
+
+def resize_bilinear(image: NDArray, size: int) -> NDArray[np.float64]:
+    """Resize as scikit-image 0.12.3 did by default: bilinear, no anti-aliasing, black beyond the border.
+
+    The border matters where an image is enlarged: its outermost pixels then mix with black. As in scikit-image, values
+    are clipped to the range of the input.
+
+    Parameters
+    ----------
+    image : ndarray of any real type, shape (height, width, channels)
+    size : int
+        Height and width of the result.
+
+    Returns
+    -------
+    ndarray of float64, shape (size, size, channels)
+    """
+
+    def samples(n: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        position = (np.arange(size) + 0.5) * n / size - 0.5
+        low = np.floor(position).astype(int)
+        share = position - low
+        weight_low, weight_high = (1 - share) * (low >= 0), share * (low + 1 < n)
+        return low.clip(0), (low + 1).clip(max=n - 1), weight_low[:, None], weight_high[:, None]
+
+    low, high, weight_low, weight_high = samples(image.shape[0])
+    rows = image[low] * weight_low[..., None] + image[high] * weight_high[..., None]
+    low, high, weight_low, weight_high = samples(image.shape[1])
+    result = rows[:, low] * weight_low + rows[:, high] * weight_high
+    clipped: NDArray[np.float64] = result.clip(image.min(), image.max())
+    return clipped
+
+
+def _to_unit_range(images: torch.Tensor) -> torch.Tensor:
+    """[0, 1] to [-1, 1]."""
+    return images * 2 - 1
+
+
+def _blank_centre(images: torch.Tensor) -> torch.Tensor:
+    """[-1, 1], and 0 in the central quarter, which the network had to fill in."""
+    images = _to_unit_range(images)
+    height, width = images.shape[-2:]
+    images[..., height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = 0
+    return images
+
+
+def _lightness(images: torch.Tensor) -> torch.Tensor:
+    """CIE 1976 L* of sRGB images under D65, scaled from 0..100 to [-1, 1]; one channel.
+
+    Constants are scikit-image's, which the task bank used.
+    """
+    import torch
+
+    rgb = images.double()
+    linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    weights = torch.tensor([0.212671, 0.715160, 0.072169], dtype=torch.float64, device=images.device)
+    luminance = (linear * weights[:, None, None]).sum(dim=-3, keepdim=True)
+    root = torch.where(luminance > 0.008856, luminance ** (1 / 3), 7.787 * luminance + 16 / 116)
+    return ((116 * root - 16) / 50 - 1).float()
+
+
+# --- visual-prior and imagenet: torchvision's operations on Pillow images, which are anti-aliased
+def _prepare_port(image: NDArray[np.uint8]) -> torch.Tensor:
+    return _resize_and_crop(image, 256, 256)
+
+
+def _prepare_imagenet(image: NDArray[np.uint8]) -> torch.Tensor:
+    return _resize_and_crop(image, 256, 224)
+
+
+def _resize_and_crop(image: NDArray[np.uint8], shorter_side: int, crop: int) -> torch.Tensor:
+    from PIL import Image
+    from torchvision.transforms import functional as F
+
+    resized = F.resize(Image.fromarray(image), [shorter_side])
+    tensor: torch.Tensor = F.to_tensor(F.center_crop(resized, [crop]))
+    return tensor
+
+
+def _normalize_imagenet(images: torch.Tensor) -> torch.Tensor:
+    from torchvision.transforms import functional as F
+
+    normalized: torch.Tensor = F.normalize(images, list(_IMAGENET_MEAN), list(_IMAGENET_STD))
+    return normalized
+
+
+def _transform_of(weights: Any) -> Callable[[NDArray[np.uint8]], torch.Tensor]:
+    transform = weights.transforms()
+
+    def prepare(image: NDArray[np.uint8]) -> torch.Tensor:
+        from PIL import Image
+
+        tensor: torch.Tensor = transform(Image.fromarray(image))
+        return tensor
+
+    return prepare
+
+
+def _as_it_is(images: torch.Tensor) -> torch.Tensor:
+    return images

@@ -1,0 +1,532 @@
+"""Searchlights: where they are, their RDMs from beta maps, and the way back from values to a volume.
+
+The release was computed with BrainIAK's block functions (``sl_rad=1``, ``max_blk_edge=2``): cubes of 4 x 4 x 4 voxels,
+the outer blocks, step through the volume by two voxels. The RDM of a cube stands for its 2 x 2 x 2 core. Cores tile the
+volume without overlap; the outermost layer of voxels belongs to no core. Spheres are the other shape: around every
+voxel of the mask, cut off where the mask ends, and their value goes back to the voxel in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from utils import InputError
+from utils.rdm import n_pairs_of, pattern_rdms
+
+RADIUS = 1
+MAX_BLOCK_EDGE = 2
+MIN_VOXELS = 2  # Pearson's r is +1 or -1 for two voxels, and does not exist for one
+# So many values of gathered patterns at once: they stay in the second-level cache, which also bounds the memory.
+_CHUNK_VALUES = 200_000
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which voxels each searchlight stands for.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Size of the volume in voxels.
+    affine : ndarray of float64, shape (4, 4)
+        From voxel indices to millimetres.
+    offsets : ndarray of int64, shape (n_searchlights + 1,)
+        Searchlight i owns ``voxels[offsets[i]:offsets[i + 1]]``.
+    voxels : ndarray of int64
+        Flat indices (C order) into a volume of `shape`.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    offsets: NDArray[np.int64]
+    voxels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of searchlights."""
+        return len(self.offsets) - 1
+
+    def centers_mm(self) -> NDArray[np.float64]:
+        """Mean position of the voxels of every searchlight.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_searchlights, 3)
+            Millimetres, in the space of `affine`.
+        """
+        indices = np.stack(np.unravel_index(self.voxels, self.shape), axis=1).astype(np.float64)
+        sizes = np.diff(self.offsets)
+        means = np.add.reduceat(indices, self.offsets[:-1], axis=0) / sizes[:, None]
+        return means @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def to_volume(self, values: ArrayLike, background: float = 0) -> NDArray:
+        """Put one value per searchlight back into the voxels it stands for.
+
+        Parameters
+        ----------
+        values : array_like, shape (n_searchlights,)
+        background : float, optional
+            Value of voxels that belong to no searchlight.
+
+        Returns
+        -------
+        ndarray, shape `shape`
+            Same dtype as `values`.
+
+        Raises
+        ------
+        InputError
+            If there is not exactly one value per searchlight.
+        """
+        values = np.asarray(values)
+        if values.shape != (len(self),):
+            raise InputError(f"values for {len(self)} searchlights were expected, got an array of shape {values.shape}")
+        volume = np.full(self.shape, background, dtype=values.dtype)
+        volume.reshape(-1)[self.voxels] = np.repeat(values, np.diff(self.offsets))
+        return volume
+
+    def save(self, path: str | Path) -> None:
+        """Write to a ``.npz`` archive of plain arrays."""
+        with Path(path).open("wb") as file:
+            np.savez_compressed(
+                file, shape=np.array(self.shape), affine=self.affine, offsets=self.offsets, voxels=self.voxels
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Geometry:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file is no such archive, or its arrays do not describe searchlights.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                shape, affine, offsets, voxels = (arrays[key] for key in ("shape", "affine", "offsets", "voxels"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; expected the searchlight geometry (geometry.npz)") from None
+        except Exception as error:  # zipfile, zlib and numpy each have their own way to say "damaged"
+            raise InputError(
+                f"{path}: not a searchlight geometry ({error}); expected arrays shape, affine, offsets and voxels"
+            ) from error
+        problem = _geometry_problem(shape, affine, offsets, voxels)
+        if problem:
+            raise InputError(f"{path}: {problem}; make the file again")
+        x, y, z = (int(size) for size in shape)
+        return cls((x, y, z), affine.astype(np.float64), offsets.astype(np.int64), voxels.astype(np.int64))
+
+
+def _geometry_problem(shape: NDArray, affine: NDArray, offsets: NDArray, voxels: NDArray) -> str:
+    """What is wrong with these arrays as a `Geometry`; empty if nothing is."""
+    integers = all(np.issubdtype(array.dtype, np.integer) for array in (shape, offsets, voxels))
+    if not integers or shape.shape != (3,) or (shape < 1).any():
+        return "shape must be three positive integers, offsets and voxels integers"
+    if affine.shape != (4, 4) or not np.issubdtype(affine.dtype, np.number) or not np.isfinite(affine).all():
+        return f"affine must be a finite 4 x 4 matrix, found shape {affine.shape}"
+    if offsets.ndim != 1 or voxels.ndim != 1 or len(offsets) < 2:
+        return "offsets and voxels must be vectors for at least one searchlight"
+    if offsets[0] != 0 or offsets[-1] != len(voxels) or (np.diff(offsets) < 1).any():
+        return "offsets must grow from 0 to the number of voxels"
+    if (voxels < 0).any() or (voxels >= np.prod(shape, dtype=np.int64)).any():
+        return "a voxel lies outside the volume"
+    return ""
+
+
+def release_blocks(mask: ArrayLike, radius: int = RADIUS, max_block_edge: int = MAX_BLOCK_EDGE) -> NDArray[np.int64]:
+    """Outer blocks whose core holds a voxel of the mask, in the order of the release.
+
+    Parameters
+    ----------
+    mask : array_like, shape (X, Y, Z)
+        Non-zero inside.
+    radius : int, optional
+        Voxels that an outer block is wider than its core, on each side.
+    max_block_edge : int, optional
+        Edge of a core, and step between blocks, in voxels.
+
+    Returns
+    -------
+    ndarray of int64, shape (n, 6)
+        Corner (i, j, k) and size of every outer block; i varies slowest, k fastest. Smaller at the volume's upper end.
+
+    Raises
+    ------
+    InputError
+        If the mask has not three dimensions, or no core holds a voxel of it.
+
+    References
+    ----------
+    BrainIAK, ``brainiak.searchlight.searchlight.Searchlight`` (block partition).
+    """
+    inside = np.asarray(mask)
+    if inside.ndim != 3:
+        raise InputError(f"brain mask: expected a volume with 3 dimensions, found shape {inside.shape}")
+    inside = np.nan_to_num(inside) != 0
+    if not inside.any():
+        raise InputError(
+            "brain mask: not a single voxel is inside (non-zero); give the mask that the RDMs were made with"
+        )
+    corners = np.argwhere(_core_occupied(inside, radius, max_block_edge)) * max_block_edge
+    if not len(corners):
+        raise InputError(
+            f"brain mask: its {inside.sum()} voxel(s) lie in the outermost layer of the volume, where no searchlight "
+            "has its core; pad the volume"
+        )
+    sizes = np.minimum(np.array(inside.shape) - corners, max_block_edge + 2 * radius)
+    return np.concatenate([corners, sizes], axis=1)
+
+
+def _core_occupied(inside: NDArray[np.bool_], radius: int, edge: int) -> NDArray[np.bool_]:
+    """Whether a mask voxel lies in the core of each block, shape (blocks along x, y, z)."""
+    counts = tuple(-(-size // edge) for size in inside.shape)
+    cores = np.zeros(tuple(count * edge for count in counts), dtype=bool)
+    # The core of the block at i spans [i + radius, i + radius + edge), and ends `radius` short of the volume.
+    interior = inside[tuple(slice(radius, max(size - radius, radius)) for size in inside.shape)]
+    cores[tuple(slice(0, size) for size in interior.shape)] = interior
+    x, y, z = counts
+    occupied: NDArray[np.bool_] = np.any(cores.reshape(x, edge, y, edge, z, edge), axis=(1, 3, 5))
+    return occupied
+
+
+def block_geometry(
+    mask: ArrayLike, affine: ArrayLike, radius: int = RADIUS, max_block_edge: int = MAX_BLOCK_EDGE
+) -> Geometry:
+    """Core voxels of every block of `release_blocks`: all of them, in the mask or not, as in the release.
+
+    Parameters
+    ----------
+    mask : array_like, shape (X, Y, Z)
+    affine : array_like, shape (4, 4)
+        From voxel indices to millimetres.
+    radius, max_block_edge : int, optional
+        See `release_blocks`.
+
+    Returns
+    -------
+    Geometry
+        Searchlights in the order of `release_blocks`; their cores do not overlap.
+    """
+    shape = np.shape(mask)
+    blocks = release_blocks(mask, radius, max_block_edge)
+    voxels, inside = _box_voxels(blocks[:, :3] + radius, blocks[:, 3:] - 2 * radius, shape)
+    offsets = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
+    x, y, z = shape
+    return Geometry((x, y, z), np.array(affine, dtype=np.float64), offsets.astype(np.int64), voxels[inside])
+
+
+def _box_voxels(
+    corners: NDArray[np.int64], sizes: NDArray[np.int64], shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Flat voxel indices of boxes, (n, largest box), C order inside each; and which of them lie in the box."""
+    steps = np.stack(np.meshgrid(*(np.arange(edge) for edge in sizes.max(axis=0)), indexing="ij"), axis=-1).reshape(
+        -1, 3
+    )
+    inside: NDArray[np.bool_] = np.all(steps[None] < sizes[:, None], axis=-1)
+    position = corners[:, None] + np.where(inside[..., None], steps[None], 0)
+    _, y, z = shape
+    return (position[..., 0] * y + position[..., 1]) * z + position[..., 2], inside
+
+
+def block_territory(
+    blocks: ArrayLike, shape: tuple[int, int, int]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Voxels of the outer blocks, those of equal size together.
+
+    Parameters
+    ----------
+    blocks : array_like of int, shape (n, 6)
+        As from `release_blocks`.
+    shape : tuple of int
+        Size of the volume in voxels.
+
+    Yields
+    ------
+    rows : ndarray of int64, shape (m,)
+        Positions in `blocks` of the blocks of one size.
+    voxels : ndarray of int64, shape (m, n_voxels)
+        Flat indices (C order) of their voxels.
+    """
+    blocks = np.asarray(blocks, dtype=np.int64)
+    sizes, group = np.unique(blocks[:, 3:], axis=0, return_inverse=True)
+    for number in range(len(sizes)):
+        rows = np.flatnonzero(group.reshape(-1) == number)
+        voxels, _ = _box_voxels(blocks[rows, :3], blocks[rows, 3:], shape)
+        yield rows, voxels
+
+
+def block_rdms(betas: ArrayLike, blocks: ArrayLike) -> NDArray[np.float32]:
+    """RDM of every block: 1 - Pearson correlation of its voxel patterns, for all pairs of conditions.
+
+    All voxels of the outer block count, in the brain mask or not, as in the release. Voxels that are constant over
+    conditions or not finite in one of them say nothing about conditions and are left out.
+
+    Parameters
+    ----------
+    betas : array_like, shape (n_conditions, X, Y, Z)
+        Response of every voxel to every condition.
+    blocks : array_like of int, shape (n, 6)
+        As from `release_blocks`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n_pairs)
+        Condensed RDMs, computed in float64. NaN throughout where fewer than two voxels are usable; NaN in the pairs of
+        a condition whose pattern is constant over voxels.
+
+    Raises
+    ------
+    InputError
+        If `betas` has not four dimensions or fewer than two conditions, or a block reaches outside the volume.
+    """
+    betas = np.asarray(betas)
+    blocks = np.asarray(blocks, dtype=np.int64)
+    if betas.ndim != 4 or betas.shape[0] < 2:
+        raise InputError(
+            f"beta maps: expected shape (conditions, X, Y, Z) with 2 conditions or more, found {betas.shape}"
+        )
+    x, y, z = betas.shape[1:]
+    if (blocks[:, :3] < 0).any() or (blocks[:, :3] + blocks[:, 3:] > (x, y, z)).any():
+        raise InputError(
+            f"beta maps of {x} x {y} x {z} voxels: a searchlight reaches outside; is the mask on another grid?"
+        )
+    flat = betas.reshape(len(betas), -1)
+    usable = usable_voxels(flat)
+    patterns = np.ascontiguousarray(flat[:, usable].T)
+    row_of = np.where(usable, np.cumsum(usable) - 1, -1)
+    rdms = np.empty((len(blocks), n_pairs_of(len(betas))), dtype=np.float32)
+    for rows, voxels in block_territory(blocks, (x, y, z)):
+        rdms[rows] = member_rdms(patterns, row_of[voxels], dtype=np.float64)
+    return rdms
+
+
+def usable_voxels(betas: NDArray) -> NDArray[np.bool_]:
+    """Which voxels are finite in every condition and not the same in all; `betas` is (n_conditions, n_voxels)."""
+    # NaN and infinity survive in the extremes, so that no array of the size of `betas` is needed.
+    low, high = betas.min(axis=0), betas.max(axis=0)
+    return np.isfinite(low) & np.isfinite(high) & (low < high)
+
+
+def member_rdms(
+    patterns: NDArray,
+    members: NDArray[np.integer],
+    metric: str = "correlation",
+    *,
+    center: bool = False,
+    min_voxels: int = MIN_VOXELS,
+    dtype: DTypeLike | None = None,
+) -> NDArray[np.float32]:
+    """RDM of every searchlight from the voxels that belong to it.
+
+    Parameters
+    ----------
+    patterns : ndarray, shape (n_voxels, n_conditions)
+        Responses, of usable voxels only as far as they are members.
+    members : ndarray of int, shape (n, any)
+        Rows of `patterns` that each of `n` searchlights is made from; -1 is none.
+    metric : str
+        One of `utils.rdm.METRICS`.
+    center : bool
+        Subtract the mean over conditions from every voxel first.
+    min_voxels : int
+        Searchlights of fewer voxels have no RDM.
+    dtype : dtype, optional
+        Precision of the computation; by default that of `patterns`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n_pairs)
+        Condensed RDMs. NaN throughout where there are too few voxels; with a correlation or cosine, NaN in the pairs
+        of a condition whose pattern has none.
+    """
+    n_conditions = patterns.shape[1]
+    rdms = np.full((len(members), n_pairs_of(n_conditions)), np.nan, dtype=np.float32)
+    keep = members >= 0
+    counts = keep.sum(axis=1)
+    # Searchlights with equally many voxels make a rectangular array, whose RDMs are one stacked matrix product.
+    for count in np.unique(counts[counts >= min_voxels]):
+        rows = np.flatnonzero(counts == count)
+        voxels = members[rows][keep[rows]].reshape(len(rows), count)
+        for part in _chunks(len(rows), n_conditions * max(count, n_conditions)):
+            gathered = patterns[voxels[part]].astype(dtype or patterns.dtype, copy=False)
+            rdms[rows[part]] = pattern_rdms(gathered.swapaxes(1, 2), metric, center=center)
+    return rdms
+
+
+def _chunks(n: int, values_each: int) -> Iterator[slice]:
+    step = max(1, _CHUNK_VALUES // values_each)
+    for start in range(0, n, step):
+        yield slice(start, start + step)
+
+
+@dataclass(frozen=True)
+class Searchlights:
+    """Which voxels each searchlight's RDM is made from: one shape, set down at many places.
+
+    Attributes
+    ----------
+    geometry : Geometry
+        The voxels that each searchlight's value goes back to.
+    voxels : ndarray of int64, shape (n_voxels,)
+        Flat indices (C order) of all voxels that any searchlight may hold.
+    places : ndarray of int64, shape (n_searchlights, 3)
+        Voxel at which the shape is set down.
+    steps : ndarray of int64, shape (n_steps, 3)
+        The shape: voxels relative to that one.
+    """
+
+    geometry: Geometry
+    voxels: NDArray[np.int64]
+    places: NDArray[np.int64]
+    steps: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of searchlights."""
+        return len(self.places)
+
+    @cached_property
+    def _padded(self) -> tuple[NDArray[np.int64], tuple[int, ...], NDArray[np.int64], NDArray[np.int64]]:
+        """Margin that holds every step, size of the volume with it, and flat places and steps in there."""
+        margin = np.abs(self.steps).max(axis=0)
+        x, y, z = (int(size) for size in np.array(self.geometry.shape) + 2 * margin)
+        strides = np.array([y * z, z, 1])
+        return margin, (x, y, z), (self.places + margin) @ strides, self.steps @ strides
+
+    def lookup(self, usable: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """Row of `voxels` for each position of the volume with its margin, -1 where it is no usable voxel.
+
+        Parameters
+        ----------
+        usable : ndarray of bool, shape (n_voxels,)
+
+        Returns
+        -------
+        ndarray of int32, flat
+        """
+        margin, shape, *_ = self._padded
+        rows = np.flatnonzero(usable)
+        position = np.unravel_index(self.voxels[rows], self.geometry.shape)
+        table = np.full(int(np.prod(shape)), -1, dtype=np.int32)
+        table[np.ravel_multi_index(tuple(p + m for p, m in zip(position, margin, strict=True)), shape)] = rows
+        return table
+
+    def members(self, lookup: NDArray[np.int32], part: slice) -> NDArray[np.int32]:
+        """Rows of `voxels` that some of the searchlights hold, (n, n_steps), with -1 for none."""
+        *_, places, steps = self._padded
+        return lookup[places[part, None] + steps]
+
+    def counts(self, usable: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Number of usable voxels of every searchlight, (n_searchlights,)."""
+        lookup = self.lookup(usable)
+        parts = [(self.members(lookup, part) >= 0).sum(axis=1) for part in _chunks(len(self), len(self.steps))]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def block_searchlights(mask: ArrayLike, affine: ArrayLike) -> Searchlights:
+    """The release's blocks: RDMs of 4 x 4 x 4 voxels, in the mask or not, for every 2 x 2 x 2 that touches it.
+
+    Parameters
+    ----------
+    mask : array_like, shape (X, Y, Z)
+    affine : array_like, shape (4, 4)
+        From voxel indices to millimetres.
+
+    Returns
+    -------
+    Searchlights
+        In the order of `release_blocks`.
+
+    Raises
+    ------
+    InputError
+        As `release_blocks`.
+    """
+    blocks = release_blocks(mask)
+    x, y, z = np.shape(mask)
+    held = np.zeros(x * y * z, dtype=bool)
+    for _, voxels in block_territory(blocks, (x, y, z)):
+        held[voxels] = True
+    steps = _cube(0, MAX_BLOCK_EDGE + 2 * RADIUS - 1)
+    return Searchlights(block_geometry(mask, affine), np.flatnonzero(held), blocks[:, :3], steps)
+
+
+def sphere_searchlights(mask: ArrayLike, affine: ArrayLike, radius_mm: float, min_voxels: int) -> Searchlights:
+    """Spheres around every voxel of a mask, cut off where the mask ends; a value goes back to the centre.
+
+    Parameters
+    ----------
+    mask : array_like, shape (X, Y, Z)
+        Non-zero inside.
+    affine : array_like, shape (4, 4)
+        From voxel indices to millimetres.
+    radius_mm : float
+        A voxel belongs to the sphere if its centre is no farther than this from that of the middle one.
+    min_voxels : int
+        Spheres of fewer voxels are left out.
+
+    Returns
+    -------
+    Searchlights
+        In the order (C) of their centres in the mask.
+
+    Raises
+    ------
+    InputError
+        If the radius reaches no neighbour, the mask is empty, or all spheres are too small.
+    """
+    inside = np.nan_to_num(np.asarray(mask)) != 0
+    affine = np.array(affine, dtype=np.float64)
+    steps = sphere_steps(affine, radius_mm, inside.shape)
+    centers = np.flatnonzero(inside)
+    if not len(centers):
+        raise InputError("brain mask: not a single voxel is inside (non-zero); give the brain mask of the beta maps")
+
+    def around(voxels: NDArray[np.int64]) -> Searchlights:
+        x, y, z = inside.shape
+        geometry = Geometry((x, y, z), affine, np.arange(len(voxels) + 1), voxels)
+        return Searchlights(geometry, centers, np.stack(np.unravel_index(voxels, inside.shape), axis=1), steps)
+
+    counts = around(centers).counts(np.ones(len(centers), dtype=bool))
+    if counts.max() < min_voxels:
+        raise InputError(
+            f"--min-voxels {min_voxels}: the largest sphere of {radius_mm:g} mm holds {counts.max()} of the mask "
+            f"(a whole one has {len(steps)}); give a larger --radius-mm or a smaller --min-voxels"
+        )
+    return around(centers[counts >= min_voxels])
+
+
+def sphere_steps(affine: NDArray[np.float64], radius_mm: float, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Voxels of a sphere relative to its centre, (n, 3), in a volume of `shape`; voxels need not be cubes.
+
+    Raises
+    ------
+    InputError
+        If there is none beside the centre.
+    """
+    axes = affine[:3, :3]
+    nearest = float(np.linalg.norm(axes @ (_cube(-1, 1)[np.abs(_cube(-1, 1)).any(axis=1)]).T, axis=0).min())
+    # Affines are often stored in float32: a voxel exactly at the radius belongs to the sphere.
+    limit = radius_mm * (1 + 1e-5)
+    if not limit >= nearest:
+        raise InputError(
+            f"--radius-mm {radius_mm:g} reaches no neighbour, as voxels are {nearest:g} mm apart; "
+            f"give {nearest:g} or more ({3 * nearest:g} is usual)"
+        )
+    # How far along each axis a sphere reaches, whatever the angles between the axes.
+    reach = np.floor(limit * np.linalg.norm(np.linalg.inv(axes), axis=1)).astype(np.int64)
+    reach = np.minimum(reach, np.array(shape) - 1)
+    ranges = [np.arange(-far, far + 1) for far in reach]
+    steps = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3)
+    kept: NDArray[np.int64] = steps[np.linalg.norm(axes @ steps.T, axis=0) <= limit]
+    return kept
+
+
+def _cube(low: int, high: int) -> NDArray[np.int64]:
+    """Steps from `low` to `high` along each axis, (n, 3), C order."""
+    edge = np.arange(low, high + 1)
+    return np.stack(np.meshgrid(edge, edge, edge, indexing="ij"), axis=-1).reshape(-1, 3)

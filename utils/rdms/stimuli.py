@@ -1,0 +1,186 @@
+"""Lists of images, and how image files are decoded."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils import InputError
+
+Stimulus = tuple[str, Path]
+# Files of a folder that are taken for images. Some of these cannot be decoded: that is said, rather than leave one out.
+_SUFFIXES = frozenset((
+    ".apng", ".avif", ".avifs", ".bmp", ".dib", ".exr", ".gif", ".hdr", ".heic", ".heif", ".j2k", ".jfif", ".jp2",
+    ".jpe", ".jpeg", ".jpg", ".jxl", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif",
+    ".tiff", ".webp",
+))  # fmt: skip
+
+
+def list_images(source: Path) -> list[Stimulus]:
+    """Images of a folder, or of a text file that lists them.
+
+    Parameters
+    ----------
+    source : Path
+        A folder, whose images are taken in natural order (image_2 before image_10), hidden files and subfolders left
+        out; or a text file with one path per line, relative to the file, in the order wanted (empty lines and lines
+        that begin with ``#`` are skipped).
+
+    Returns
+    -------
+    list of (str, Path)
+        Name of each stimulus, which is the file name without its suffix, and where it lies.
+
+    Raises
+    ------
+    InputError
+        If there is no image, a listed one is missing, or two have one name.
+    """
+    if source.is_dir():
+        paths = _of_folder(source)
+    elif source.is_file():
+        paths = _of_list(source)
+    else:
+        raise InputError(f"{source}: does not exist; expected a folder of images, or a text file that lists images")
+    stimuli: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in stimuli:
+            raise InputError(
+                f"{source}: two images have the name '{path.stem}': {stimuli[path.stem]} and {path}; rename one of them"
+            )
+        if not path.stem.isprintable() or path.stem != path.stem.strip():
+            raise InputError(
+                f"{source}: the image {path.name!r} has blanks at an end of its name or characters that cannot be "
+                "printed, but names are kept one per line; rename it"
+            )
+        stimuli[path.stem] = path
+    return list(stimuli.items())
+
+
+def _of_folder(folder: Path) -> list[Path]:
+    try:
+        files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from None
+    paths = [path for path in files if path.suffix.lower() in _SUFFIXES]
+    if not paths:
+        raise InputError(
+            f"{folder}: no images found (of {len(files)} files); expected files such as image_1.jpg or image_1.png"
+        )
+    other = sorted(path.name for path in files if path.suffix.lower() not in _SUFFIXES)
+    if other:
+        shown = ", ".join(other[:3]) + (", ..." if len(other) > 3 else "")
+        warnings.warn(f"{folder}: {len(other)} file(s) are no images and are left out: {shown}", stacklevel=3)
+    return sorted(paths, key=lambda path: natural_key(path.name))
+
+
+def _of_list(path: Path) -> list[Path]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError):
+        raise InputError(
+            f"{path}: is no text file; expected a folder of images, or a text file that lists images"
+        ) from None
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        name = line.strip()
+        if not name or name.startswith("#"):
+            continue
+        image = path.parent / name
+        if not image.is_file():
+            raise InputError(
+                f"{path}: line {number} names {image}, which does not exist; paths are relative to the list"
+            )
+        found.append(image)
+    if not found:
+        raise InputError(f"{path}: lists no images; expected one path per line, relative to the file")
+    return found
+
+
+def natural_key(name: str) -> tuple[Any, ...]:
+    """Sort key by which numbers in names count as numbers: image_2 before image_10; letter case does not matter."""
+    parts = re.split(r"([0-9]+)", name.casefold())
+    # Parts with odd index are numbers, so that text is never compared with a number. The name itself settles ties.
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
+
+
+def decode(path: Path) -> NDArray[np.uint8]:
+    """Read an image as it is meant to be seen: upright (EXIF), RGB, 8 bits.
+
+    Greyscale becomes three equal channels, palettes become colours, 16 bits are rounded to 8, an alpha channel that is
+    opaque everywhere is dropped, CMYK is converted (with the colour profile in the file, if there is one).
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width, 3)
+
+    Raises
+    ------
+    InputError
+        If the file is broken, truncated, animated, transparent, or of a kind that has no defined look on a screen.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            # Phones write MPO: a JPEG with previews behind it, of which the first is the picture.
+            n_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if n_frames > 1:
+                raise InputError(f"{path}: holds {n_frames} frames, expected a still image; save one frame of it")
+            image.load()
+            kind = image.format
+            upright = ImageOps.exif_transpose(image)
+        if min(upright.size) < 2:
+            raise InputError(f"{path}: is {upright.width} x {upright.height} pixels, expected at least 2 x 2")
+        return _to_rgb(upright, kind, path)
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{path}: too large to be decoded in the memory there is; save it smaller") from None
+    except Exception as error:  # a decoder may raise anything at all on a broken file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: cannot be decoded ({reason}); expected a whole image that Pillow can read") from None
+
+
+def _to_rgb(image: Any, kind: str | None, path: Path) -> NDArray[np.uint8]:
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
+        # Pillow's own conversion would cut values off at 255 instead of scaling them.
+        grey = np.asarray(image).astype(np.int64)
+        return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode in ("I", "F", "LAB"):
+        raise InputError(
+            f"{path}: is of type {image.mode}, whose look on a screen is not defined; save it as 8-bit RGB"
+        )
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if np.asarray(image)[..., 3].min() < 255:
+            raise InputError(
+                f"{path}: has transparent pixels, which look as whatever lies behind them; "
+                "put it on the background that people saw"
+            )
+    if image.mode == "CMYK":
+        image = _from_cmyk(image)
+    return np.array(image.convert("RGB"))
+
+
+def _from_cmyk(image: Any) -> Any:
+    import io
+
+    from PIL import ImageCms
+
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image
+    try:
+        return ImageCms.profileToProfile(image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except ImageCms.PyCMSError:
+        return image  # an unusable profile: Pillow's own formula instead
