@@ -318,8 +318,12 @@ def test_columns_are_described_as_in_bids(figure, route, tmp_path):
     assert list(described) == [name for name in table if name != "unknown"]
     assert all({"LongName", "Description"} <= set(column) <= {"LongName", "Description", "Units"}
                for column in described.values())  # fmt: skip
-    assert not re.search(r"[{}]|  | \.|None", " ".join(text for column in described.values() for text in column.values()))
-    assert [name for name, column in described.items() if "Units" in column] == [name for name in "xyz" if name in table]
+    assert not re.search(
+        r"[{}]|  | \.|None", " ".join(text for column in described.values() for text in column.values())
+    )
+    assert [name for name, column in described.items() if "Units" in column] == [
+        name for name in "xyz" if name in table
+    ]
 
 
 def test_columns_beside_those_of_the_paper_are_described():

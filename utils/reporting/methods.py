@@ -16,7 +16,6 @@ from utils.stats.refits import N_SUBSETS as N_REFITS
 
 # Under the form in which the text cites them.
 REFERENCES: dict[str, str] = json.loads(Path(__file__).with_name("references.json").read_text(encoding="utf-8"))
-_SOFTWARE = {"python": "Python", "numpy": "NumPy", "scipy": "SciPy"}
 _N_RANKS = 3
 _SHARE_OF_REFITS = 0.9
 
@@ -74,10 +73,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     figure, options, data = record["figure"], record["options"], record["data"]
     grouped, searchlights = figure in ("Fig3a", "Fig3b"), "n_searchlights" in data
-    t_test = options["stats"] == "t-test"
-    on_gpu = record["device"] == "cuda" and not t_test
-    software = {**_SOFTWARE, "torch": "PyTorch"} if on_gpu else _SOFTWARE
-    versions, n_conditions = record["versions"], data["n_conditions"]
+    t_test, n_conditions = options["stats"] == "t-test", data["n_conditions"]
     networks = {group: n for group, n in data["networks"].items() if not (grouped and group == BASELINE)}
     n_networks = sum(networks.values())
     n_sets = len(networks) if grouped else min(_N_RANKS, n_networks) if figure == "Fig2" else n_networks
@@ -110,8 +106,12 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "error_bars": {"n_subsets": N_SUBSETS, "n_conditions": round(options.get("bootstrap_ratio", 0) * n_conditions)},
         "margin": {"n_subsets": N_SUBSETS_OF_SEARCHLIGHTS, "n_conditions": n_refitted},
         "refits": {"n_subsets": N_REFITS, "n_conditions": n_refitted},
-        "versions": versions,
-        "packages": [f"{name} {versions[key]}" for key, name in software.items() if key in versions],
-        "on_gpu": on_gpu,
+        **_software(record["versions"], on_gpu=record["device"] == "cuda" and not t_test),
         "n_workers": data.get("dask_workers"),
     }
+
+
+def _software(versions: Mapping[str, str], on_gpu: bool) -> dict[str, Any]:
+    names = {"python": "Python", "numpy": "NumPy", "scipy": "SciPy"} | ({"torch": "PyTorch"} if on_gpu else {})
+    packages = [f"{name} {versions[key]}" for key, name in names.items() if key in versions]
+    return {"version": versions["dnn2brain"], "packages": packages, "on_gpu": on_gpu}

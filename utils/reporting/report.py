@@ -160,9 +160,8 @@ def _card(folder: Path, title: str) -> dict[str, Any]:
     files = {file.name for file in folder.iterdir()}
     links = {name: text for name, text in _LINKS.items() if name in files}
     page = next((name for name in ("report.html", "figure.svg") if name in files), "figure.png")
-    thumbnail = page if "figure.png" in files else None
-    return {"folder": folder.name, "title": title, "details": details, "simulated": simulated, "links": links,
-            "thumbnail": thumbnail}  # fmt: skip
+    shown = {"folder": folder.name, "title": title, "details": details, "simulated": simulated}
+    return {**shown, "links": links, "thumbnail": page if "figure.png" in files else None}
 
 
 def _date(record: Mapping[str, Any]) -> str:
