@@ -327,8 +327,8 @@ def test_columns_are_described_as_in_bids(figure, route, tmp_path):
 
 
 def test_columns_beside_those_of_the_paper_are_described():
-    added = set(paper.beside_fig2(make_table("Fig2").assign(rank=1)))
-    added |= set(paper.beside_fig3b(make_table("Fig3b")))
+    added = set(paper.beside("Fig2", make_table("Fig2")))
+    added |= set(paper.beside("Fig3b", make_table("Fig3b")))
     assert {name for name in added if name not in COLUMNS["Fig2"] + COLUMNS["Fig3b"]} == {
         name for name in DESCRIBED if name.startswith("paper_")
     }
