@@ -238,6 +238,7 @@ class FigureRun:
         from utils.reporting import report
 
         record, folder = self._record(), self._options.results / self.figure
+        report.write_columns(self._outputs.path("results.json"), record, self._table)
         page = self._outputs.path("report.html")
         report.write_report(page, record, self._table, title=self.title, warnings=self.warnings, banner=self.banner)
         written = [path.relative_to(folder) for path in self._outputs.publish(record)]
