@@ -45,8 +45,8 @@ myst_heading_anchors = 3
 autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_typehints = "none"
-autodoc_docstring_signature = False
 default_role = "py:obj"
+highlight_language = "none"
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
@@ -83,10 +83,17 @@ def _link(target, folder):
     return "/".join(("..", *file.relative_to(ROOT).parts))
 
 
+def skip_foreign(app, what, name, obj, skip, options):
+    """Leave out what a module imports from elsewhere, also where Sphinx cannot tell, as with `threading.Lock`."""
+    module = getattr(obj, "__module__", None) or "utils"
+    return True if callable(obj) and module.split(".")[0] not in ("utils", "models") else None
+
+
 def show_commands(app, what, name, obj, options, lines):
     """Indented paragraphs of a module's docstring are command lines: show them as they are written."""
-    if what != "module":
+    if what != "module" or not obj.__doc__:
         return
+    lines[:] = [*obj.__doc__.rstrip().splitlines(), ""]  # Sphinx has taken the indentation away
     for i in range(len(lines) - 1, 0, -1):
         if lines[i].startswith("  ") and not lines[i - 1] and not _inside(lines[:i]):
             lines[i:i] = ["::", ""]
@@ -100,4 +107,5 @@ def _inside(before):
 
 def setup(app):
     app.connect("source-read", read_page)
+    app.connect("autodoc-skip-member", skip_foreign)
     app.connect("autodoc-process-docstring", show_commands, priority=100)
