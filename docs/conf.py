@@ -65,6 +65,7 @@ def read_page(app, docname, source):
     path = ROOT / ELSEWHERE.get(docname, f"docs/{docname}.md")
     if path.suffix != ".md" or not path.exists():
         return
+    app.env.note_dependency(str(path), docname=docname)
     text = path.read_text(encoding="utf-8")
     text = re.sub(r"^\[!\[.*img\.shields\.io.*\n", "", text, flags=re.MULTILINE)  # badges
     text = re.sub(r"\$`(.+?)`\$", r"$\1$", text)  # GitHub's inline formulas
