@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from utils.datasets.layout import Sources
     from utils.io.output import Outputs
-    from utils.parallel.dask_workers import Cluster
+    from utils.parallel.dask_workers import Workers
 
 HOME = Path(__file__).resolve().parents[2]
 SIMULATED = "SIMULATED EXAMPLE - not measured data"
@@ -96,16 +96,16 @@ def choose_device(options: argparse.Namespace) -> str:
 
 
 @contextmanager
-def workers(options: argparse.Namespace) -> Iterator[Cluster | None]:
-    """Workers of --dask for the time of a `with` block; None without that option."""
+def workers(options: argparse.Namespace) -> Iterator[Workers | None]:
+    """The workers of --dask for the time of a `with` block; None without that option."""
     if options.dask is None:
         yield None
         return
     from utils.parallel.dask_workers import connect, local_workers
 
     n_local = local_workers(options.dask)
-    with connect(options.dask, max(1, options.threads // n_local) if n_local else None) as cluster:
-        yield cluster
+    with connect(options.dask, max(1, options.threads // n_local) if n_local else None) as connected:
+        yield connected
 
 
 @contextmanager
@@ -176,7 +176,7 @@ def record(
     arrays: Sequence[NDArray],
     device: str,
     started: float,
-    cluster: Cluster | None = None,
+    cluster: Workers | None = None,
 ) -> dict[str, Any]:
     """Provenance of a run, for `run.json`: `data` is added to it, `arrays` are what the results were computed from."""
     from utils.io.provenance import fingerprint, provenance
