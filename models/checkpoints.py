@@ -1,4 +1,4 @@
-"""Where the checkpoints of the Taskonomy networks are published, and how they get here."""
+"""Where the checkpoints of the Taskonomy networks are published, and their download."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def checkpoint_address(task: Task, base: str = WEIGHTS) -> str:
     return f"{base.rstrip('/')}/{task.checkpoint}"
 
 
+# Not torch.hub.download_url_to_file: it waits for a stalled server forever, does not resume, and does not verify a file
+# that is already there.
 def fetch_checkpoint(task: Task, folder: Path, base: str = WEIGHTS, progress: Progress | None = None) -> Path:
-    """Fetch the checkpoint of a task, unless it is there, and verify it.
+    """Download the checkpoint of a task, unless it is there, and verify it.
 
     Parameters
     ----------
@@ -32,9 +34,9 @@ def fetch_checkpoint(task: Task, folder: Path, base: str = WEIGHTS, progress: Pr
         One that has a checkpoint.
     folder : Path
     base : str
-        Address of the folder that holds the checkpoints.
+        Address of the folder of the checkpoints.
     progress : callable, optional
-        Told of (bytes done, bytes in all).
+        Called with (bytes done, bytes in total).
 
     Returns
     -------

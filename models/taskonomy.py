@@ -14,17 +14,17 @@ import hashlib
 import importlib
 import pickle
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.checkpoints import checkpoint_address, fetch_checkpoint, hub_folder
+from models.checkpoints import fetch_checkpoint, hub_folder
 from models.tasks import TASKS, Task
 from utils import InputError
-from utils.io.download import Progress
 
 # Names of the paper's layers, as in the task bank -> modules of the encoder below.
 LAYER_MODULES = {"block4": "layer4", "encoder_output": "relu1"}
@@ -163,59 +163,58 @@ def load_encoder(
     task: str,
     folder: Path | None = None,
     *,
-    device: str | torch.device = "cpu",
     seed: int = 0,
-    download: bool = True,
     verify: bool = True,
-    progress: Progress | None = None,
 ) -> TaskonomyEncoder:
     """The trained encoder of a task.
 
-    The checkpoint is looked for in `folder`, then in torch hub's cache, and downloaded if it is in neither. Its
-    SHA-256 is compared with the published one before anything in it is interpreted.
+    Its checkpoint is searched for in `folder`, then in torch hub's cache, and otherwise downloaded. Its SHA-256 is
+    compared with the published one before anything in it is interpreted.
 
     Parameters
     ----------
     task : str
         Key of `models.tasks.TASKS`. "random" is the untrained encoder and needs no file.
     folder : Path, optional
-        Folder of checkpoints; a download goes there too.
-    device : str or torch.device
+        Folder of checkpoints, to which missing ones are downloaded; torch hub's cache by default.
     seed : int
-        Of the untrained encoder.
-    download : bool
-        Whether a missing checkpoint may be downloaded.
+        Seed of the untrained encoder.
     verify : bool
-        False takes any file called ``<name>_encoder-*.pth`` and does not compare its digest. Meant for weights of
-        one's own in the published format (another training, a conversion, a trial without network): nothing then
-        says that the results are those of Taskonomy, so whoever passes False must tell the user. Pickled code is
-        refused, and keys and shapes are checked, all the same.
-    progress : callable, optional
-        Told of (bytes done, bytes in all) during a download.
+        False accepts any file called ``<name>_encoder-*.pth`` whatever its digest: weights of one's own (another
+        training, a conversion) in the published format. The results are then not known to be those of Taskonomy,
+        which the caller must tell the user. Pickled code is refused, and names and shapes are checked, all the same.
 
     Returns
     -------
     TaskonomyEncoder
-        In eval mode, without gradients, on `device`.
+        On the CPU, float32, in eval mode, without gradients.
 
     Raises
     ------
     InputError
-        If the task is unknown, no checkpoint can be had, or the checkpoint is not the published one.
+        If the task is unknown, or its checkpoint is missing, is not the published one or does not fit the encoder.
     """
     chosen = _task(task)
     if chosen.checkpoint is None:
-        return random_encoder(chosen.input_channels, seed).to(device)
-    path = find_checkpoint(chosen, folder, download=download, verify=verify, progress=progress)
+        return random_encoder(chosen.input_channels, seed)
+    path = find_checkpoint(chosen, folder, verify=verify)
     state = read_checkpoint(path, chosen.sha256 if verify else None)
-    encoder = _bare_encoder(chosen.input_channels)
-    _check_state(path, state, encoder, chosen)
-    # Not strict for the counters alone, see _check_state; a missing one is left at its fresh value.
-    for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-    encoder.load_state_dict(state, strict=False)
-    return encoder.to(device)
+    with torch.device("meta"):
+        encoder = TaskonomyEncoder(chosen.input_channels)
+    try:
+        # Without the metadata that a state dict may have, torch takes it for one of before version 0.4.1, in which
+        # batch norms did not count batches, and sets missing counters to 0. They have no effect on features.
+        encoder.load_state_dict(dict(state), assign=True)
+    except RuntimeError as error:  # lists all names and shapes that differ, one per line
+        reason = textwrap.shorten(str(error), 400, placeholder=" ...")
+        raise InputError(
+            f"{path}: does not fit the encoder of task '{task}', which has {chosen.input_channels} input channel(s): "
+            f"{reason}"
+        ) from None
+    broken = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise InputError(f"{path}: contains NaN or inf in {_some(broken)}; expected finite weights")
+    return encoder.eval().requires_grad_(False).float()
 
 
 def _task(key: str) -> Task:
@@ -225,54 +224,50 @@ def _task(key: str) -> Task:
     raise InputError(f"unknown task '{key}'; there are {', '.join(task.key for task in TASKS)}")
 
 
-def find_checkpoint(
-    task: Task,
-    folder: Path | None = None,
-    *,
-    download: bool = True,
-    verify: bool = True,
-    progress: Progress | None = None,
-) -> Path:
-    """Where the checkpoint of a task lies; parameters as in `load_encoder`.
+def find_checkpoint(task: Task, folder: Path | None = None, *, verify: bool = True) -> Path:
+    """Path of the checkpoint of a task, after it was downloaded if it was missing.
+
+    Parameters
+    ----------
+    task : Task
+    folder, verify
+        As in `load_encoder`.
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
     InputError
-        If it lies nowhere and cannot be downloaded, or `folder` holds one of the same name and another digest.
+        If it is missing and cannot be downloaded, or `folder` has one of the same name with another digest.
     """
     if task.checkpoint is None:
         raise InputError(f"task '{task.key}' is the untrained network, which has no checkpoint")
     if folder is not None and not folder.is_dir():
-        raise InputError(f"{folder}: is no folder; name the one that holds {task.checkpoint}")
-    places = [place for place in (folder, hub_folder()) if place is not None]
-    for place in places:
-        if (place / task.checkpoint).is_file():
-            return place / task.checkpoint
-    prefix = task.checkpoint.partition("-")[0]
-    similar = [path for place in places for path in sorted(place.glob(f"{prefix}-*.pth"))]
-    if similar and not verify:
-        return similar[0]
-    if folder is not None and similar and similar[0].parent == folder:
+        raise InputError(f"{folder}: is not a folder; give the one that contains {task.checkpoint}")
+    folders = [hub_folder()] if folder is None else [folder, hub_folder()]
+    published = [path for place in folders if (path := place / task.checkpoint).is_file()]
+    pattern = f"{task.checkpoint.partition('-')[0]}-*.pth"
+    similar = [path for place in folders for path in sorted(place.glob(pattern))]
+    if published or (similar and not verify):
+        return (published or similar)[0]
+    if similar and similar[0].parent == folder:
         raise InputError(
             f"{similar[0]}: is not the published checkpoint of task '{task.key}', whose name is {task.checkpoint}; "
             "put that file there, or ask for unverified weights"
         )
-    if not download:
-        raise InputError(
-            f"{places[0]}: holds no {task.checkpoint}; get it with `python -m utils.fetch weights {task.key}`, "
-            f"or download {checkpoint_address(task)} and put it there"
-        )
-    return fetch_checkpoint(task, places[0], progress=progress)
+    return fetch_checkpoint(task, folders[0])
 
 
 def read_checkpoint(path: Path, sha256: str | None) -> dict[str, Tensor]:
-    """Read the `state_dict` of a checkpoint, after its digest was compared.
+    """Read the `state_dict` of a checkpoint, without running any code that the file brings.
 
     Parameters
     ----------
     path : Path
     sha256 : str or None
-        Expected digest of the whole file; None compares nothing.
+        Expected digest of the file, compared before anything in it is interpreted; None skips the comparison.
 
     Returns
     -------
@@ -282,74 +277,31 @@ def read_checkpoint(path: Path, sha256: str | None) -> dict[str, Tensor]:
     Raises
     ------
     InputError
-        If the digest is another, or the file holds anything but tensors and plain containers of them.
+        If the digest is another one, or the file contains anything but tensors and plain containers of them.
     """
     try:
         with path.open("rb") as file:
-            if sha256 is not None:
-                _check_digest(path, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
-                file.seek(0)
-            content = _unpickle(path, file)
+            found = hashlib.file_digest(file, "sha256").hexdigest() if sha256 else None
+            if found != sha256:
+                raise InputError(
+                    f"{path}: has SHA-256 {found}, so it is damaged or another file; expected {sha256}; "
+                    "delete it and download it again with `python -m utils.fetch weights`"
+                )
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # a damaged file can fail anywhere in torch's reader
+        asked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        problem = f"refused, since it asks for '{asked[1]}'" if asked else "is not a readable checkpoint"
+        raise InputError(f"{path}: {problem}; expected tensors that torch.save wrote, and no code to run") from None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         found = f"keys {_some(map(str, content))}" if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path}: found {found}, expected a dictionary with tensors under 'state_dict'")
     return state
-
-
-def _unpickle(path: Path, file: IO[bytes]) -> Any:
-    """Content of a file that torch.save wrote, without running anything that it brings."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
-            raise InputError(
-                f"{path}: refused, since it asks for '{asked[1]}'; expected tensors and nothing that would be run"
-            ) from None
-    except Exception:  # a damaged file can fail anywhere in torch's reader
-        pass
-    raise InputError(f"{path}: is no readable checkpoint; expected a file written by torch.save")
-
-
-def _check_digest(path: Path, found: str, expected: str) -> None:
-    if found == expected:
-        return
-    owner = {task.sha256: task.key for task in TASKS if task.sha256}
-    whose = f"that of task '{owner[found]}'" if found in owner else "so it is damaged or another file"
-    wanted = f" of task '{owner[expected]}'" if expected in owner else ""
-    raise InputError(
-        f"{path}: has SHA-256 {found}, {whose}; expected {expected}{wanted}; "
-        "delete it and get it again with `python -m utils.fetch weights`"
-    )
-
-
-def _check_state(path: Path, state: Mapping[str, Tensor], encoder: TaskonomyEncoder, task: Task) -> None:
-    """Keys and shapes are those of the encoder, and values are numbers.
-
-    Counters of batches may be missing: PyTorch before 0.4.1 did not write them, and they have no effect on features.
-    """
-    own = encoder.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith(".num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    problems = [f"{what} {_some(names)}" for what, names in (
-        ("missing", missing), ("unexpected", unexpected), ("shape of", shapes)
-    ) if names]  # fmt: skip
-    if problems:
-        raise InputError(
-            f"{path}: does not fit the encoder of task '{task.key}': {'; '.join(problems)}; "
-            f"expected the published encoder with {task.input_channels} input channel(s)"
-        )
-    broken = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
-    if broken:
-        raise InputError(f"{path}: holds NaN or inf in {_some(broken)}; expected finite weights")
 
 
 def _some(names: Iterable[str]) -> str:
@@ -536,19 +488,17 @@ def load_network(spec: str, seed: int = 0) -> nn.Module:
 def _torchvision_network(name: str, weights: str) -> nn.Module:
     from torchvision.models import get_model, get_model_weights
 
-    if not weights:
-        return get_model(name, weights=None)
-    available = get_model_weights(name)
-    if weights not in available.__members__:
-        raise InputError(f"{name} has no weights '{weights}'; there are {', '.join(available.__members__)}")
-    chosen: Any = available[weights]
+    available: Mapping[str, Any] = get_model_weights(name).__members__
+    if weights and weights not in available:
+        raise InputError(f"{name} has no weights '{weights}'; there are {', '.join(available)}")
     try:
-        return get_model(name, weights=chosen)
+        return get_model(name, weights=weights or None)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-        place = hub_folder() / Path(chosen.url).name
-        raise InputError(
-            f"{chosen.url}: cannot be downloaded ({error}); download it by hand and save it as {place}"
-        ) from None
+        if not weights:
+            raise
+        url = available[weights].url
+        place = hub_folder() / Path(url).name
+        raise InputError(f"{url}: cannot be downloaded ({error}); download it by hand and save it as {place}") from None
 
 
 def _user_network(spec: str, module: str, function: str) -> nn.Module:
