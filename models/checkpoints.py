@@ -12,19 +12,35 @@ WEIGHTS = "https://github.com/alexsax/visual-prior/raw/networks/assets/pytorch"
 
 
 def hub_folder() -> Path:
-    """Folder in which torch hub keeps checkpoints."""
+    """Folder in which torch hub keeps checkpoints.
+
+    Returns
+    -------
+    Path
+        ``$TORCH_HOME/hub/checkpoints``, by default in ``~/.cache/torch``. It may not exist yet.
+    """
     import torch
 
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def checkpoint_address(task: Task, base: str = WEIGHTS) -> str:
-    """Where the checkpoint of a task is published."""
+    """Address of the checkpoint of a task.
+
+    Parameters
+    ----------
+    task : Task
+        One that has a checkpoint.
+    base : str
+        Address of the folder of the checkpoints.
+
+    Returns
+    -------
+    str
+    """
     return f"{base.rstrip('/')}/{task.checkpoint}"
 
 
-# Not torch.hub.download_url_to_file: it waits for a stalled server forever, does not resume, and does not verify a file
-# that is already there.
 def fetch_checkpoint(task: Task, folder: Path, base: str = WEIGHTS, progress: Progress | None = None) -> Path:
     """Download the checkpoint of a task, unless it is there, and verify it.
 
@@ -48,5 +64,6 @@ def fetch_checkpoint(task: Task, folder: Path, base: str = WEIGHTS, progress: Pr
         As `download`.
     """
     path = folder / str(task.checkpoint)
+    # torch.hub.download_url_to_file waits for a stalled server forever, and neither resumes nor verifies existing files.
     download(checkpoint_address(task, base), path, task.sha256, progress=progress)
     return path

@@ -1,8 +1,8 @@
-"""The Taskonomy encoder, its verified checkpoints, and layers of any other network.
+"""The Taskonomy encoder, its verified checkpoints, and the layers of any network.
 
 The architecture is the ResNet-50 of the Taskonomy task bank (Zamir et al. 2018), in the form in which the
 `visualpriors` package published its weights for PyTorch (Sax et al. 2018). It departs from the usual ResNet-50: the
-last unit of a stage carries the stride, only the first two stages have one, so features stay at 16 x 16, and a
+last unit of a stage carries the stride, only the first two stages are strided, so features stay at 16 x 16, and a
 convolution compresses them to 8 channels. Unlike in `visualpriors`, no group norm follows: the original has none.
 """
 
@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(n_inner)
         self.conv3 = nn.Conv2d(n_inner, n_out, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm2d(n_out)
-        # In place would overwrite the outputs of the batch norms, which a user may ask for as layers.
+        # In-place activations would overwrite the outputs of the batch norms, which a user may request as layers.
         self.relu = nn.ReLU(inplace=False)
         self.downsample: nn.Module | None = None
         if n_in != n_out:
@@ -71,15 +71,15 @@ class Bottleneck(nn.Module):
 
 
 def _stage(n_in: int, n_inner: int, n_units: int, stride: int = 1) -> nn.Sequential:
-    """Units of one stage; the last one carries the stride, as in the task bank (resnet_v1 of TensorFlow)."""
+    """Units of one stage; the last one carries the stride, as in the task bank (TensorFlow's resnet_v1)."""
     inner = [Bottleneck(4 * n_inner, n_inner) for _ in range(n_units - 2)]
     return nn.Sequential(Bottleneck(n_in, n_inner), *inner, Bottleneck(4 * n_inner, n_inner, stride))
 
 
 class TaskonomyEncoder(nn.Module):
-    """Encoder that all Taskonomy networks share.
+    """Encoder shared by all Taskonomy networks.
 
-    Names of modules are the keys of the published checkpoints. The layers of the paper are the outputs of `layer4`
+    Modules are named as in the published checkpoints. The layers of the paper are the outputs of `layer4`
     (`block4`, 2048 x 16 x 16) and `relu1` (`encoder_output`, 8 x 16 x 16) for images of 256 x 256 pixels.
 
     Parameters
@@ -121,7 +121,7 @@ class TaskonomyEncoder(nn.Module):
 
 
 def _bare_encoder(in_channels: int) -> TaskonomyEncoder:
-    """Encoder in eval mode, without gradients, whose weights are still to be set.
+    """Encoder in eval mode, without gradients, whose weights have yet to be set.
 
     Built on the meta device: the usual initialisation would take time and draw from the global random state.
     """
@@ -133,14 +133,15 @@ def _bare_encoder(in_channels: int) -> TaskonomyEncoder:
 def random_encoder(in_channels: int = 3, seed: int = 0) -> TaskonomyEncoder:
     """Untrained encoder, in eval mode.
 
-    How the paper initialised its untrained network is not known. Here every convolution is drawn from a normal
-    distribution of mean 0 and variance 2 / fan-in (He et al. 2015, eq. 10), and batch norms are identities.
+    The paper does not report how its untrained network was initialised. Here, the weights of convolutions are drawn
+    from a normal distribution with mean 0 and variance 2 / fan-in (He et al. 2015, eq. 10), and batch norms are
+    identities.
 
     Parameters
     ----------
     in_channels : int
     seed : int
-        Of a generator of its own: the global random state is neither read nor changed.
+        Seed of a separate generator: the global random state is neither read nor changed.
 
     Returns
     -------
@@ -159,13 +160,7 @@ def random_encoder(in_channels: int = 3, seed: int = 0) -> TaskonomyEncoder:
 # ------------------------------------------------------------------------------------------------------- checkpoints
 
 
-def load_encoder(
-    task: str,
-    folder: Path | None = None,
-    *,
-    seed: int = 0,
-    verify: bool = True,
-) -> TaskonomyEncoder:
+def load_encoder(task: str, folder: Path | None = None, *, seed: int = 0, verify: bool = True) -> TaskonomyEncoder:
     """The trained encoder of a task.
 
     Its checkpoint is searched for in `folder`, then in torch hub's cache, and otherwise downloaded. Its SHA-256 is
@@ -312,21 +307,21 @@ def _some(names: Iterable[str]) -> str:
 
 
 def optimise(model: nn.Module, layers: Sequence[str] = ()) -> nn.Module:
-    """A faster copy of a network in eval mode, whose features are the same to rounding.
+    """A faster copy of a network, with the same features up to rounding.
 
-    Weights take the channels-last memory format, in which convolutions run faster. In a `TaskonomyEncoder` each batch
-    norm is folded into the convolution before it: a constant scale and shift per channel.
+    Weights are stored in the channels-last memory format, in which convolutions are faster. In a `TaskonomyEncoder`,
+    each batch norm, a constant scale and shift per channel in eval mode, is folded into the preceding convolution.
 
     Parameters
     ----------
     model : nn.Module
     layers : sequence of str
-        Layers that will be asked for. A convolution among them is left alone, since folding would change its output.
+        Layers that will be extracted. Convolutions among them are left alone, since folding would change their output.
 
     Returns
     -------
     nn.Module
-        Of the same class; names of layers stay as they are.
+        Of the same class, in eval mode, without gradients; layers keep their names.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     if isinstance(model, TaskonomyEncoder):
@@ -356,7 +351,7 @@ def _fold(parent: nn.Module, pairs: Sequence[tuple[str, str]], prefix: str, keep
 
 
 class _Extractor(nn.Module):
-    """Returns outputs of layers under the names that were asked for, in that order."""
+    """Returns the outputs of layers under the requested names, in the requested order."""
 
     def __init__(self, graph: nn.Module, nodes: Mapping[str, str]) -> None:
         super().__init__()
@@ -371,26 +366,26 @@ class _Extractor(nn.Module):
 def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
     """A network that returns the outputs of layers.
 
-    Layers are nodes of the graph that torchvision's `create_feature_extractor` traces: modules, and operations between
-    them. The name of a module with parts means its last node. What comes after the last layer is not computed.
-    In-place activations are replaced by ordinary ones: they would overwrite the layers before them.
+    Layers are nodes of the graph traced by torchvision's `create_feature_extractor`: modules, and operations between
+    them. The name of a module with parts refers to its last node. Nothing beyond the last layer is computed.
+    In-place activations are replaced by ordinary ones, as they would overwrite the preceding layers.
 
     Parameters
     ----------
     model : nn.Module
         In eval mode.
     layers : sequence of str
-        For a `TaskonomyEncoder` also "block4" and "encoder_output", the paper's names.
+        Names of nodes; for a `TaskonomyEncoder` also "block4" and "encoder_output", the paper's names.
 
     Returns
     -------
     nn.Module
-        Maps (N, C, H, W) to a dict of layer to output, in the order of `layers`.
+        Maps images, shape (N, C, H, W), to a dict of layer to output, in the order of `layers`.
 
     Raises
     ------
     InputError
-        If there is no such layer (the message lists those there are), or the network cannot be traced.
+        If there is no such layer (the message lists those that exist), or the network cannot be traced.
     """
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
@@ -400,15 +395,15 @@ def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
     try:
         _, available = get_graph_node_names(model, suppress_diff_warning=True)
         nodes = {layer: _node(name, layer, model, available) for layer, name in names.items()}
-        # Exact names only: of two names for one node, or of a module and its part, torchvision would return one.
+        # Exact names only: of two names for one node, or a module and its part, torchvision would return only one.
         graph = create_feature_extractor(model, sorted(set(nodes.values())), suppress_diff_warning=True)
     except InputError:
         raise
     except Exception as error:  # tracing runs the network's own code, which can fail in any way
         reason = str(error).splitlines()[0] if str(error) else ""
         raise InputError(
-            f"{type(model).__name__} cannot be traced for its layers ({type(error).__name__}: {reason}); its forward "
-            "must not branch on values or sizes of tensors: wrap it in a module whose forward does not"
+            f"{type(model).__name__} cannot be traced to find its layers ({type(error).__name__}: {reason}); its "
+            "forward must not branch on values or sizes of tensors: wrap it in a module whose forward does not"
         ) from error
     graph.eval()
     _work_out_of_place(graph)
@@ -416,7 +411,7 @@ def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
 
 
 def _node(name: str, layer: str, model: nn.Module, available: Sequence[str]) -> str:
-    """Name of the node that a layer means: itself, or the last one inside a module."""
+    """Name of the node that a layer refers to: itself, or the last one inside a module."""
     nodes = list(available)[1:]  # the first one is the input
     if name in nodes:
         return name
@@ -430,9 +425,9 @@ def _node(name: str, layer: str, model: nn.Module, available: Sequence[str]) -> 
 
 
 def _work_out_of_place(graph: Any) -> None:
-    """Replace in-place modules and functions of a traced network, where their result is used, by ordinary ones.
+    """Replace in-place modules and functions of a traced network by ordinary ones where their result is used.
 
-    Tracing itself turns `x += y` into an addition of its own.
+    `x += y` needs nothing: tracing turns it into an ordinary addition.
     """
     for node in graph.graph.nodes:
         if not node.users:
@@ -447,15 +442,15 @@ def _work_out_of_place(graph: Any) -> None:
 
 
 def load_network(spec: str, seed: int = 0) -> nn.Module:
-    """A network of the user's, or one of torchvision's.
+    """A network of the user's own, or one of torchvision's.
 
     Parameters
     ----------
     spec : str
         ``module:function``, where the function takes no arguments and returns an `nn.Module`; or a torchvision model,
-        untrained (``resnet18``) or with weights, which go through torch hub's cache (``resnet18:DEFAULT``).
+        untrained (``resnet18``) or with weights, which are kept in torch hub's cache (``resnet18:DEFAULT``).
     seed : int
-        Of whatever is drawn at random while the network is made; the global random state is left as it was.
+        Seed of everything random while the network is built; the global random state is restored afterwards.
 
     Returns
     -------
@@ -480,7 +475,7 @@ def load_network(spec: str, seed: int = 0) -> nn.Module:
             close = difflib.get_close_matches(name, list_models(), n=3)
             raise InputError(
                 f"torchvision has no model '{name}'{' (did you mean ' + ' or '.join(close) + '?)' if close else ''}; "
-                "give the name of one, or module:function for a network of your own"
+                "give one of its names, or module:function for a network of your own"
             )
     return network.eval().requires_grad_(False)
 
@@ -507,10 +502,10 @@ def _user_network(spec: str, module: str, function: str) -> nn.Module:
     except Exception as error:  # the user's module can fail in any way
         raise InputError(
             f"module {module} of '{spec}' cannot be imported ({type(error).__name__}: {error}); "
-            "run from the folder that holds it, or put that folder on PYTHONPATH"
+            "run from the folder that contains it, or add that folder to PYTHONPATH"
         ) from error
     if not callable(make):
-        raise InputError(f"module {module} has no function '{function}', which '{spec}' asks for")
+        raise InputError(f"module {module} has no function '{function}', as requested by '{spec}'")
     try:
         network = make()
     except Exception as error:

@@ -97,7 +97,18 @@ def _remote(url: str, item: dict[str, Any]) -> Remote:
 
 
 def release_path(path: PurePosixPath) -> PurePosixPath | None:
-    """Where a file belongs in the data folder; None if it is not part of the release."""
+    """Where a file belongs in the data folder.
+
+    Parameters
+    ----------
+    path : PurePosixPath
+        Path in the OSF project or in a zip.
+
+    Returns
+    -------
+    PurePosixPath or None
+        Path in the data folder; None if the file is not part of the release.
+    """
     for i, part in enumerate(path.parts):
         if part in RELEASE_PARTS:
             return PurePosixPath(*path.parts[i:])
@@ -105,7 +116,19 @@ def release_path(path: PurePosixPath) -> PurePosixPath | None:
 
 
 def atlas_path(path: PurePosixPath) -> PurePosixPath:
-    """Where a file of the atlas belongs: its table of areas shares its name, but not its format, with the release's."""
+    """Where a file of the atlas belongs in the data folder: in a folder of its own.
+
+    The atlas's table of areas has the name of the release's, but another format.
+
+    Parameters
+    ----------
+    path : PurePosixPath
+        Path in the zip.
+
+    Returns
+    -------
+    PurePosixPath
+    """
     return path if path.parts[0] == ATLAS_NAME else PurePosixPath(ATLAS_NAME, path)
 
 
@@ -161,7 +184,17 @@ def _shifted(progress: Progress, before: int, total: int) -> Progress:
 
 
 def check_release(folder: Path) -> dict[str, str]:
-    """What the figures lack in a folder: "Fig 1 and Fig 3a", "Fig 2 and Fig 3b" -> message, empty if nothing."""
+    """What the figures lack in a data folder.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    dict of str to str
+        "Fig 1 and Fig 3a", "Fig 2 and Fig 3b" -> message, empty if nothing is missing.
+    """
     lacking = dict.fromkeys(_FIGURES.values(), "")
     for kind, figures in _FIGURES.items():
         try:

@@ -73,7 +73,17 @@ def download(
 
 
 def why_failed(error: requests.RequestException) -> str:
-    """What a server answered, or the innermost reason why there was no answer, without addresses of objects."""
+    """Why a request failed, in a few words.
+
+    Parameters
+    ----------
+    error : requests.RequestException
+
+    Returns
+    -------
+    str
+        The server's answer, or the innermost reason why there was none, without addresses of objects.
+    """
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answers '{error.response.status_code} {error.response.reason}'"
     if isinstance(error, requests.JSONDecodeError):
@@ -158,7 +168,18 @@ class _Receiver:
 
 
 def safe_path(name: str, origin: str | Path) -> PurePosixPath:
-    r"""A relative path from an archive or a listing (`origin`); / and \ separate its parts.
+    r"""A relative path from an archive or a listing.
+
+    Parameters
+    ----------
+    name : str
+        Parts are separated by / or \.
+    origin : str or Path
+        The archive or listing, for the message.
+
+    Returns
+    -------
+    PurePosixPath
 
     Raises
     ------
