@@ -43,7 +43,7 @@ TITLE = "Fig 3a: the group of networks that explains unique variance of each sea
 def main() -> None:
     started = time.time()
     options = cli.parse(FIGURE, "searchlight", __doc__)
-    with results.Outputs(options.results / FIGURE) as outputs:
+    with results.staged(options.results / FIGURE) as outputs:
         sources = cli.find_data(options)
         device = cli.choose_device(options)
         models = load_models(sources, options.layers, options.models)

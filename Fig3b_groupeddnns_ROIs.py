@@ -38,7 +38,7 @@ MAP_TITLE = "Fig 3b: the strongest group of networks in each ROI"
 def main() -> None:
     started = time.time()
     options = cli.parse(FIGURE, "roi", __doc__)
-    with results.Outputs(options.results / FIGURE) as outputs:
+    with results.staged(options.results / FIGURE) as outputs:
         sources = cli.find_data(options)
         device = cli.choose_device(options)
         models = load_models(sources, options.layers, options.models)

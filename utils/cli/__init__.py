@@ -1,4 +1,4 @@
-from utils.cli.options import Help, Parser, add_dask_option, add_threads_option, parse, size
+from utils.cli.options import Help, Parser, add_dask_option, add_data_options, add_threads_option, parse, size
 from utils.cli.run import (
     HOME,
     SIMULATED,

@@ -212,3 +212,25 @@ def _someone_watches() -> bool:
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     )
     return display and sys.stdout.isatty() and "CI" not in os.environ
+
+
+def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = True) -> None:
+    """Options of the commands that turn beta maps into RDMs: where the maps come from, and where the RDMs go.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    mask_required : bool
+        Whether there is no RDM without a brain mask.
+    """
+    group = parser.add_argument_group("data")
+    none = argparse.SUPPRESS
+    group.add_argument("--betas", type=Path, nargs="+", required=True, metavar="PATH", default=none,
+                       help="beta maps: NIfTI files or folders, as explained above")  # fmt: skip
+    group.add_argument("--mask", type=Path, required=mask_required, metavar="FILE", default=none,
+                       help="brain mask (NIfTI, inside where > 0) on the grid of the beta maps")  # fmt: skip
+    group.add_argument("--conditions", type=Path, metavar="FILE", default=none,
+                       help="names of the conditions, one per line (default: conditions.txt of DATA, or file names)"
+                       )  # fmt: skip
+    group.add_argument("--out", type=Path, required=True, metavar="DATA", default=none,
+                       help="data folder, in the layout of data/README.md; made if needed")  # fmt: skip
