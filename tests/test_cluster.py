@@ -405,17 +405,20 @@ def expected(study, tmp_path_factory) -> dict[str, bytes]:
 
 
 def test_searchlight_files_are_the_same_although_a_worker_is_killed(study, tmp_path, expected, monkeypatch, capfd):
-    monkeypatch.setattr(searchlight_rdms, "_STRETCH_BYTES", 3000)
-    write, killed = searchlight_rdms._PartialRdms.write, []
+    monkeypatch.setattr(searchlight_rdms, "_PIECE_BYTES", 3000)
+    run, killed = dask_workers.Cluster.run, []
 
-    def kill_one(self, start, rdms):
-        write(self, start, rdms)
-        if not killed:
-            workers = [p for p in psutil.Process().children() if "--multiprocessing-fork" in p.cmdline()]
-            killed.append(workers[-1])
-            killed[0].kill()
+    def kill_one(self, function, shared, tasks, keep):
+        def kept(number, result):
+            keep(number, result)
+            if not killed:
+                workers = [p for p in psutil.Process().children() if "--multiprocessing-fork" in p.cmdline()]
+                killed.append(workers[-1])
+                killed[0].kill()
 
-    monkeypatch.setattr(searchlight_rdms._PartialRdms, "write", kill_one)
+        run(self, function, shared, tasks, kept)
+
+    monkeypatch.setattr(dask_workers.Cluster, "run", kill_one)
     searchlight.main(arguments(study, tmp_path, "--dask", "local:2", "--threads", "3"))
     assert killed and contents(tmp_path) == expected
     assert '"dask_workers": 2' in (tmp_path / "searchlight_rdms" / "run.json").read_text()
@@ -424,12 +427,24 @@ def test_searchlight_files_are_the_same_although_a_worker_is_killed(study, tmp_p
 
 @contextmanager
 def started(study: Path, folder: Path, address: str):
-    """The command in a process of its own, when it has written three stretches of many; and the log of those."""
-    script, log = folder / "script.py", folder / "data" / "searchlight_rdms" / ".unfinished" / "sub-01.npy.done"
+    """The command in a process of its own, when the first subject is finished and the second begun.
+
+    There it stays: the result of each piece of the second subject waits for a file that is never made.
+    """
+    script, begun, never = (folder / name for name in ("script.py", "begun", "never"))
     script.write_text(
-        "from utils import cli, searchlight\n"
+        "import time; from pathlib import Path; from utils import cli, searchlight\n"
         "from utils.parallel import dask_workers; from utils.rdms import searchlight_rdms\n"
-        "searchlight_rdms._STRETCH_BYTES, dask_workers._CONNECT_SECONDS = 1, 2\n"
+        "searchlight_rdms._PIECE_BYTES, dask_workers._CONNECT_SECONDS = 1, 2\n"
+        "subjects = []\n"
+        "def subject(self, *given, compute=searchlight_rdms._Run._compute_subject):\n"
+        "    subjects.append(given[0].name)\n"
+        "    return compute(self, *given)\n"
+        "def advance(self, steps):\n"
+        "    if len(subjects) == 2:\n"
+        f"        Path({str(begun)!r}).touch()\n"
+        f"        while not Path({str(never)!r}).exists():\n            time.sleep(0.01)\n"
+        "searchlight_rdms._Run._compute_subject, searchlight_rdms._Run._advance = subject, advance\n"
         "if __name__ == '__main__':\n    print('begun', flush=True)\n"
         f"    cli.execute(lambda: searchlight.main({arguments(study, folder / 'data', '--dask', address)!r}))\n"
     )
@@ -437,33 +452,36 @@ def started(study: Path, folder: Path, address: str):
         [sys.executable, str(script)], cwd=HOME, env={**os.environ, "PYTHONPATH": str(HOME)}, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        while not (log.exists() and len(log.read_text().splitlines()) > 3):
+        while not begun.exists():
             assert process.poll() is None
             time.sleep(0.02)
-        yield process, log
+        yield process, never
 
 
-def test_an_interrupted_run_ends_its_workers_and_goes_on(study, tmp_path, expected):
-    with started(study, tmp_path, "local:2") as (process, log):
+def test_an_interrupted_run_ends_its_workers_and_keeps_finished_subjects(study, tmp_path, expected, monkeypatch):
+    with started(study, tmp_path, "local:2") as (process, _):
         workers = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == "begun\n"  # once: workers import the script, and do not run it
     assert err == "\ninterrupted: earlier results are as they were; the same command starts it again\n"
-    assert psutil.wait_procs(workers, timeout=10)[1] == []
-    n_kept = len(log.read_text().splitlines()) - 1
-    assert 3 <= n_kept < 210
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    computed = []
+    compute = searchlight_rdms._Run._compute_subject
+    monkeypatch.setattr(searchlight_rdms._Run, "_compute_subject", lambda *a: computed.append(a[1].name) or compute(*a))
     searchlight.main(arguments(study, tmp_path / "data"))
+    assert computed == ["sub-02"]
     assert contents(tmp_path / "data") == expected
 
 
 def test_a_lost_scheduler_is_one_line(study, tmp_path):
     with scheduler() as there:
         there.scale(1)
-        with started(study, tmp_path, there.scheduler_address) as (process, log):
+        with started(study, tmp_path, there.scheduler_address) as (process, release):
             there.close()
-            _, err = process.communicate(timeout=30)
+            release.touch()
+            _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert err.startswith("error: --dask tcp://127.0.0.1:") and err.count("\n") == 1
-    assert "the scheduler is lost" in err and log.exists()
+    assert "the scheduler is lost" in err
