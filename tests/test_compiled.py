@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import N_CONDITIONS, N_PAIRS
+from helpers import N_CONDITIONS, N_PAIRS
 
 from utils.datasets.searchlights import upper_triangles
 from utils.parallel.threads import in_threads

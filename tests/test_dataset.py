@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import STUDY_CONDITIONS, write_study
+from helpers import STUDY_CONDITIONS, write_study
 from scipy.io import savemat
 
 from utils import InputError

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import N_CONDITIONS, N_PAIRS, gain_rdms, lstsq_adjusted, lstsq_unique
+from helpers import N_CONDITIONS, N_PAIRS, gain_rdms, lstsq_adjusted, lstsq_unique
 from scipy import stats
 
 from utils.rdm import condense, expand, n_pairs_of

@@ -11,6 +11,12 @@ from utils.datasets.simulated import DEFAULT_FOLDER, ensure_example
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: write the example, unless it is there."""
+    options = _parser().parse_args(argv)
+    with cli.progress("simulated example", options) as advance:
+        print(ensure_example(options.out, advance))
+
+
+def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m utils.example",
         description="Write the simulated experiment with known truth (seconds, under 300 MB), unless it is there.",
@@ -19,10 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--out", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="folder (default: data/example)"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
-    options = parser.parse_args(argv)
-    with cli.progress("simulated example", options) as advance:
-        print(ensure_example(options.out, advance))
+    return parser
 
 
 if __name__ == "__main__":
-    cli.execute(main)
+    cli.execute(main, _parser())

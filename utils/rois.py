@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+
+from utils import cli
+from utils.cli.options import add_data_options
+from utils.rdm import METRICS
 
 _HELP = """ROI RDMs of every subject from beta maps and an atlas, for Fig 2 and Fig 3b.
 
@@ -35,8 +38,10 @@ examples:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: RDMs of all ROIs and subjects into a data folder."""
     started = time.time()
-    options = _parse(argv)
-    from utils import cli
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.threshold is not None and not 0 < options.threshold < math.inf:
+        parser.error(f"--threshold is {options.threshold:g}, expected a positive number in the unit of the maps")
     from utils.io.data_folder import DataFolder
     from utils.io.provenance import provenance
     from utils.rdms.atlas import read_atlas
@@ -58,34 +63,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{len(files)} files are in {options.out}, after {time.time() - started:.1f} s")
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    from utils import cli
-    from utils.rdm import METRICS
-
-    parser = cli.Parser(prog="python -m utils.rois", description=_HELP, formatter_class=cli.Help, allow_abbrev=False)
-    cli.add_data_options(parser, mask_required=False)
+def _parser() -> cli.Parser:
+    parser = cli.Parser(prog="python -m utils.rois", description=_HELP)
+    add_data_options(parser, mask_required=False)
     group = parser.add_argument_group("ROIs")
-    none = argparse.SUPPRESS
-    group.add_argument("--atlas", type=Path, nargs="+", required=True, metavar="FILE", default=none,
+    group.add_argument("--atlas", type=Path, nargs="+", required=True, metavar="FILE",
                        help="NIfTI volume(s), as explained above")  # fmt: skip
-    group.add_argument("--labels", type=Path, metavar="TABLE", default=none, help="ids and names of the ROIs")
+    group.add_argument("--labels", type=Path, metavar="TABLE", help="ids and names of the ROIs")
     group.add_argument("--hemisphere", choices=("left", "right", "both", "separate"), default="both",
                        help="one hemisphere, both together, or both as ROIs of their own (V1v_lh, V1v_rh)")  # fmt: skip
-    group.add_argument("--threshold", type=float, metavar="P", default=none,
+    group.add_argument("--threshold", type=float, metavar="P",
                        help="volumes are probability maps; take voxels of P or more, in the unit of the maps"
                        )  # fmt: skip
     group.add_argument("--metric", choices=tuple(METRICS), default="correlation", help="correlation is 1 - Pearson")
     group.add_argument("--center", action="store_true", help="subtract the mean over conditions from every voxel first")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but warnings")
-    options = parser.parse_args(argv)
-    for name in ("mask", "conditions", "labels", "threshold"):
-        options.__dict__.setdefault(name, None)
-    if options.threshold is not None and not 0 < options.threshold < math.inf:
-        parser.error(f"--threshold is {options.threshold:g}, expected a positive number in the unit of the maps")
-    return options
+    return parser
 
 
 if __name__ == "__main__":
-    from utils import cli
-
-    cli.execute(main)
+    cli.execute(main, _parser())

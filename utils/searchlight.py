@@ -8,6 +8,11 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from utils import cli
+from utils.cli.options import add_data_options
+from utils.rdm import METRICS
+from utils.rdms.searchlights import MIN_VOXELS
+
 _HELP = """Searchlight RDMs of every subject from beta maps, for Fig 1 and Fig 3a.
 
 PATHs of --betas are 4-D NIfTI files with one volume per condition, or folders: of such files, which are runs, or of 3-D
@@ -30,8 +35,7 @@ _MIN_VOXELS_OF_SPHERE = 5
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: RDMs of all searchlights and subjects into a data folder."""
     started = time.time()
-    options = _parse(argv)
-    from utils import cli
+    options = _options(argv)
     from utils.io.data_folder import DataFolder
     from utils.io.provenance import provenance
     from utils.rdms import betas, searchlight_rdms
@@ -58,21 +62,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{written}\n{len(written.files)} files are in {options.out}, after {time.time() - started:.1f} s")
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    from utils import cli
-    from utils.rdm import METRICS
-    from utils.rdms.searchlights import MIN_VOXELS
-
-    parser = cli.Parser(
-        prog="python -m utils.searchlight", description=_HELP, formatter_class=cli.Help, allow_abbrev=False
-    )
-    cli.add_data_options(parser)
+def _parser() -> cli.Parser:
+    parser = cli.Parser(prog="python -m utils.searchlight", description=_HELP)
+    add_data_options(parser)
     shape = parser.add_argument_group("searchlights")
     shape.add_argument("--geometry", choices=("blocks", "spheres"), default="blocks",
                        help="the release's blocks (4 x 4 x 4 voxels for every 2 x 2 x 2), or spheres")  # fmt: skip
-    shape.add_argument("--radius-mm", type=float, metavar="R", default=argparse.SUPPRESS,
+    shape.add_argument("--radius-mm", type=float, metavar="R",
                        help="radius of the spheres in mm, which they need")  # fmt: skip
-    shape.add_argument("--min-voxels", type=int, metavar="N", default=argparse.SUPPRESS,
+    shape.add_argument("--min-voxels", type=int, metavar="N",
                        help=f"searchlights with fewer voxels have no RDM; spheres with fewer voxels in the mask are "
                             f"left out (default: {_MIN_VOXELS_OF_SPHERE} for spheres, {MIN_VOXELS} for blocks)"
                        )  # fmt: skip
@@ -83,9 +81,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     cli.add_dask_option(run)
     run.add_argument("--fresh", action="store_true", help="compute everything anew, and keep nothing of earlier runs")
     run.add_argument("-q", "--quiet", action="store_true", help="print nothing but warnings")
+    return parser
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Options, those that depend on others settled."""
+    parser = _parser()
     options = parser.parse_args(argv)
-    for name in ("conditions", "radius_mm", "min_voxels", "dask"):
-        options.__dict__.setdefault(name, None)
     if options.geometry == "blocks" and options.radius_mm is not None:
         parser.error("--radius-mm is the radius of spheres, which blocks do not have; add --geometry spheres")
     if options.geometry == "spheres" and not (options.radius_mm and 0 < options.radius_mm < math.inf):
@@ -98,6 +100,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    from utils import cli
-
-    cli.execute(main)
+    cli.execute(main, _parser())

@@ -45,7 +45,7 @@ from utils.rdms.searchlights import MIN_VOXELS, Searchlights, member_rdms, usabl
 from utils.stats.noise_ceiling import noise_ceiling
 
 if TYPE_CHECKING:
-    from utils.parallel.dask_workers import Cluster
+    from utils.parallel.dask_workers import Workers
 
 # Changes when the same inputs would give other numbers.
 _VERSION = 1
@@ -146,7 +146,7 @@ def write_searchlight_rdms(
     threads: int,
     progress: Progress,
     fresh: bool = False,
-    workers: Cluster | None = None,
+    workers: Workers | None = None,
 ) -> Written:
     """Compute the searchlight RDMs of all subjects that are not finished, and put the results in place.
 
@@ -287,7 +287,7 @@ class _Run:
         self.done += steps
         self.progress(self.done, self.total)
 
-    def compute_subjects(self, workers: Cluster | None) -> None:
+    def compute_subjects(self, workers: Workers | None) -> None:
         """Compute the subjects that are missing, one after the other, reading the next one meanwhile."""
         needed = 4 * self.job.shape[0] * self.job.shape[1] * len(self.todo)
         free = shutil.disk_usage(self.outputs.staging).free
@@ -306,7 +306,7 @@ class _Run:
             text = json.dumps({"subjects": self.notes, "files": []})
             self.outputs.path(RECORD).write_text(text, encoding="utf-8")
 
-    def _compute_subject(self, subject: Subject, patterns: NDArray, workers: Cluster | None) -> dict[str, Any]:
+    def _compute_subject(self, subject: Subject, patterns: NDArray, workers: Workers | None) -> dict[str, Any]:
         """Write the RDMs of a subject, and the numbers of voxels; returns the row of the table."""
         job = self.job
         usable = usable_voxels(patterns.T)

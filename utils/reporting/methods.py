@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.tasks import BASELINE
-from utils.analysis.rois import N_SUBSETS, N_SUBSETS_OF_SEARCHLIGHTS
+from utils.analysis.rois import N_SUBSETS
+from utils.analysis.searchlights import N_SUBSETS_OF_SEARCHLIGHTS
 from utils.rdm import n_pairs_of
 from utils.stats.refits import N_SUBSETS as N_REFITS
 
