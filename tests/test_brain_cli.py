@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import importlib
 import json
 import os
 import shutil
@@ -14,11 +13,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers import shared, write_study
+from helpers import run_script, shared, write_study
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 
 from utils import InputError, cli, rois, searchlight
+from utils.parallel.threads import available_cores
 from utils.rdms import searchlight_rdms
 from utils.rdms.searchlights import Geometry, release_blocks
 
@@ -69,14 +69,6 @@ def spheres(root: Path, out: Path, *extra, **options) -> list[str]:
 
 def inside(root: Path) -> np.ndarray:
     return nib.load(root / "mask.nii.gz").get_fdata() > 0
-
-
-def figure(monkeypatch, script: str, *given) -> int:
-    module = importlib.import_module(script)
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, given)])
-    with pytest.raises(SystemExit) as ended:
-        cli.execute(module.main)
-    return ended.value.code
 
 
 def with_models(data: Path) -> Path:
@@ -143,7 +135,7 @@ def test_figure_1_runs_on_what_is_written(study, tmp_path, monkeypatch, sphere_d
         searchlight.main(arguments(study, data, "-q"))
     before = (data / "searchlight_rdms" / "noise_ceiling.npz").stat().st_mtime_ns
     given = ("--data", with_models(data), "--results", tmp_path, "-np", 99, "--ceiling", -1, "--no-open", "-q")
-    assert figure(monkeypatch, "Fig1_individualdnns_searchlight", *given) == 0
+    assert run_script(monkeypatch, "Fig1", *given) == 0
     assert (tmp_path / "Fig1" / "brain_map.html").exists()
     assert (data / "searchlight_rdms" / "noise_ceiling.npz").stat().st_mtime_ns == before
 
@@ -326,7 +318,7 @@ def test_a_file_that_may_not_grow_is_one_line(study, tmp_path):
     code = (
         "import resource, signal; from utils import cli, searchlight\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
-        f"cli.execute(lambda: searchlight.main({spheres(study, tmp_path / 'data')!r}))"
+        f"cli.execute(lambda: searchlight.main({spheres(study, tmp_path / 'data')!r}), searchlight._parser())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -429,7 +421,7 @@ def test_sizes_are_powers_of_1000_unless_they_say_that_they_are_of_1024(text, n_
     if n_bytes:
         assert cli.size(text) == n_bytes
     else:
-        with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}', expected a size from 10MB on"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}', expected a size of at least 10MB"):
             cli.size(text)
 
 
@@ -437,11 +429,11 @@ def test_sizes_are_powers_of_1000_unless_they_say_that_they_are_of_1024(text, n_
 def test_cores_that_were_granted(monkeypatch, name):
     for variable in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"):
         monkeypatch.delenv(variable, raising=False)
-    every = cli.available_cores()
+    every = available_cores()
     assert every == len(os.sched_getaffinity(0))
     for text, cores in (("1", 1), ("512", every), ("0", every), ("2,2", every)):
         monkeypatch.setenv(name, text)
-        assert cli.available_cores() == cores
+        assert available_cores() == cores
 
 
 # ---------------------------------------------------------------------------------------------------------------- ROIs
@@ -475,7 +467,7 @@ def test_rois_of_every_subject(study, tmp_path, monkeypatch):
     assert rows[:2] == [["roi", "subject", "voxels", "usable"], ["EVC", "sub-01", "27", "27"]]
     assert json.loads((data / "roi_rdms" / "run.json").read_text())["options"]["hemisphere"] == "both"
     given = ("--data", with_models(data), "--results", tmp_path, "-np", 99, "--no-open", "-q")
-    assert figure(monkeypatch, "Fig3b_groupeddnns_ROIs", *given) == 0
+    assert run_script(monkeypatch, "Fig3b", *given) == 0
     assert (tmp_path / "Fig3b" / "brain_map.html").exists()
 
 

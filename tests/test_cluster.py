@@ -432,6 +432,7 @@ def started(study: Path, folder: Path, address: str):
     There it stays: the result of each piece of the second subject waits for a file that is never made.
     """
     script, begun, never = (folder / name for name in ("script.py", "begun", "never"))
+    given = arguments(study, folder / "data", "--dask", address)
     script.write_text(
         "import time; from pathlib import Path; from utils import cli, searchlight\n"
         "from utils.parallel import dask_workers; from utils.rdms import searchlight_rdms\n"
@@ -446,7 +447,7 @@ def started(study: Path, folder: Path, address: str):
         f"        while not Path({str(never)!r}).exists():\n            time.sleep(0.01)\n"
         "searchlight_rdms._Run._compute_subject, searchlight_rdms._Run._advance = subject, advance\n"
         "if __name__ == '__main__':\n    print('begun', flush=True)\n"
-        f"    cli.execute(lambda: searchlight.main({arguments(study, folder / 'data', '--dask', address)!r}))\n"
+        f"    cli.execute(lambda: searchlight.main({given!r}), searchlight._parser())\n"
     )
     with subprocess.Popen(
         [sys.executable, str(script)], cwd=HOME, env={**os.environ, "PYTHONPATH": str(HOME)}, start_new_session=True,
@@ -465,7 +466,7 @@ def test_an_interrupted_run_ends_its_workers_and_keeps_finished_subjects(study, 
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == "begun\n"  # once: workers import the script, and do not run it
-    assert err == "\ninterrupted: earlier results are as they were; the same command starts it again\n"
+    assert err == "\ninterrupted: earlier results are unchanged; run the same command again\n"
     assert psutil.wait_procs(workers, timeout=60)[1] == []
     computed = []
     compute = searchlight_rdms._Run._compute_subject
