@@ -441,6 +441,7 @@ def expected(study, tmp_path_factory) -> dict[str, bytes]:
 
 
 def test_searchlight_files_are_the_same_although_a_worker_is_killed(study, tmp_path, expected, monkeypatch, capfd):
+    monkeypatch.setattr(searchlight_rdms, "_PIECE_BYTES", 3000)
     run, killed = dask_workers.Workers.run, []
 
     def run_and_kill_one(self, function, shared, tasks, keep):
@@ -480,7 +481,7 @@ def main():
 if __name__ == "__main__":
     print("begun", flush=True)
     dask_workers._CONNECT_SECONDS = 30
-    cli.execute(main)
+    cli.execute(main, cli.Parser())
 """
 
 
@@ -509,7 +510,7 @@ def test_an_interrupted_run_ends_its_workers(tmp_path):
         out, err = process.communicate(timeout=120)
         assert process.returncode == 130
         assert out == "begun\n"  # once: workers import the script, and do not run it
-        assert err == "\ninterrupted: earlier results are as they were; the same command starts it again\n"
+        assert err == "\ninterrupted: earlier results are unchanged; run the same command again\n"
         assert psutil.wait_procs(workers, timeout=120)[1] == []
 
 

@@ -23,7 +23,7 @@ from utils.datasets.layout import Kind, Sources, holds_release, locate
 from utils.datasets.models import ModelRdms, load_models
 from utils.datasets.rois import Atlas, RoiRdms, load_atlas, load_rois
 from utils.datasets.searchlights import SearchlightRdms, load_searchlights
-from utils.io.output import Outputs, write_arrays, write_table
+from utils.io.output import staged, write_arrays, write_table
 from utils.io.provenance import fingerprint, provenance
 from utils.parallel.resources import Resources
 from utils.parallel.threads import use_threads
@@ -91,7 +91,7 @@ class FigureRun:
 
     def _complete(self, main: Callable[[FigureRun], None]) -> None:
         with self._exit:
-            self._outputs = self._exit.enter_context(Outputs(self._options.results / self.figure))
+            self._outputs = self._exit.enter_context(staged(self._options.results / self.figure))
             self._device = choose_device(self._options)
             main(self)
             self._publish()
