@@ -28,12 +28,8 @@ def test_colours_are_distinct_and_published_ones_known():
     assert published["random"] == (0.8, 0.8, 0)
 
 
-def test_numbers_of_the_table_against_the_reference():
-    import json
-
-    from helpers import shared
-
-    reference = json.loads(shared("reference/paper_reference.json").read_text())["tasks"]
+def test_numbers_of_the_table_against_the_reference(paper_reference):
+    reference = paper_reference["tasks"]
     for position, task in enumerate(TASKS):
         facts = reference[task.key]
         assert (task.label, task.group) == (facts["display"], facts["group"].replace("none", BASELINE))
