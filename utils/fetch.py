@@ -19,6 +19,7 @@ from models.tasks import TASKS
 from utils import InputError, cli
 from utils.datasets import release
 from utils.datasets.layout import holds_release
+from utils.io.data_folder import default_data
 from utils.io.download import unpack
 
 
@@ -36,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     atlas = command("atlas", "atlas of visual areas of Wang et al. (2015)", "--archive ~/Downloads/ProbAtlas_v4.zip")
     weights = command("weights", "checkpoints of the Taskonomy encoders (95 MB each)", "edge2d rgb2sfnorm")
     for one, source in ((data, "dj7v2 on OSF"), (atlas, release.ATLAS_ZIP)):
-        one.add_argument("--out", type=Path, default=cli.HOME / "data", metavar="DIR", help="data folder")
+        one.add_argument("--out", type=Path, default=default_data(), metavar="DIR", help="data folder")
         other = one.add_mutually_exclusive_group()
         other.add_argument("--url", default=argparse.SUPPRESS, help=f"address of a zip to use instead of {source}")
         other.add_argument("--archive", type=Path, metavar="FILE", default=argparse.SUPPRESS,
@@ -112,5 +113,10 @@ def _main_weights(options: argparse.Namespace) -> None:
         print(f"{key}: {path} (SHA-256 verified)")
 
 
+def command() -> None:
+    """Run from the command line."""
+    cli.execute(main, _parser())
+
+
 if __name__ == "__main__":
-    cli.execute(main)
+    command()
