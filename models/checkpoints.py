@@ -64,6 +64,6 @@ def fetch_checkpoint(task: Task, folder: Path, base: str = WEIGHTS, progress: Pr
         As `download`.
     """
     path = folder / str(task.checkpoint)
-    # torch.hub.download_url_to_file waits for a stalled server forever, and neither resumes nor verifies existing files.
+    # torch.hub.download_url_to_file waits for a stalled server forever, and neither resumes nor verifies what is there.
     download(checkpoint_address(task, base), path, task.sha256, progress=progress)
     return path
