@@ -1,46 +1,12 @@
-"""Threads, and compiled loops against numpy; the loops as a whole are tested with the modules that use them."""
-
-import threading
+"""Compiled loops against numpy; the loops as a whole are tested with the modules that use them."""
 
 import numpy as np
 import pytest
 from helpers import N_CONDITIONS, N_PAIRS
 
 from utils.datasets.searchlights import upper_triangles
-from utils.parallel.threads import in_threads
 from utils.rdm import condense
 from utils.stats.refits import condition_subsets, deviations, kept_sums, orthonormal_axes
-
-
-@pytest.mark.parametrize(("n", "expected"), [(1, 1), (9, 1), (10, 2), (17, 3), (100, 3)])
-def test_stretches_make_up_the_range(monkeypatch, n, expected):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    calls = []
-    in_threads(lambda first, last: calls.append((first, last)), n, least=5)
-    assert len(calls) == expected
-    assert [i for first, last in sorted(calls) for i in range(first, last)] == list(range(n))
-
-
-def test_threads_do_not_start_threads(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    calls = []
-
-    def outer(first, last):
-        in_threads(lambda first, last: calls.append((threading.get_ident(), first, last)), 100, 1)
-
-    in_threads(outer, 3, 1)
-    assert [call[1:] for call in calls] == [(0, 100)] * 3
-    assert threading.get_ident() not in {call[0] for call in calls}
-
-
-def test_errors_in_threads_come_out(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-
-    def fail(first, last):
-        raise ValueError(f"from {first}")
-
-    with pytest.raises(ValueError, match="from 0"):
-        in_threads(fail, 10, 1)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, ">f8", np.int32], ids=str)

@@ -23,7 +23,7 @@ from utils.datasets.layout import Kind, Sources, holds_release, locate
 from utils.datasets.models import ModelRdms, load_models
 from utils.datasets.rois import Atlas, RoiRdms, load_atlas, load_rois
 from utils.datasets.searchlights import SearchlightRdms, load_searchlights
-from utils.io.output import Outputs, write_arrays, write_table
+from utils.io.output import staged, write_arrays, write_table
 from utils.io.provenance import fingerprint, provenance
 from utils.parallel.resources import Resources
 from utils.parallel.threads import use_threads
@@ -91,7 +91,7 @@ class FigureRun:
 
     def _complete(self, main: Callable[[FigureRun], None]) -> None:
         with self._exit:
-            self._outputs = self._exit.enter_context(Outputs(self._options.results / self.figure))
+            self._outputs = self._exit.enter_context(staged(self._options.results / self.figure))
             self._device = choose_device(self._options)
             main(self)
             self._publish()
@@ -238,6 +238,7 @@ class FigureRun:
         from utils.reporting import report
 
         record, folder = self._record(), self._options.results / self.figure
+        report.write_columns(self._outputs.path("results.json"), record, self._table)
         page = self._outputs.path("report.html")
         report.write_report(page, record, self._table, title=self.title, warnings=self.warnings, banner=self.banner)
         written = [path.relative_to(folder) for path in self._outputs.publish(record)]
