@@ -23,6 +23,7 @@ from utils.datasets.models import ModelRdms, load_models
 from utils.datasets.rois import Atlas, load_atlas
 from utils.datasets.searchlights import SearchlightRdms, load_searchlights
 from utils.io import output as results
+from utils.parallel.resources import Resources
 from utils.plotting import brain_maps as drawing
 from utils.stats.refits import winner_stability
 from utils.stats.regression import own_adjusted_r2, own_r2, project
@@ -50,7 +51,7 @@ def main() -> None:
             adjusted_r2 = np.clip(adjusted_r2, 0, None)
         with cli.workers(options) as cluster, cli.progress("testing searchlights", options) as advance:
             outcome = analysis.test_searchlights(
-                options, basis, statistic, brain, tested, device=device, cluster=cluster, progress=advance
+                options, basis, statistic, brain, tested, resources=Resources(device, cluster, advance)
             )
         with cli.progress("refitting to subsets of the conditions", options) as advance:
             stability = winner_stability(

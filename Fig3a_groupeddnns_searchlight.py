@@ -23,6 +23,7 @@ from utils.datasets.models import ModelRdms, load_models
 from utils.datasets.rois import Atlas, load_atlas
 from utils.datasets.searchlights import SearchlightRdms, load_searchlights
 from utils.io import output as results
+from utils.parallel.resources import Resources
 from utils.plotting import brain_maps as drawing
 from utils.stats.inference import all_pairs
 from utils.stats.refits import winner_stability
@@ -58,7 +59,7 @@ def main() -> None:
         pairs = all_pairs(len(groups.models))
         with cli.workers(options) as cluster, cli.progress("testing searchlights", options) as advance:
             outcome = analysis.test_searchlights(
-                options, basis, statistic, brain, tested, pairs=pairs, device=device, cluster=cluster, progress=advance
+                options, basis, statistic, brain, tested, pairs=pairs, resources=Resources(device, cluster, advance)
             )
         winner = statistic(projected)[:, tested[brain.usable]].argmax(axis=0)
         p_exceeds, q_exceeds = analysis.winner_exceeds_others(options, winner, outcome)

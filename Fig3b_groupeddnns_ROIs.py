@@ -23,6 +23,7 @@ from utils.analysis.significance import Outcome
 from utils.datasets.models import ModelRdms, load_models
 from utils.datasets.rois import RoiRdms, load_rois
 from utils.io import output as results
+from utils.parallel.resources import Resources
 from utils.plotting import brain_maps as drawing
 from utils.plotting.page_layout import save_figure
 from utils.plotting.roi_figure import roi_figure, roi_panels
@@ -63,8 +64,7 @@ def main() -> None:
                     rois.mean(),
                     pairs=pairs,
                     se_difference=partition.se_difference,
-                    device=device,
-                    progress=advance,
+                    resources=Resources(device, progress=advance),
                 )
         stability = winner_stability(groups.rdms, unique_adjusted_r2, rois.mean(), seed=options.seed)
         lower, upper = rois.ceilings()

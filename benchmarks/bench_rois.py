@@ -36,7 +36,7 @@ from utils.datasets.rois import RoiRdms
 from utils.rdm import condense, expand, n_pairs_of
 from utils.stats.inference import all_pairs
 from utils.stats.noise_ceiling import noise_ceiling
-from utils.stats.permutation import TopModels, permutation_test
+from utils.stats.permutation import Permutations, TopModels, permutation_test
 from utils.stats.regression import orthonormal_basis, own_adjusted_r2, project, unique_adjusted_r2
 
 N_SUBJECTS, N_CONDITIONS, N_MODELS, N_LAYERS, N_SETS = 16, 50, 19, 2, 3
@@ -103,10 +103,12 @@ def show_regressions(options: argparse.Namespace, rng: np.random.Generator) -> N
         published_subsets(sets, response, rng)
 
     def groups() -> None:
-        permutation_test(basis_of_sets, unique_adjusted_r2(basis_of_sets), rois.mean(), N_PERMUTATIONS, pairs=pairs)
+        permutation_test(
+            basis_of_sets, unique_adjusted_r2(basis_of_sets), rois.mean(), Permutations(N_PERMUTATIONS), pairs=pairs
+        )
 
     def networks() -> None:
-        permutation_test(basis, TopModels(basis, N_SETS), rois.mean(), N_PERMUTATIONS, pairs=pairs)
+        permutation_test(basis, TopModels(basis, N_SETS), rois.mean(), Permutations(N_PERMUTATIONS), pairs=pairs)
 
     jobs = [
         (f"Fig 3b, test of {n_rois}", groups, permute, N_PERMUTATIONS * options.rois),

@@ -21,7 +21,7 @@ from utils.stats.inference import (
     published_fdr,
     t_test,
 )
-from utils.stats.permutation import permutation_test
+from utils.stats.permutation import Permutations, permutation_test
 from utils.stats.refits import condition_subsets, jackknife, unique_in_subsets
 from utils.stats.regression import (
     orthonormal_basis,
@@ -234,7 +234,7 @@ def test_two_sets_that_explain_the_same_are_called_different_at_the_nominal_rate
         a, b, c = rng.standard_normal((3, 30, 6))
         basis = orthonormal_basis([[rdm((1, a)), rdm((1, a))], [rdm((1, b)), rdm((1, b))]])
         brain = rdm((0.4, a), (0.4, b), (0.2, c))[None]
-        test = permutation_test(basis, unique_adjusted_r2(basis), brain, 99, pairs=[(0, 1)], seed=seed)
+        test = permutation_test(basis, unique_adjusted_r2(basis), brain, Permutations(99, seed=seed), pairs=[(0, 1)])
         errors = jackknife(basis, brain, condition_subsets(30, 27, 300, seed), [(0, 1)])
         by_permutation.append(test.p_difference[0, 0])
         by_refit.append(difference_p(test.observed[[0]] - test.observed[[1]], errors.difference, 30)[0, 0])

@@ -14,10 +14,10 @@ from utils.analysis.fitting import _check_refits
 from utils.analysis.significance import Outcome, _bonferroni, _corrected, _t_test, subject_values
 from utils.datasets.models import ModelRdms
 from utils.datasets.rois import RoiRdms
+from utils.parallel.resources import Progress
 from utils.stats.inference import (
     all_pairs,
 )
-from utils.stats.permutation import Progress
 from utils.stats.refits import condition_subsets, jackknife
 from utils.stats.regression import (
     Basis,

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
+from utils.analysis.fitting import _check_refits
+from utils.analysis.rois import N_SUBSETS_OF_SEARCHLIGHTS
+from utils.analysis.significance import Outcome, subject_values, test_by_permutation, test_over_subjects
 from utils.datasets.searchlights import SearchlightRdms
+from utils.parallel.resources import Resources
 from utils.rdm import n_conditions_of
 from utils.stats.inference import (
     difference_p,
     fdr,
     largest_difference_p,
 )
-from utils.stats.permutation import Progress
 from utils.stats.refits import condition_subsets, jackknife
 from utils.stats.regression import (
     Basis,
@@ -25,12 +27,6 @@ from utils.stats.regression import (
     project,
     unique_adjusted_r2,
 )
-
-if TYPE_CHECKING:
-    from utils.parallel.dask_workers import Cluster
-from utils.analysis.fitting import _check_refits
-from utils.analysis.rois import N_SUBSETS_OF_SEARCHLIGHTS
-from utils.analysis.significance import Outcome, subject_values, test_by_permutation, test_over_subjects
 
 
 def lead_in_refits(
@@ -90,22 +86,18 @@ def test_searchlights(
     tested: NDArray[np.bool_],
     *,
     pairs: Sequence[tuple[int, int]] = (),
-    device: str,
-    cluster: Cluster | None = None,
-    progress: Progress | None = None,
+    resources: Resources = Resources(),
 ) -> Outcome:
     """Test the statistic at the tested searchlights, by the route that the options choose."""
     if options.stats == "permutation":
         rdms = brain.mean[tested]
-        return test_by_permutation(
-            options, basis, statistic, rdms, pairs=pairs, device=device, cluster=cluster, progress=progress
-        )
+        return test_by_permutation(options, basis, statistic, rdms, pairs=pairs, resources=resources)
     parts = []
     for places, rdms in brain.blocks():
         if tested[places].any():
             parts.append(subject_values(basis, statistic, rdms[:, tested[places]]))
-        if progress is not None:
-            progress(places.stop, len(tested))
+        if resources.progress is not None:
+            resources.progress(places.stop, len(tested))
     values, chance = (np.concatenate(part, axis=2) for part in zip(*parts, strict=True))
     best = statistic(project(basis, brain.mean[tested])).argmax(axis=0)
     return test_over_subjects(options, values, chance, best, pairs)

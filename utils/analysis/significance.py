@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
+from utils.parallel.resources import Resources
 from utils.rdm import n_conditions_of
 from utils.stats.inference import (
     TTest,
@@ -22,15 +21,12 @@ from utils.stats.inference import (
     published_fdr,
     t_test,
 )
-from utils.stats.permutation import Progress, Statistic, permutation_test
+from utils.stats.permutation import Permutations, Statistic, permutation_test
 from utils.stats.regression import (
     Basis,
     LinearStatistic,
     project,
 )
-
-if TYPE_CHECKING:
-    from utils.parallel.dask_workers import Cluster
 
 
 @dataclass(frozen=True)
@@ -58,9 +54,7 @@ def test_by_permutation(
     *,
     pairs: Sequence[tuple[int, int]] = (),
     se_difference: NDArray[np.float64] | None = None,
-    device: str,
-    cluster: Cluster | None = None,
-    progress: Progress | None = None,
+    resources: Resources = Resources(),
 ) -> Outcome:
     """Permutation test of the mean RDMs (n_places, n_pairs), corrected as the options say.
 
@@ -72,21 +66,11 @@ def test_by_permutation(
         basis,
         statistic,
         rdms,
-        options.n_permutations,
-        unit=options.permute,
+        Permutations(options.n_permutations, options.permute, options.seed),
         pairs=pairs,
         two_sided=not options.as_published,
-        seed=options.seed,
-        device=device,
-        tf32=options.tf32,
-        cluster=cluster,
-        progress=progress,
+        resources=resources,
     )
-    if test.slack:
-        warnings.warn(
-            f"TF32: p values, before correction, are too large by up to {test.slack:.2g}, and never too small",
-            stacklevel=2,
-        )
     best = test.observed.argmax(axis=0)
     p_refit = np.zeros_like(test.p_difference)
     if se_difference is not None and not options.as_published:
@@ -194,8 +178,6 @@ def describe(options: argparse.Namespace, n_subjects: int | str) -> str:
         )
     else:
         test = f"permutation of {options.permute}, {options.n_permutations:,} times, mean RDM of {n_subjects} subjects"
-        if options.tf32:
-            test += ", in TF32"
     if options.correction == "max":
         corrected = "family-wise by the maximum statistic"
     elif options.as_published:

@@ -142,3 +142,11 @@ def largest_difference_p(
 def all_pairs(n: int) -> list[tuple[int, int]]:
     """All pairs (i, j) with i < j < n."""
     return list(combinations(range(n), 2))
+
+
+def difference_contrasts(pairs: Sequence[tuple[int, int]], n: int) -> NDArray[np.float64]:
+    """Matrix, (n_pairs, n), that turns n values into the differences of `pairs`."""
+    contrasts = np.zeros((len(pairs), n))
+    for row, (i, j) in enumerate(pairs):
+        contrasts[row, i], contrasts[row, j] = 1.0, -1.0
+    return contrasts

@@ -11,14 +11,19 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-Product = Callable[[Any, Any], Any]
+Matmul = Callable[[Any, Any], Any]
 
 
-def products() -> list[Product]:
-    """Ways to compute ``a @ b.T`` in float32 on the CPU, for matrices of equal row length.
+def available_matmuls() -> list[Matmul]:
+    """Ways to compute ``a @ b.T`` in float32 on the CPU.
 
     Torch multiplies with MKL, which is slow on processors of other makers; where its oneDNN operator is there, that one
     is up to twice as fast on them.
+
+    Returns
+    -------
+    list of callable
+        Each takes two tensors of float32, (n, k) and (m, k), and returns one of shape (n, m).
     """
     import torch
 
@@ -36,23 +41,34 @@ def _by_onednn(a: torch.Tensor, b: torch.Tensor) -> Any:
     return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
-# What was found to be the fastest, for some ways, threads and sizes: a trial takes as long as forty permutations.
-_known: dict[tuple[Any, ...], Product] = {}
+# The fastest, for some ways, threads and sizes: a trial takes as long as forty permutations.
+_fastest_known: dict[tuple[Any, ...], Matmul] = {}
 
 
-def fastest_product(a: torch.Tensor, b: torch.Tensor) -> Product:
-    """The fastest of `products` on this machine, by trying each on some rows of `a` and `b`, once per process."""
+def fastest_matmul(a: torch.Tensor, b: torch.Tensor) -> Matmul:
+    """The fastest of `available_matmuls` on this machine, by a trial of each, once per process, threads and shape.
+
+    Parameters
+    ----------
+    a, b : tensor of float32, shapes (n, k) and (m, k)
+        Some of their rows are multiplied. Rows are about of unit length: one way that differs from the first by 1e-4 or
+        more is not taken.
+
+    Returns
+    -------
+    callable
+    """
     import torch
 
     a, b = a[:512], b[:2048]
-    key = (*products(), torch.get_num_threads(), a.shape, b.shape)
-    if key not in _known:
-        _known[key] = _fastest(a, b)
-    return _known[key]
+    key = (*available_matmuls(), torch.get_num_threads(), a.shape, b.shape)
+    if key not in _fastest_known:
+        _fastest_known[key] = _fastest(a, b)
+    return _fastest_known[key]
 
 
-def _fastest(a: torch.Tensor, b: torch.Tensor) -> Product:
-    ways = products()
+def _fastest(a: torch.Tensor, b: torch.Tensor) -> Matmul:
+    ways = available_matmuls()
     expected, seconds = ways[0](a, b), []
     for way in ways:
         try:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from utils.parallel.threads import in_threads
 from utils.rdm import n_conditions_of
-from utils.stats.matmul import Product, fastest_product
+from utils.stats.matmul import Matmul, fastest_matmul
 from utils.stats.regression import Basis, LinearStatistic, orthonormal_basis, standardise
 
 _PLACES_PER_THREAD = 32
@@ -499,7 +499,7 @@ class _Race:
         self._brains = [torch.from_numpy(responses[places].astype(np.float32)) for places in self._places]
         self._axes = np.vstack([basis.q.T, np.ones(len(basis.q))]).astype(np.float32)
         self._winner = winner
-        self._product: Product | None = None
+        self._product: Matmul | None = None
         self.wins = np.zeros(len(winner), dtype=np.int64)
         self.n = 0
 
@@ -511,7 +511,7 @@ class _Race:
         self.n += len(fits)
         stacked = torch.from_numpy(np.concatenate([self._axes * fit.pairs for fit in fits]))
         held = stacked[len(self._axes) - 1 :: len(self._axes)].contiguous()
-        self._product = self._product or fastest_product(stacked, self._brains[0])
+        self._product = self._product or fastest_matmul(stacked, self._brains[0])
         for places, brain in zip(self._places, self._brains, strict=True):
             sums = self._product(stacked, brain).numpy().reshape(len(fits), len(self._axes), -1)
             squares = self._product(held, brain.square()).numpy()
