@@ -107,8 +107,7 @@ def seconds_per_permutation(basis: Basis, kind: str, brain: np.ndarray, n_permut
     def note(done: int, _total: int) -> None:
         stamps.append((time.perf_counter(), done))
 
-    resources = Resources(progress=note)
-    permutation_test(basis, statistic, brain, Permutations(n_permutations), pairs=pairs, resources=resources)
+    permutation_test(basis, statistic, brain, Permutations(n_permutations), pairs=pairs, progress=note)
     (first, before), (last, after) = stamps[0], stamps[-1]
     return (last - first) / (after - before)
 

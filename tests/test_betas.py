@@ -119,7 +119,7 @@ def test_subjects_of_equal_file_names_take_the_folders(rng, tmp_path, conditions
 
 
 def test_real_runs(tmp_path):
-    from conftest import shared
+    from helpers import shared
 
     folder = shared("real/haxby25mm")
     betas = find_betas(sorted(folder.glob("run-*.nii.gz")), folder / "conditions.txt")

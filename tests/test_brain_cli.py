@@ -15,7 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import shared, write_study
+from helpers import shared, write_study
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 

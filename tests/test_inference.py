@@ -1,16 +1,18 @@
 """Chance levels, t-tests and corrections against libraries and literal loops; standard errors of the ROIs."""
 
-import argparse
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from conftest import N_CONDITIONS, gain_rdms, lstsq_adjusted, lstsq_unique
+from helpers import N_CONDITIONS, gain_rdms, lstsq_adjusted, lstsq_unique
 from scipy import stats
 
 from models.tasks import Model
 from utils.analysis.rois import partition_rois
+from utils.analysis.settings import Settings
 from utils.datasets.models import ModelRdms
 from utils.datasets.rois import RoiRdms
+from utils.parallel.resources import Resources
 from utils.rdm import condense, correlation_rdm, expand
 from utils.stats.inference import (
     all_pairs,
@@ -87,9 +89,9 @@ def test_fdr_equals_statsmodels(rng):
     p = rng.random((4, 30)) ** 2
     np.testing.assert_allclose(fdr(p).ravel(), multipletests(p.ravel(), method="fdr_bh")[1], atol=1e-12)
     within = np.stack([multipletests(column, method="fdr_bh")[1] for column in p.T], axis=1)
-    np.testing.assert_allclose(published_fdr(p, across_places=False), within, atol=1e-12)
+    np.testing.assert_allclose(published_fdr(p, across_locations=False), within, atol=1e-12)
     twice = np.stack([multipletests(row, method="fdr_bh")[1] for row in within])
-    np.testing.assert_allclose(published_fdr(p, across_places=True), twice, atol=1e-12)
+    np.testing.assert_allclose(published_fdr(p, across_locations=True), twice, atol=1e-12)
 
 
 def test_rois_of_shared_and_own_sets_are_partitioned_as_each_by_itself(data, rng, monkeypatch):
@@ -101,9 +103,15 @@ def test_rois_of_shared_and_own_sets_are_partitioned_as_each_by_itself(data, rng
     ]
     rois = RoiRdms(["V1", "V2", "V3", "V4"], [1, 2, 3, 4], rdms)
     sets = np.array([[2, 0, 2, 0], [0, 1, 0, 2]])
-    options = argparse.Namespace(bootstrap_ratio=0.8, seed=5, as_published=False)
+
     steps = []
-    ours = partition_rois(options, models, rois, sets, lambda done, total: steps.append((done, total)))
+
+    @contextmanager
+    def noted(title):
+        yield lambda done, total: steps.append((done, total))
+
+    settings, resources = Settings(bootstrap_ratio=0.8, seed=5), Resources(progress=noted)
+    ours = partition_rois(models, rois, sets, settings, resources)
     assert steps[-1] == (4, 4)
     subsets = condition_subsets(N_CONDITIONS, 10, 40, seed=5)
     for place, subjects in enumerate(rdms):

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import N_CONDITIONS, N_PAIRS, gain_rdms, lstsq_adjusted, lstsq_unique
+from helpers import N_CONDITIONS, N_PAIRS, gain_rdms, lstsq_adjusted, lstsq_unique
 from scipy import stats
 
 from utils.parallel.resources import Resources
@@ -213,10 +213,11 @@ def test_does_not_depend_on_blocks_threads_or_progress(data, monkeypatch):
     models, places = data
     basis = orthonormal_basis(models)
     pairs, seen = all_pairs(4), []
-    watched = Resources(progress=lambda *state: seen.append(state))
     statistics = (unique_adjusted_r2(basis), own_adjusted_r2(basis), TopModels(basis, 4))
     whole = [
-        permutation_test(basis, statistic, places, Permutations(50), pairs=pairs, resources=watched)
+        permutation_test(
+            basis, statistic, places, Permutations(50), pairs=pairs, progress=lambda *state: seen.append(state)
+        )
         for statistic in statistics
     ]
     assert seen[-1] == (50, 50)
@@ -273,8 +274,8 @@ def test_two_workers_of_which_one_is_killed_count_the_same(study, monkeypatch, s
             killed[0].kill()
 
     with connect("local:2") as workers:
-        resources = Resources(workers=workers, progress=progress)
-        theirs = permutation_test(basis, statistic(basis), places, Permutations(300), resources=resources, **options)
+        options |= {"resources": Resources(workers=workers), "progress": progress}
+        theirs = permutation_test(basis, statistic(basis), places, Permutations(300), **options)
     assert killed and not killed[0].is_running()
     assert len(seen) >= 20 and seen[-1] == (300, 300)
     same_p_values(ours, theirs)
@@ -303,7 +304,7 @@ def test_device_does_not_depend_on_blocks(study, monkeypatch, block, room):
         places,
         Permutations(200),
         pairs=[(0, 1)],
-        resources=Resources(progress=lambda *state: seen.append(state)),
+        progress=lambda *state: seen.append(state),
     )
     same_p_values(ours, test)
     assert len(counters) == -(-300 // 37)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import N_CONDITIONS, N_PAIRS, gain_rdms, lstsq_adjusted, lstsq_unique
+from helpers import N_CONDITIONS, N_PAIRS, gain_rdms, lstsq_adjusted, lstsq_unique
 
 from utils.rdm import condense, expand
 from utils.stats.inference import all_pairs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
+@contextmanager
+def silent(title: str) -> Iterator[Progress]:
+    """Progress that is reported to nobody."""
+    yield lambda done, total: None
+
+
 @dataclass(frozen=True)
 class Resources:
     """Where and how to compute; none of it changes a result.
@@ -20,16 +27,14 @@ class Resources:
     Attributes
     ----------
     device : str
-        Device of torch: "cpu", "cuda" or "cuda:0".
+        Device of torch: "cpu" or "cuda".
     workers : Workers, optional
         Processes of a Dask cluster that share the work, in place of `device`.
-    progress : callable, optional
-        Called with (steps done, steps in all).
-    threads : int, optional
-        Threads of this process; None for as many as its libraries use by themselves.
+    progress : callable
+        Takes the title of a long step, and returns a context manager for the time of the step, which yields a
+        function of (steps done, steps in all).
     """
 
     device: str = "cpu"
     workers: Workers | None = None
-    progress: Progress | None = None
-    threads: int | None = None
+    progress: Callable[[str], AbstractContextManager[Progress]] = silent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,18 +42,13 @@ def _by_onednn(a: torch.Tensor, b: torch.Tensor) -> Any:
     return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
-# The fastest, for some ways, threads and sizes: a trial takes as long as forty permutations.
-_fastest_known: dict[tuple[Any, ...], Matmul] = {}
-
-
 def fastest_matmul(a: torch.Tensor, b: torch.Tensor) -> Matmul:
     """The fastest of `available_matmuls` on this machine, by a trial of each, once per process, threads and shape.
 
     Parameters
     ----------
     a, b : tensor of float32, shapes (n, k) and (m, k)
-        Some of their rows are multiplied. Rows are about of unit length: one way that differs from the first by 1e-4 or
-        more is not taken.
+        Matrices to be multiplied.
 
     Returns
     -------
@@ -60,15 +56,16 @@ def fastest_matmul(a: torch.Tensor, b: torch.Tensor) -> Matmul:
     """
     import torch
 
-    a, b = a[:512], b[:2048]
-    key = (*available_matmuls(), torch.get_num_threads(), a.shape, b.shape)
-    if key not in _fastest_known:
-        _fastest_known[key] = _fastest(a, b)
-    return _fastest_known[key]
+    return _fastest(
+        tuple(available_matmuls()), torch.get_num_threads(), min(len(a), 512), min(len(b), 2048), a.shape[1]
+    )
 
 
-def _fastest(a: torch.Tensor, b: torch.Tensor) -> Matmul:
-    ways = available_matmuls()
+@cache  # a trial takes as long as forty permutations
+def _fastest(ways: tuple[Matmul, ...], n_threads: int, n: int, m: int, k: int) -> Matmul:
+    import torch
+
+    a, b = (torch.nn.functional.normalize(torch.rand(rows, k) - 0.5, dim=1) for rows in (n, m))
     expected, seconds = ways[0](a, b), []
     for way in ways:
         try:

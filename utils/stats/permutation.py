@@ -108,6 +108,7 @@ def permutation_test(
     pairs: Sequence[tuple[int, int]] = (),
     two_sided: bool = True,
     resources: Resources = Resources(),
+    progress: Progress | None = None,
 ) -> PermutationTest:
     """Permutation test of statistics, and of their differences, at many locations at once.
 
@@ -131,7 +132,9 @@ def permutation_test(
     two_sided : bool
         Compare absolute differences; otherwise count in the direction observed, as the published code does.
     resources : Resources
-        Counts are those of float64 on every device and with any number of workers. Progress is in permutations.
+        Device and workers to count on. Counts are those of float64 on every device and with any number of workers.
+    progress : callable, optional
+        Called with (permutations done, permutations in all).
 
     Returns
     -------
@@ -151,7 +154,7 @@ def permutation_test(
         raise ValueError(
             f"`workers` can share the test of a LinearStatistic, not of {type(statistic).__name__}; leave them out"
         )
-    return test(basis, statistic, responses, permutations, list(pairs), two_sided, resources)
+    return test(basis, statistic, responses, permutations, list(pairs), two_sided, resources, progress)
 
 
 def _test_linear_statistic(
@@ -162,6 +165,7 @@ def _test_linear_statistic(
     pairs: list[tuple[int, int]],
     two_sided: bool,
     resources: Resources,
+    progress: Progress | None,
 ) -> PermutationTest:
     """Counts from products in float32, rechecked in float64 where this leaves them open; see `exceedances`."""
     n = len(statistic.weights)
@@ -178,17 +182,20 @@ def _test_linear_statistic(
         (np.sort(thresholds[:n], axis=None), np.sort(thresholds[n:], axis=None)),
     )
     targets = Targets(responses, thresholds, np.where(observed < 0, -1.0, 1.0))
-    return _p_values(observed[:n], thresholds, _count(plan, targets, permutations.n, resources), pairs)
+    counts = _count(plan, targets, permutations.n, resources, progress)
+    return _p_values(observed[:n], thresholds, counts, pairs)
 
 
-def _count(plan: NullPlan, targets: Targets, n_permutations: int, resources: Resources) -> Counts:
+def _count(
+    plan: NullPlan, targets: Targets, n_permutations: int, resources: Resources, progress: Progress | None
+) -> Counts:
     if resources.workers is not None:
-        return _count_on_workers(resources.workers, plan, targets, n_permutations, resources.progress)
+        return _count_on_workers(resources.workers, plan, targets, n_permutations, progress)
     if resources.device == "cpu":
-        return count_on_cpu(plan, targets, 0, n_permutations, resources.progress)
+        return count_on_cpu(plan, targets, 0, n_permutations, progress)
     from utils.stats.exceedances_gpu import count_on_gpu
 
-    return count_on_gpu(plan, targets, 0, n_permutations, resources.progress, device=resources.device)
+    return count_on_gpu(plan, targets, 0, n_permutations, progress, device=resources.device)
 
 
 def _count_on_workers(
@@ -222,6 +229,7 @@ def _test_any_statistic(
     pairs: list[tuple[int, int]],
     two_sided: bool,
     resources: Resources,
+    progress: Progress | None,
 ) -> PermutationTest:
     """All in float64, for any statistic and any device of torch."""
     import torch
@@ -253,8 +261,8 @@ def _test_any_statistic(
             largest[0, block] = largest[0, block].maximum(top.amax(dim=1))
             if pairs:
                 largest[1, block] = largest[1, block].maximum(change.amax(dim=(0, 2)))
-        if resources.progress is not None:
-            resources.progress(block.stop, permutations.n)
+        if progress is not None:
+            progress(block.stop, permutations.n)
     counts = Counts(*(tensor.cpu().numpy() for tensor in (count, best, largest)))
     return _p_values(observed.cpu().numpy(), thresholds.cpu().numpy(), counts, pairs)
 
