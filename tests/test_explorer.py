@@ -410,20 +410,11 @@ def test_page_opens_from_disk_without_a_request_or_an_error(browser, page, maps)
 def test_nilearns_page_opens_from_disk_without_a_request_or_an_error(browser, maps, tmp_path):
     write_page(maps[0], tmp_path / "brain_map_nilearn.html", title="nilearn's", notes=[])
     browser.open(tmp_path / "brain_map_nilearn.html")
-    browser.driver.switch_to.frame(0)
-    # No settling here: it is another page. Its plot is there when its canvas has the size of the frame.
-    browser.driver.execute_async_script("""
-        const done = arguments[0];
-        (function wait() {
-          const canvas = document.querySelector("canvas");
-          canvas?.width > 300 ? setTimeout(done, 500) : setTimeout(wait, 50);
-        })();
-    """)
-    browser.driver.switch_to.default_content()
+    browser.settle_nilearn()
+    color = rgb(maps[0].colors[0])
+    browser.until(lambda: (np.abs(browser.pixels()[:, :1000] - color) < 20).all(axis=-1).sum() > 300)
     assert browser.requests() == [(tmp_path / "brain_map_nilearn.html").as_uri()]
     assert browser.errors() == []
-    picture = browser.pixels()
-    assert (np.abs(picture[:, :1000] - rgb(maps[0].colors[0])) < 20).all(axis=-1).sum() > 300
 
 
 def test_nothing_can_be_uploaded(shown):
@@ -521,6 +512,16 @@ def test_one_click_acts_on_both_hemispheres(shown, maps, extras, page, tmp_path)
     assert by_side() == (0, 0)
 
 
+def hovered(browser, name):
+    """What hovering tells below this name, once it is there."""
+
+    def lines():
+        found = [line.text for line in browser.find("#brain .hovertext tspan.line")]
+        return found[1:] if found[:1] == [name] else None
+
+    return browser.until(lines)
+
+
 def test_hovering_tells_what_is_there(shown, maps):
     """In every map the same is told: label, all values, position and region."""
     picture = shown.pixels()
@@ -529,11 +530,9 @@ def test_hovering_tells_what_is_there(shown, maps):
         inner = np.argmin((ys - np.median(ys)) ** 2 + (xs - np.median(xs)) ** 2)
         choose(shown, map=title)
         shown.point(xs[inner], ys[inner])
-        name, hundredth, left, negative, position, region = (
-            line.text for line in shown.find("#brain .hovertext tspan.line")
-        )
         hemi = HEMISPHERES[number > 5]
-        assert name == f"{maps[0].names[number - 1]} ({hemi})"
+        name = f"{maps[0].names[number - 1]} ({hemi})"
+        hundredth, left, negative, position, region = hovered(shown, name)
         assert hundredth == f"hundredth {number / 100:g}"
         assert left == ("Left only 0.01" if hemi == "left" else "Left only –")
         assert negative == f"negative −{number / 100:g}"

@@ -389,8 +389,8 @@ def test_every_page_opens_from_disk_without_an_outside_request_or_an_error(finis
         browser.open(folder / name)
         if name == "brain_map.html":
             browser.settle()
-        else:
-            browser.driver.execute_async_script("setTimeout(arguments[0], 1500)")
+        elif name == "brain_map_nilearn.html":
+            browser.settle_nilearn()
         requests = browser.requests()
         assert (folder / name).as_uri() in requests
         assert all(url.startswith(finished.as_uri()) for url in requests), name
