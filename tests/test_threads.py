@@ -1,10 +1,12 @@
-"""Loops shared out to threads."""
+"""Threads: loops shared out to them, and how many numerical libraries use."""
 
+import os
 import threading
 
 import pytest
+from threadpoolctl import threadpool_info
 
-from utils.parallel.threads import in_threads
+from utils.parallel.threads import in_threads, use_threads
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, 1), (9, 1), (10, 2), (17, 3), (100, 3)])
@@ -36,3 +38,18 @@ def test_errors_in_threads_come_out(monkeypatch):
 
     with pytest.raises(ValueError, match="from 0"):
         in_threads(fail, 10, 1)
+
+
+def test_threads_of_this_process(monkeypatch):
+    import torch
+
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "7")
+    before = torch.get_num_threads()
+    try:
+        for n in (1, 2):
+            use_threads(n)
+            assert torch.get_num_threads() == n and os.environ["OMP_NUM_THREADS"] == str(n)
+            assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {n}
+    finally:
+        use_threads(before)

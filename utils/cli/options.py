@@ -172,3 +172,24 @@ def settings_of(options: argparse.Namespace) -> Settings:
     names += ["ceiling"] if "ceiling" in options else []
     make = Settings.published if options.as_published else Settings
     return make(**{name: getattr(options, name) for name in names})
+
+
+def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = True) -> None:
+    """Options of the commands that turn beta maps into RDMs: where the maps come from, and where the RDMs go.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    mask_required : bool
+        Whether there is no RDM without a brain mask.
+    """
+    group = parser.add_argument_group("data")
+    group.add_argument("--betas", type=Path, nargs="+", required=True, metavar="PATH",
+                       help="beta maps: NIfTI files or folders, as explained above")  # fmt: skip
+    group.add_argument("--mask", type=Path, required=mask_required, metavar="FILE",
+                       help="brain mask (NIfTI, inside where > 0) on the grid of the beta maps")  # fmt: skip
+    group.add_argument("--conditions", type=Path, metavar="FILE",
+                       help="names of the conditions, one per line (default: conditions.txt of DATA, or file names)"
+                       )  # fmt: skip
+    group.add_argument("--out", type=Path, required=True, metavar="DATA",
+                       help="data folder, in the layout of data/README.md; made if needed")  # fmt: skip
