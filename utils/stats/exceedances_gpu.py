@@ -265,6 +265,7 @@ def _block(
     near: torch.Tensor,
     top: torch.Tensor,
     error: torch.Tensor,
+    *,
     room: int | None = None,
 ) -> _Block:
     # A list of fixed length, unlike one as long as needed, does not have to wait for the device.

@@ -124,9 +124,10 @@ def permutation_test(
     Raises
     ------
     ValueError
-        If there are workers and the statistic is no `LinearStatistic`, or if a brain RDM is constant.
+        If there are workers and the statistic is not a `LinearStatistic`, or if a brain RDM is constant.
     """
     responses = standardise(np.asarray(rdms))
+    test: Callable[..., PermutationTest]
     if isinstance(statistic, LinearStatistic):
         test = _test_linear_statistic
     elif resources.workers is None:
