@@ -30,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.taskonomy import extractor, optimise, random_encoder
 from models.tasks import TASK_LAYERS, TASKS
-from utils.rdms.extraction import CPU_BATCH, GPU_BATCH, Network, Settings
+from utils.rdms.extraction import Network
 from utils.rdms.network_rdms import compute_rdms
 from utils.rdms.preprocessing import get_preprocessing, load_batch
+from utils.rdms.settings import CPU_BATCH, GPU_BATCH, ExtractionSettings
 from utils.rdms.stimuli import list_images
 
 RANDOM = next(task for task in TASKS if task.key == "random")
@@ -123,7 +124,9 @@ def _extract(stimuli: list[Any], folder: Path, device: str, n_networks: int) -> 
         Network(RANDOM, lambda seed=seed: _encoder(seed), get_preprocessing("taskbank"), "untrained")
         for seed in range(n_networks)
     ]
-    settings = Settings({layer: layer for layer in TASK_LAYERS}, device=device, fresh=True, memory=8 * 10**9, workers=8)
+    settings = ExtractionSettings(
+        {layer: layer for layer in TASK_LAYERS}, device=device, fresh=True, memory=8 * 10**9, workers=8
+    )
     compute_rdms(stimuli, networks, folder / f"out-{device}", settings)
 
 

@@ -360,21 +360,21 @@ def _some(names: Iterable[str]) -> str:
 
 
 def optimise(model: nn.Module, layers: Sequence[str] = ()) -> nn.Module:
-    """A faster copy of a network in eval mode, whose features are the same to rounding.
+    """A faster copy of a network in eval mode, with the same features except for rounding.
 
-    Weights take the channels-last memory format, in which convolutions run faster. In a `TaskonomyEncoder` each batch
-    norm is folded into the convolution before it: a constant scale and shift per channel.
+    Weights are stored channels last, which makes convolutions faster. In a `TaskonomyEncoder`, each batch norm is
+    folded into the preceding convolution as a constant scale and shift per channel.
 
     Parameters
     ----------
     model : nn.Module
     layers : sequence of str
-        Layers that will be asked for. A convolution among them is left alone, since folding would change its output.
+        Layers whose output will be used. A convolution among them is not folded, which would change its output.
 
     Returns
     -------
     nn.Module
-        Of the same class; names of layers stay as they are.
+        Of the same class, with the same names of layers.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     if isinstance(model, TaskonomyEncoder):
@@ -404,7 +404,7 @@ def _fold(parent: nn.Module, pairs: Sequence[tuple[str, str]], prefix: str, keep
 
 
 class _Extractor(nn.Module):
-    """Returns outputs of layers under the names that were asked for, in that order."""
+    """Returns the outputs of layers under the requested names, in that order."""
 
     def __init__(self, graph: nn.Module, nodes: Mapping[str, str]) -> None:
         super().__init__()
@@ -420,8 +420,8 @@ def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
     """A network that returns the outputs of layers.
 
     Layers are nodes of the graph that torchvision's `create_feature_extractor` traces: modules, and operations between
-    them. The name of a module with parts means its last node. What comes after the last layer is not computed.
-    In-place activations are replaced by ordinary ones: they would overwrite the layers before them.
+    them. The name of a module with submodules refers to its last node. Nothing after the last layer is computed.
+    In-place activation functions are replaced, since they would overwrite the layers before them.
 
     Parameters
     ----------
@@ -438,16 +438,17 @@ def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
     Raises
     ------
     InputError
-        If there is no such layer (the message lists those there are), or the network cannot be traced.
+        If there is no such layer (the message lists the available ones), or the network cannot be traced.
     """
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-    names = {layer: layer for layer in layers}
-    if isinstance(model, TaskonomyEncoder):
-        names = {layer: LAYER_MODULES.get(layer, layer) for layer in layers}
+    aliases = LAYER_MODULES if isinstance(model, TaskonomyEncoder) else {}
     try:
         _, available = get_graph_node_names(model, suppress_diff_warning=True)
-        nodes = {layer: _node(name, layer, model, available) for layer, name in names.items()}
+        available = available[1:]  # without the input
+        if not layers:
+            raise InputError(f"`layers` is missing; choose from {', '.join([*aliases, *available])}")
+        nodes = {layer: _node(layer, model, available, aliases) for layer in layers}
         # Exact names only: of two names for one node, or of a module and its part, torchvision would return one.
         graph = create_feature_extractor(model, sorted(set(nodes.values())), suppress_diff_warning=True)
     except InputError:
@@ -455,23 +456,23 @@ def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
     except Exception as error:  # tracing runs the network's own code, which can fail in any way
         reason = str(error).splitlines()[0] if str(error) else ""
         raise InputError(
-            f"{type(model).__name__} cannot be traced for its layers ({type(error).__name__}: {reason}); its forward "
-            "must not branch on values or sizes of tensors: wrap it in a module whose forward does not"
+            f"{type(model).__name__} cannot be traced to find its layers ({type(error).__name__}: {reason}); its "
+            "forward method must not branch on values or sizes of tensors: wrap it in a module whose forward does not"
         ) from error
     graph.eval()
     _work_out_of_place(graph)
     return _Extractor(graph, nodes).eval()
 
 
-def _node(name: str, layer: str, model: nn.Module, available: Sequence[str]) -> str:
+def _node(layer: str, model: nn.Module, available: Sequence[str], aliases: Mapping[str, str]) -> str:
     """Name of the node that a layer means: itself, or the last one inside a module."""
-    nodes = list(available)[1:]  # the first one is the input
-    if name in nodes:
+    name = aliases.get(layer, layer)
+    if name in available:
         return name
-    inside = [node for node in nodes if node.startswith(f"{name}.")]
+    inside = [node for node in available if node.startswith(f"{name}.")]
     if inside:
         return inside[-1]
-    listed = [*LAYER_MODULES, *nodes] if isinstance(model, TaskonomyEncoder) else nodes
+    listed = [*aliases, *available]
     close = difflib.get_close_matches(layer, listed, n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""
     raise InputError(f"{type(model).__name__} has no layer '{layer}'{guess}; there are {', '.join(listed)}")
@@ -495,15 +496,15 @@ def _work_out_of_place(graph: Any) -> None:
 
 
 def load_network(spec: str, seed: int = 0) -> nn.Module:
-    """A network of the user's, or one of torchvision's.
+    """A user-defined network, or one of torchvision's.
 
     Parameters
     ----------
     spec : str
         ``module:function``, where the function takes no arguments and returns an `nn.Module`; or a torchvision model,
-        untrained (``resnet18``) or with weights, which go through torch hub's cache (``resnet18:DEFAULT``).
+        untrained (``resnet18``) or with weights, which are kept in torch hub's cache (``resnet18:DEFAULT``).
     seed : int
-        Of whatever is drawn at random while the network is made; the global random state is left as it was.
+        Seed of random initialisation; the global random state is left as it was.
 
     Returns
     -------
@@ -528,7 +529,7 @@ def load_network(spec: str, seed: int = 0) -> nn.Module:
             close = difflib.get_close_matches(name, list_models(), n=3)
             raise InputError(
                 f"torchvision has no model '{name}'{' (did you mean ' + ' or '.join(close) + '?)' if close else ''}; "
-                "give the name of one, or module:function for a network of your own"
+                "give the name of one, or module:function for your own network"
             )
     return network.eval().requires_grad_(False)
 
@@ -547,7 +548,7 @@ def _torchvision_network(name: str, weights: str) -> nn.Module:
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
         place = hub_folder() / Path(chosen.url).name
         raise InputError(
-            f"{chosen.url}: cannot be downloaded ({error}); download it by hand and save it as {place}"
+            f"{chosen.url}: cannot be downloaded ({error}); download it manually and save it as {place}"
         ) from None
 
 
@@ -557,7 +558,7 @@ def _user_network(spec: str, module: str, function: str) -> nn.Module:
     except Exception as error:  # the user's module can fail in any way
         raise InputError(
             f"module {module} of '{spec}' cannot be imported ({type(error).__name__}: {error}); "
-            "run from the folder that holds it, or put that folder on PYTHONPATH"
+            "run from the folder that contains it, or add that folder to PYTHONPATH"
         ) from error
     if not callable(make):
         raise InputError(f"module {module} has no function '{function}', which '{spec}' asks for")
