@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import load_batch
 from PIL import Image
 from scipy.spatial.distance import pdist, squareform
 from torch import nn
@@ -24,7 +25,7 @@ from utils.rdm import METRICS, expand, pattern_rdms
 from utils.rdms import extraction, network_rdms
 from utils.rdms.extraction import Network
 from utils.rdms.network_rdms import chunked_rdm, compute_rdms
-from utils.rdms.preprocessing import get_preprocessing, load_batch
+from utils.rdms.preprocessing import get_preprocessing
 from utils.rdms.settings import ExtractionSettings
 from utils.rdms.stimuli import list_images
 

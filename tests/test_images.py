@@ -6,11 +6,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from conftest import load_batch
 from PIL import Image, ImageCms
 
 from models.tasks import TASKS
 from utils import InputError
-from utils.rdms.preprocessing import get_preprocessing, load_batch, resize_bilinear
+from utils.rdms.preprocessing import get_preprocessing, resize_bilinear
 from utils.rdms.stimuli import decode, list_images, natural_key
 
 CLIPPED = [

@@ -381,7 +381,7 @@ def test_network_that_cannot_be_traced():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(InputError, match=r"Branches cannot be traced for its layers \(TraceError"):
+    with pytest.raises(InputError, match=r"Branches cannot be traced to find its layers \(TraceError"):
         extractor(Branches(), ["neg"])
 
 

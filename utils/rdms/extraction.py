@@ -139,7 +139,7 @@ def custom_network(
 class FeatureExtractor:
     """Runs networks on images, and keeps decoded images for the next network.
 
-    Parameters
+    Attributes
     ----------
     stimuli : sequence of (str, Path)
         Name and file of every image.
@@ -150,9 +150,8 @@ class FeatureExtractor:
     """
 
     def __init__(self, stimuli: Sequence[Stimulus], settings: ExtractionSettings) -> None:
-        self._n_images = len(stimuli)
+        self.stimuli, self.settings = stimuli, settings
         self._images = _PreparedImages([path for _, path in stimuli], settings)
-        self._settings = settings
 
     @contextmanager
     def activations(
@@ -189,16 +188,16 @@ class FeatureExtractor:
             If the network has no such layer or cannot process the images, an image cannot be decoded, memory does not
             suffice for a single image, or a file cannot be written.
         """
-        running = _RunningNetwork(network, module, list(files), self._settings)
+        running = _RunningNetwork(network, module, list(files), self.settings)
         kept: dict[str, Tensor] = {}
         written: dict[str, IO[bytes]] = {}
         n_done = 0
         with ExitStack() as stack:
             for outputs in running.over(self._images.batches(network.preprocessing, running.batch_size)):
                 if n_done == 0:
-                    shapes = {layer: (self._n_images, *output.shape[1:]) for layer, output in outputs.items()}
+                    shapes = {layer: (len(self.stimuli), *output.shape[1:]) for layer, output in outputs.items()}
                     written = self._open_files(stack, shapes, files, scratch)
-                    kept = {layer: torch.empty(shapes[layer], device=self._settings.device)
+                    kept = {layer: torch.empty(shapes[layer], device=self.settings.device)
                             for layer in shapes if layer not in written}  # fmt: skip
                 n = len(next(iter(outputs.values())))
                 for layer, output in outputs.items():
@@ -215,7 +214,7 @@ class FeatureExtractor:
         self, stack: ExitStack, shapes: Mapping[str, tuple[int, ...]], files: Mapping[str, Path | None], scratch: Path
     ) -> dict[str, IO[bytes]]:
         """Files for activations that are to be saved or do not fit into memory, to be closed with the stack."""
-        room = self._settings.memory if self._settings.device == "cpu" else torch.cuda.mem_get_info()[0]
+        room = self.settings.memory if self.settings.device == "cpu" else torch.cuda.mem_get_info()[0]
         fits = 4 * sum(math.prod(shape) for shape in shapes.values()) <= room // 2
         opened: dict[str, IO[bytes]] = {}
         for layer, path in files.items():

@@ -92,38 +92,50 @@ def compute_rdms(
     # All images are read before anything is computed: a missing one is better found now than in an hour.
     digest = _digest_of_images(stimuli, settings.workers)
     _prepare_folder(out, names)
-    extractor = FeatureExtractor(stimuli, settings)
+    features = FeatureExtractor(stimuli, settings)
     computed: list[Path] = []
     kept: list[Path] = []
-    total = len(networks) * len(names)
+    before = 0
+
+    def advance(n: int) -> None:
+        if progress is not None:
+            progress(before + n, len(networks) * len(names))
+
     with _tf32(settings.precision == "tf32"):
-        for number, network in enumerate(networks):
-            started = time.time()
-
-            def advance(n: int, before: int = number * len(names)) -> None:
-                if progress is not None:
-                    progress(before + n, total)
-
+        for network in networks:
             module = network.load()
             mark = _fingerprint(digest, module, network, settings)
             todo = {node: _rdm_path(out, network.model.key, name) for node, name in settings.layers.items()}
-            finished = (
-                [] if settings.fresh else [node for node in todo if _is_finished(todo[node], mark, out, settings)]
-            )
+            finished = [node for node, path in todo.items() if _is_finished(path, mark, out, settings)]
             kept += [todo.pop(node) for node in finished]
             if todo or not finished:
-                saved = {node: _activations_path(out, path) if settings.save_activations else None
-                         for node, path in todo.items()}  # fmt: skip
-                with extractor.activations(network, module, saved, out, advance) as activations:
-                    _name_conditions(out, names)
-                    for node, path in todo.items():
-                        rdm = _rdm(activations[node].flatten(1), network, node, names, settings)
-                        record = _record(path, network, node, activations[node], settings, started)
-                        _write_rdm(path, rdm, {"fingerprint": mark, **record})
+                _run_network(features, network, module, todo, out, mark, advance)
             advance(len(names))
+            before += len(names)
             _add_to_table(_models_path(out), network)
             computed += todo.values()
     return computed, kept
+
+
+def _run_network(
+    features: FeatureExtractor,
+    network: Network,
+    module: nn.Module,
+    todo: Mapping[str, Path],
+    out: Path,
+    mark: str,
+    advance: Callable[[int], None],
+) -> None:
+    """Activations of all images, then the RDM of each layer."""
+    started, settings = time.time(), features.settings
+    names = [name for name, _ in features.stimuli]
+    files = {node: _activations_path(out, path) if settings.save_activations else None for node, path in todo.items()}
+    with features.activations(network, module, files, out, advance) as activations:
+        _name_conditions(out, names)
+        for node, path in todo.items():
+            rdm = _rdm(activations[node].flatten(1), network, node, names, settings)
+            record = _record(path, network, node, activations[node], settings, started)
+            _write_rdm(path, rdm, {"fingerprint": mark, **record})
 
 
 @contextmanager
@@ -217,7 +229,9 @@ def _own_code(module: nn.Module) -> set[str]:
 
 
 def _is_finished(path: Path, mark: str, out: Path, settings: ExtractionSettings) -> bool:
-    """Whether this RDM exists, unchanged, and was computed from the same inputs."""
+    """Whether this RDM exists, unchanged, was computed from the same inputs, and need not be recomputed."""
+    if settings.fresh:
+        return False
     try:
         record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         same = record["fingerprint"] == mark and record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -239,12 +253,11 @@ def _prepare_folder(out: Path, names: Sequence[str]) -> None:
         raise InputError(f"{out}: cannot be written to ({error}); choose another folder as `out`") from None
     found = [name.strip() for name in lines if name.strip()]
     if found != list(names):
-        differing = [pair for pair in enumerate(zip(found, names, strict=False), start=1) if pair[1][0] != pair[1][1]]
-        detail = (
-            "condition {} is '{}' there and '{}' here; ".format(differing[0][0], *differing[0][1]) if differing else ""
-        )
+        pairs = enumerate(zip(found, names, strict=False), start=1)
+        differing = [f"condition {i} is '{old}' there and '{new}' here; " for i, (old, new) in pairs if old != new]
         raise InputError(
-            f"{path}: lists {len(found)} conditions that do not match the {len(names)} images and their order; {detail}"
+            f"{path}: lists {len(found)} conditions that do not match the {len(names)} images and their order; "
+            f"{''.join(differing[:1])}"
             "choose another folder as `out`, or list the images in that order in a text file"
         )
 
@@ -292,22 +305,7 @@ def _add_to_table(path: Path, network: Network) -> None:
 
 
 class Undefined(ValueError):
-    """Patterns for which a dissimilarity is undefined.
-
-    Parameters
-    ----------
-    what : str
-        What is wrong with them.
-    good : Tensor of bool, shape (n_conditions, 1)
-    finite : bool
-        Whether the patterns are finite.
-
-    Attributes
-    ----------
-    rows : list of int
-        Conditions of these patterns.
-    finite : bool
-    """
+    """Patterns, finite or not, for which a dissimilarity is undefined; `rows` are their conditions."""
 
     def __init__(self, what: str, good: Tensor, finite: bool) -> None:
         super().__init__(what)
@@ -322,11 +320,10 @@ def chunked_rdm(
     device: str = "cpu",
     memory: int = 2**29,
 ) -> NDArray[np.float64]:
-    """RDM of patterns with many units, computed in float64 from a few units of all conditions at a time.
+    """RDM of patterns with many units, computed in float64 from some units of all conditions at a time.
 
-    Every metric follows from the sum over units of products between patterns: the correlation from that between
-    patterns of mean 0, distances from that between patterns from which the mean over conditions was subtracted, which
-    loses the fewest digits.
+    Every metric follows from inner products, which add up over units: correlations from those of patterns around their
+    own mean, Euclidean distances from those of patterns around the mean pattern, which loses the fewest digits.
 
     Parameters
     ----------
@@ -358,12 +355,13 @@ def chunked_rdm(
         # Chunks that stay in the cache, unless adding up (n, n) products then took longer than the products.
         step = min(step, max(_CACHE_BYTES // (8 * n), 4 * n))
 
+    center = center or metric in ("euclidean", "sqeuclidean")
+
     def chunks() -> Iterator[tuple[Tensor, Tensor]]:
-        """Units as they are, and as the metric needs them."""
+        """Units as they are, and centered if wanted."""
         for start in range(0, n_units, step):
             raw = patterns[:, start : start + step].to(device).double()
-            moved = center or metric in ("euclidean", "sqeuclidean")
-            yield raw, raw - raw.mean(dim=0) if moved else raw
+            yield raw, raw - raw.mean(dim=0) if center else raw
 
     means: Any = 0.0
     if metric == "correlation":
@@ -379,15 +377,15 @@ def chunked_rdm(
     squares = products.diagonal()[:, None]
     if metric in ("euclidean", "sqeuclidean"):
         distances = (squares + squares.T - 2 * products).clip(0)
-        return _symmetric(distances.sqrt() if metric == "euclidean" else distances)
+        return _square(distances.sqrt() if metric == "euclidean" else distances)
     rounding = np.finfo(np.float64).eps ** 2 * n_units
     if not (good := squares > rounding * sizes).all():
         what = "activations are the same in all units" if metric == "correlation" else "activations are all 0"
         raise Undefined(what, good, finite=True)
     lengths = squares.sqrt()
-    return _symmetric((1 - products / lengths / lengths.T).clip(0, 2))
+    return _square((1 - products / lengths / lengths.T).clip(0, 2))
 
 
-def _symmetric(distances: Tensor) -> NDArray[np.float64]:
-    """With zeros on the diagonal, whatever the rounding."""
+def _square(distances: Tensor) -> NDArray[np.float64]:
+    """An RDM that is symmetric with zeros on its diagonal, whatever the rounding."""
     return np.asarray(expand(condense(distances.cpu().numpy())))

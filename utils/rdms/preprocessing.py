@@ -7,9 +7,8 @@ torchvision's networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from torchvision.transforms import functional as F
 
 from utils import InputError
 from utils.rdms.settings import PREPROCESSINGS
-from utils.rdms.stimuli import decode
 
 _TASKBANK_SIZE = 256
 # Tasks whose input the task bank clips to _CLIP; the others get the full range.
@@ -89,21 +87,6 @@ def get_preprocessing(name: str, *, task: str | None = None, weights: Any = None
         transform, name = weights.transforms(), f"transforms of {weights}"
         return Preprocessing(name, name, lambda image: transform(Image.fromarray(image)), lambda images: images)
     raise InputError(f"unknown preprocessing '{name}'; there are {', '.join(PREPROCESSINGS)}")
-
-
-def load_batch(paths: Sequence[Path], preprocessing: Preprocessing) -> torch.Tensor:
-    """Images as the input of a network.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-    preprocessing : Preprocessing
-
-    Returns
-    -------
-    torch.Tensor of float32, shape (n_images, channels, height, width)
-    """
-    return preprocessing.finish(torch.stack([preprocessing.prepare(decode(path)) for path in paths]))
 
 
 # --- taskbank: published code of the task bank, which relied on scikit-image 0.12.3

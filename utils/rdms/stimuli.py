@@ -16,8 +16,8 @@ from PIL import Image, ImageCms, ImageOps
 from utils import InputError
 
 Stimulus = tuple[str, Path]
-# Files of a folder that count as images. Pillow's own list has PDFs, films and HDF5 files, but no HEIC or JPEG XL. These
-# must not be skipped: an image that cannot be decoded has to end in an error.
+# Files of a folder that count as images. Pillow's own list has PDFs, films and HDF5 files, but no HEIC or JPEG XL:
+# these must not be skipped, since an image that cannot be decoded has to end in an error.
 _SUFFIXES = frozenset((
     ".apng", ".avif", ".avifs", ".bmp", ".dib", ".exr", ".gif", ".hdr", ".heic", ".heif", ".j2k", ".jfif", ".jp2",
     ".jpe", ".jpeg", ".jpg", ".jxl", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif",
