@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import struct
 import warnings
 import zlib
@@ -186,6 +187,28 @@ def test_cmyk_is_converted(tmp_path, picture):
     broken = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(picture).convert("CMYK").save(tmp_path / "b.jpg", quality=100, icc_profile=broken)
     np.testing.assert_array_equal(decode(tmp_path / "b.jpg"), decode(tmp_path / "a.jpg"))
+
+
+def grey_inks():
+    """A colour profile of a printer whose four inks are grey: each one halves the lightness."""
+    clut = [value for inks in itertools.product((0, 1), repeat=4) for value in (255 >> sum(inks), 128, 128)]
+    matrix = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    curve = bytes(range(256))
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + 4 * curve + bytes(clut) + 3 * curve
+    white = struct.pack(">3i", *(round(65536 * x) for x in (0.9642, 1, 0.8249)))
+    header = struct.pack(">I4xI4s4s4s12x4s28x", 144 + len(lut), 0x02400000, b"prtr", b"CMYK", b"Lab ", b"acsp") + white
+    return header.ljust(128, b"\0") + struct.pack(">I4sII", 1, b"A2B0", 144, len(lut)) + lut
+
+
+@pytest.mark.parametrize("suffix", ["tif", "jpg"])
+def test_the_colour_profile_of_a_cmyk_image_decides(tmp_path, suffix):
+    """Without it, Pillow would show full cyan as (0, 255, 255)."""
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    cyan.save(tmp_path / f"a.{suffix}", icc_profile=grey_inks())
+    decoded = decode(tmp_path / f"a.{suffix}")
+    assert np.abs(decoded.astype(int) - 119).max() <= 3  # L* = 50 in sRGB
+    cyan.save(tmp_path / f"b.{suffix}")
+    assert np.abs(decode(tmp_path / f"b.{suffix}")[0, 0].astype(int) - [0, 255, 255]).max() <= 2
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
