@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.taskonomy import extractor, optimise, random_encoder
 from models.tasks import TASK_LAYERS, TASKS
+from utils.io.data_folder import DataFolder
 from utils.rdms.extraction import Network
 from utils.rdms.network_rdms import compute_rdms
 from utils.rdms.preprocessing import get_preprocessing
@@ -132,7 +133,7 @@ def _extract(stimuli: list[Any], folder: Path, device: str, n_networks: int) -> 
     settings = ExtractionSettings(
         {layer: layer for layer in TASK_LAYERS}, device=device, fresh=True, memory=8 * 10**9, workers=8
     )
-    compute_rdms(stimuli, networks, folder / f"out-{device}", settings)
+    compute_rdms(stimuli, networks, DataFolder(folder / f"out-{device}"), settings)
 
 
 @functools.cache

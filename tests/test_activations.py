@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import load_batch
+from helpers import load_batch
 from PIL import Image
 from scipy.spatial.distance import pdist, squareform
 from torch import nn
@@ -20,6 +20,7 @@ from models.tasks import TASK_LAYERS, Model
 from utils import InputError
 from utils.activations import main
 from utils.datasets.models import read_model_table
+from utils.io.data_folder import DataFolder
 from utils.io.readers import read_rdms
 from utils.rdm import METRICS, expand, pattern_rdms
 from utils.rdms import extraction, network_rdms
@@ -122,7 +123,7 @@ LAYERS = {"conv": "early", "fc": "late"}
 
 def run(out, stimuli, network=None, **options):
     """RDMs by layer name."""
-    compute_rdms(stimuli, [network or tiny()], out, ExtractionSettings(LAYERS, **options))
+    compute_rdms(stimuli, [network or tiny()], DataFolder(out), ExtractionSettings(LAYERS, **options))
     return {name: np.load(out / "dnn_rdms" / f"tiny_{name}.npy") for name in LAYERS.values()}
 
 
@@ -296,7 +297,7 @@ def test_images_are_decoded_once_for_all_networks(tmp_path, stimuli, monkeypatch
     decoded = []
     monkeypatch.setattr(extraction, "decode", lambda path, plain=extraction.decode: decoded.append(path) or plain(path))
     networks = [tiny(seed, key=f"net{seed}") for seed in range(3)]
-    compute_rdms(stimuli, networks, tmp_path, ExtractionSettings(LAYERS))
+    compute_rdms(stimuli, networks, DataFolder(tmp_path), ExtractionSettings(LAYERS))
     assert sorted(decoded) == sorted(path for _, path in stimuli)
 
 
@@ -304,7 +305,9 @@ def test_progress_counts_images_of_all_networks(tmp_path, stimuli):
     steps = []
     networks = [tiny(seed, key=f"net{seed}") for seed in range(2)]
     for _ in range(2):
-        compute_rdms(stimuli, networks, tmp_path, ExtractionSettings(LAYERS), lambda *step: steps.append(step))
+        compute_rdms(
+            stimuli, networks, DataFolder(tmp_path), ExtractionSettings(LAYERS), lambda *step: steps.append(step)
+        )
     assert {total for _, total in steps} == {2 * N_IMAGES}
     done = [done for done, _ in steps]
     assert done[-2:] == [N_IMAGES, 2 * N_IMAGES]  # the second time, everything is there
@@ -405,7 +408,7 @@ def test_models_are_added_and_rows_kept(tmp_path, stimuli):
     path.write_text("key\tlabel\tgroup\tnote\nold\tOld net\tmine\tkeep\ntiny\tMy label\tmine\t\n")
     run(tmp_path, stimuli)
     run(tmp_path, stimuli)
-    compute_rdms(stimuli, [tiny(key="next")], tmp_path, ExtractionSettings(LAYERS))
+    compute_rdms(stimuli, [tiny(key="next")], DataFolder(tmp_path), ExtractionSettings(LAYERS))
     assert path.read_text().splitlines() == [
         "key\tlabel\tgroup\tnote\tcolor",
         "old\tOld net\tmine\tkeep\t",
@@ -503,13 +506,10 @@ def test_bad_settings_are_refused(tmp_path, stimuli):
             run(tmp_path, stimuli, precision=precision)
     with pytest.raises(InputError, match="`precision` is 'int8', expected one of float32, tf32"):
         run(tmp_path, stimuli, precision="int8")
-    for name in ("batch_size", "workers"):
-        with pytest.raises(InputError, match=f"`{name}` is 0, expected 1 or more"):
-            run(tmp_path, stimuli, **{name: 0})
     with pytest.raises(InputError, match="unknown metric 'manhattan'"):
         run(tmp_path, stimuli, metric="manhattan")
     with pytest.raises(InputError, match="two layers are named early"):
-        compute_rdms(stimuli, [tiny()], tmp_path, ExtractionSettings({"conv": "early", "fc": "early"}))
+        compute_rdms(stimuli, [tiny()], DataFolder(tmp_path), ExtractionSettings({"conv": "early", "fc": "early"}))
 
 
 def test_a_broken_image_ends_in_one_line(tmp_path, stimuli):
@@ -537,7 +537,7 @@ def test_layers_without_a_pattern_per_image_are_refused(tmp_path, stimuli):
 
     network = Network(Model("flat", "", "", ""), lambda: Flat().eval(), get_preprocessing("imagenet"), "")
     with pytest.raises(InputError, match=r"flat, layer mean: returns \(5,\) for 5 images, expected one pattern"):
-        compute_rdms(stimuli, [network], tmp_path, ExtractionSettings({"mean": "mean"}))
+        compute_rdms(stimuli, [network], DataFolder(tmp_path), ExtractionSettings({"mean": "mean"}))
 
 
 def test_dead_layers_are_named_with_the_images(tmp_path, stimuli):
@@ -631,7 +631,7 @@ def test_a_torchvision_network_by_command(tmp_path, stimuli):
         (["--tasks", "random", "--layers", "block4=a", "encoder_output=a"], "two layers are named a"),
         (["--tasks", "random", "--layers", "block4", "block4"], "a layer is given twice"),
         (["--tasks", "random", "--layers", "block4=a/b"], "'a/b' cannot be part of a file name; use LAYER=NAME"),
-        (["--tasks", "edge2d", "--weights", "{empty}/nowhere"], "nowhere: is no folder"),
+        (["--tasks", "edge2d", "--weights", "{empty}/nowhere"], "nowhere: is not a folder"),
         (["--model", "resnet19", "--layers", "fc"], "torchvision has no model 'resnet19'"),
         (["--model", "own_networks:network"], "`layers` is missing; choose from .*conv"),
         (["--model", "own_networks:network", "--layers", "conv9"], "has no layer 'conv9'"),
@@ -650,9 +650,8 @@ def test_bad_options_are_refused(tmp_path, stimuli, tiny_module, arguments, mess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "few"], "argument --batch-size: invalid batch_size value: 'few'"),
-        (["--workers", "two"], "argument --workers: invalid int value: 'two'"),
-        (["--memory", "lots"], "'lots', expected a size from 10MB on"),
+        (["--batch-size", "0"], "expected a whole number from 1 on"),
+        (["--memory", "lots"], "'lots', expected a size of at least 10MB"),
         (["--memory", "3"], "expected a size"),
         (["--precision", "int8"], "invalid choice"),
         (["--group", "2D"], "require --model"),
@@ -693,7 +692,7 @@ def test_rdms_of_real_images_go_into_the_figures(tmp_path, algonauts):
     for seed, group in enumerate(("2D", "semantic", "2D")):
         network = tiny(seed)
         networks.append(Network(Model(f"net{seed}", f"Net {seed}", group, ""), network.load, network.preprocessing, ""))
-    compute_rdms(listed, networks, tmp_path / "own", ExtractionSettings(LAYERS))
+    compute_rdms(listed, networks, DataFolder(tmp_path / "own"), ExtractionSettings(LAYERS))
     command = [sys.executable, str(HOME / "Fig3b_groupeddnns_ROIs.py"), "--dnn-rdms", str(tmp_path / "own/dnn_rdms")]
     command += ["--fmri-rdms", str(algonauts / "roi_rdms"), "--roi-labels", str(algonauts / "roi_labels.csv")]
     command += ["--results", str(tmp_path / "results"), "--n-permutations", "99", "--no-open", "-q"]

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import load_batch
+from helpers import load_batch
 from PIL import Image, ImageCms
 
 from models.tasks import TASKS

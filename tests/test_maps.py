@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils.io.output import Outputs
+from utils.io.output import staged
 from utils.plotting.export import save_labels, save_values
 from utils.plotting.label_maps import LabelMap
 from utils.plotting.surface import sample_labels, sample_values
@@ -30,7 +30,7 @@ def label_map(rng):
 
 
 def published(tmp_path, save):
-    with Outputs(tmp_path / "Fig") as outputs:
+    with staged(tmp_path / "Fig") as outputs:
         save(outputs)
         outputs.publish({})
     return tmp_path / "Fig" / "maps"

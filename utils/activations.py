@@ -28,21 +28,48 @@ from pathlib import Path
 
 from models.tasks import TASK_LAYERS
 from utils import InputError, cli
+from utils.parallel.threads import available_cores
 from utils.rdm import METRICS
 from utils.rdms.settings import CPU_BATCH, GPU_BATCH, PRECISIONS, PREPROCESSINGS, ExtractionSettings
 
-# Options without a default that the help should show.
-_UNSET = dict.fromkeys(("tasks", "model", "layers", "preprocessing", "key", "label", "group", "weights"))
-_FLAGS = dict.fromkeys(("unverified_weights", "center", "save_activations", "fresh", "quiet"), False)
 _SETTINGS = ("batch_size", "precision", "metric", "center", "save_activations", "memory", "workers", "fresh")
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line: RDMs of networks into a data folder."""
+    started = time.time()
+    options = _options(argv)
+    layers = dict(options.layers)
+    if len(layers) < len(options.layers):
+        raise InputError("`layers`: a layer is given twice; give every layer once")
+    settings = ExtractionSettings(
+        layers, cli.choose_device(options), **{name: getattr(options, name) for name in _SETTINGS}
+    )
+    # Importing torch takes seconds, which --help and mistyped options should not.
+    from utils.io.data_folder import DataFolder
+    from utils.rdms import extraction, network_rdms, stimuli
+
+    images, data = stimuli.list_images(options.images), DataFolder(options.out)
+    if options.model:
+        given = ("key", "label", "group", "preprocessing", "seed")
+        networks = [extraction.custom_network(options.model, **{name: getattr(options, name) for name in given})]
+    else:
+        networks = extraction.taskonomy_networks(
+            options.tasks, options.weights, not options.unverified_weights, options.preprocessing, options.seed
+        )
+    with cli.progress(f"{len(images)} images, {len(networks)} network(s)", options) as advance:
+        computed, kept = network_rdms.compute_rdms(images, networks, data, settings, advance)
+    if options.unverified_weights:
+        cli.warn("weights were not verified, so these may not be RDMs of the Taskonomy networks")
+    print(f"{len(computed) + len(kept)} RDMs of {len(images)} images in {data.dnn_rdms}: {len(computed)} computed in "
+          f"{time.time() - started:.1f} s, {len(kept)} existed already")  # fmt: skip
+
+
+def _parser() -> cli.Parser:
     # fmt: off
-    parser = cli.Parser(prog="python -m utils.activations", description=__doc__, formatter_class=cli.Help,
-                        allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    networks = parser.add_argument_group("images and networks")
-    either, add = networks.add_mutually_exclusive_group(), networks.add_argument
+    parser = cli.Parser(prog="python -m utils.activations", description=__doc__)
+    group = parser.add_argument_group("images and networks")
+    either, add = group.add_mutually_exclusive_group(), group.add_argument
     add("--images", type=Path, required=True, metavar="DIR",
         help="folder of images, or a text file that lists them (one path per line, relative to that file); stimuli are "
              "named after their files, without suffix")
@@ -69,28 +96,23 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--precision", choices=PRECISIONS, default="float32",
         help="of the networks; tf32 and float16 need a GPU. RDMs are computed in float64")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto uses a GPU if there is one")
-    add("--batch-size", type=batch_size, default="auto", metavar="N",
+    add("--batch-size", type=_batch_size, default="auto", metavar="N",
         help=f"images per batch; auto is {CPU_BATCH} on a CPU (activations of more images do not fit into its cache) "
              f"and {GPU_BATCH} on a GPU, halved when memory runs out")
     add("--memory", type=cli.size, default="2GB", metavar="SIZE",
         help="memory for images and activations, besides the network; activations that do not fit are kept in "
              "temporary files in DATA")
-    add("--workers", type=int, default=min(8, cli.available_cores()), metavar="N", help="threads that decode images")
+    add("--workers", type=cli.positive, default=min(8, available_cores()), metavar="N",
+        help="threads that decode images")
     add("--save-activations", action="store_true", help="save activations in DATA/activations")
     add("--fresh", action="store_true", help="recompute RDMs that exist already")
     add("-q", "--quiet", action="store_true", help="no progress bar")
     # fmt: on
-    options = parser.parse_args(argv, argparse.Namespace(**_UNSET, **_FLAGS))
-    if options.model is None and (options.key or options.label or options.group):
-        parser.error("--key, --label and --group require --model; the Taskonomy networks have their own")
-    if options.model is not None and (options.weights or options.unverified_weights):
-        parser.error("--weights and --unverified-weights require --tasks; give weights as in --model resnet18:DEFAULT")
-    return options
+    return parser
 
 
-def batch_size(text: str) -> int | None:
-    """Type of --batch-size, under the name that errors of the parser show."""
-    return None if text == "auto" else int(text)
+def _batch_size(text: str) -> int | None:
+    return None if text == "auto" else cli.positive(text)
 
 
 def _layer(text: str) -> tuple[str, str]:
@@ -98,34 +120,22 @@ def _layer(text: str) -> tuple[str, str]:
     return node, name or node
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line: RDMs of networks into a data folder."""
-    started = time.time()
-    options = _parse(argv)
-    layers = options.layers or ([] if options.model else [(layer, layer) for layer in TASK_LAYERS])
-    if len(dict(layers)) < len(layers):
-        raise InputError("`layers`: a layer is given twice; give every layer once")
-    settings = ExtractionSettings(
-        dict(layers), cli.choose_device(options), **{name: getattr(options, name) for name in _SETTINGS}
-    )
-    # Importing torch takes seconds, which --help and mistyped options should not.
-    from utils.rdms import extraction, network_rdms, stimuli
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Options, those that depend on others settled."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.model is None and (options.key or options.label or options.group):
+        parser.error("--key, --label and --group require --model; the Taskonomy networks have their own")
+    if options.model is not None and (options.weights or options.unverified_weights):
+        parser.error("--weights and --unverified-weights require --tasks; give weights as in --model resnet18:DEFAULT")
+    options.layers = options.layers or ([] if options.model else [(layer, layer) for layer in TASK_LAYERS])
+    return options
 
-    images = stimuli.list_images(options.images)
-    if options.model:
-        given = ("key", "label", "group", "preprocessing", "seed")
-        networks = [extraction.custom_network(options.model, **{name: getattr(options, name) for name in given})]
-    else:
-        networks = extraction.taskonomy_networks(
-            options.tasks, options.weights, not options.unverified_weights, options.preprocessing, options.seed
-        )
-    with cli.progress(f"{len(images)} images, {len(networks)} network(s)", options) as advance:
-        computed, kept = network_rdms.compute_rdms(images, networks, options.out, settings, advance)
-    if options.unverified_weights:
-        cli.warn("weights were not verified, so these may not be RDMs of the Taskonomy networks")
-    print(f"{len(computed) + len(kept)} RDMs of {len(images)} images in {options.out / 'dnn_rdms'}: {len(computed)} "
-          f"computed in {time.time() - started:.1f} s, {len(kept)} existed already")  # fmt: skip
+
+def command() -> None:
+    """Run from the command line."""
+    cli.execute(main, _parser())
 
 
 if __name__ == "__main__":
-    cli.execute(main)
+    command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,11 +17,7 @@ from models.tasks import (
     group_names,
     legend_order,
 )
-from utils import InputError
-from utils.analysis.rois import subject_range
-from utils.analysis.significance import describe
-from utils.datasets.layout import Sources
-from utils.datasets.rois import Atlas, RoiRdms, load_atlas
+from utils.datasets.rois import Atlas, RoiRdms
 from utils.io.output import Outputs
 from utils.plotting.explorer import write_explorer
 from utils.plotting.export import save_labels, save_values
@@ -277,38 +272,6 @@ def save_maps(
         else:
             save_values(outputs, own.drawn.data, own.drawn.affine, own.name, description, units=own.drawn.unit,
                         simulated=banner is not None, surface=surface)  # fmt: skip
-
-
-def save_roi_maps(
-    options: argparse.Namespace,
-    outputs: Outputs,
-    sources: Sources,
-    rois: RoiRdms,
-    models: Sequence[Model],
-    first: pd.DataFrame,
-    what: str,
-    title: str,
-    banner: str | None,
-) -> None:
-    """Write the maps of the ROIs (see `roi_maps`); without an atlas, say in one line how to get them.
-
-    Raises
-    ------
-    InputError
-        If the atlas holds none of the ROIs.
-    """
-    atlas = load_atlas(sources)
-    if atlas is None:
-        print(
-            "No brain map of the ROIs: there is no atlas. Give one with --atlas FILE (a NIfTI volume whose labels are "
-            "the ids of the ROI table), for the paper's ROIs the probabilistic atlas of Wang et al. 2015."
-        )
-        return
-    if not np.isin(atlas.labels, rois.ids).any():
-        raise InputError(f"{sources.atlas}: holds none of the ROIs {', '.join(rois.names)}; give a matching --atlas")
-    maps = roi_maps(atlas, rois, models, first, what)
-    notes = [maps[0].drawn.note, describe(options, subject_range(rois))]
-    save_maps(outputs, maps, title=title, notes=notes, banner=banner, surface=options.surface, atlas=atlas)
 
 
 def save_montage(

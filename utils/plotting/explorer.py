@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.io.templates import render
 from utils.plotting.label_maps import OUTSIDE, SURFACE_NOTE, LabelMap, Regions, ValueMap
 from utils.plotting.page_layout import text_width
 from utils.plotting.surface import (
@@ -36,7 +35,6 @@ _HELP_NOTE = (
 )
 # The title of a colour bar is broken into lines of so many letters; with them it is so many pixels wide.
 _BAR_LETTERS, _BAR_WIDTH = 22, 170
-_TEMPLATE = Path(__file__).with_suffix(".html")
 
 
 def write_explorer(
@@ -92,18 +90,17 @@ def write_explorer(
         if volume.shape != first.data.shape:
             raise ValueError(f"{name} has shape {volume.shape}: expected {first.data.shape}, the grid of the first map")
     content = _content(maps, first, surface, hover or {}, regions)
-    parts = {
-        "title": html.escape(title),
-        "banner": f'<p class="banner">{html.escape(banner)}</p>' if banner else "",
-        "options": "".join(f'<option value="{i}">{html.escape(name)}</option>' for i, name in enumerate(titles)),
-        "notes": html.escape(" ".join([*notes, SURFACE_NOTE, _HELP_NOTE])),
-        "tables": "".join(_table(own) for own in maps if isinstance(own, LabelMap)),
-        "plotly": get_plotlyjs(),
-        # Inside a script element nothing is escaped, and only this would end it.
-        "content": json.dumps(content, separators=(",", ":")).replace("</", "<\\/"),
-    }
-    template = _TEMPLATE.read_text(encoding="utf-8")
-    Path(path).write_text(re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template), encoding="utf-8")
+    page = render(
+        "plotting/explorer.html",
+        title=title,
+        banner=banner,
+        titles=titles,
+        notes=" ".join([*notes, SURFACE_NOTE, _HELP_NOTE]),
+        tables="".join(_table(own) for own in maps if isinstance(own, LabelMap)),
+        plotly=get_plotlyjs(),
+        content=content,
+    )
+    Path(path).write_text(page, encoding="utf-8")
 
 
 def _content(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -12,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.tasks import to_published_color
-from utils.analysis.rois import Partition
-from utils.analysis.significance import Outcome
-from utils.datasets.models import ModelRdms
-from utils.datasets.rois import PAPER_ROIS, RoiRdms
+from utils.analysis.rois import RoiFit
+from utils.datasets.rois import PAPER_ROIS
 from utils.plotting import venn
 from utils.plotting.page_layout import FONT, MARGIN, PAGE_WIDTH, Sheet, Style, drawing_style, shorten, text_width
 from utils.stats.regression import part_names
@@ -26,29 +23,36 @@ if TYPE_CHECKING:
     from matplotlib.patheffects import AbstractPathEffect
 
 
-def roi_panels(
-    options: argparse.Namespace, models: ModelRdms, rois: RoiRdms, partition: Partition, outcome: Outcome
-) -> list[RoiPanel]:
-    """What the figure shows of each ROI."""
-    n_sets = len(partition.sets)
+def roi_panels(fit: RoiFit, alpha: float) -> list[RoiPanel]:
+    """What the figure shows of each ROI.
+
+    Parameters
+    ----------
+    fit : RoiFit
+    alpha : float
+        Level of significance of stars and brackets.
+
+    Returns
+    -------
+    list of RoiPanel
+    """
+    partition, test = fit.partition, fit.test
+    parts = [frozenset(part) for part in part_names(len(partition.sets))]
     panels = []
-    for place, name in enumerate(rois.names):
-        members = [models.models[i] for i in partition.sets[:, place]]
-        differ = outcome.q_difference[:, place] <= options.alpha
+    for i, name in enumerate(fit.rois.names):
+        members = [fit.models.models[k] for k in partition.sets[:, i]]
+        differ = test.q_difference[:, i] <= alpha
         panels.append(
             RoiPanel(
                 roi=name,
                 labels=[model.label for model in members],
                 colors=[model.color for model in members],
-                unique=partition.unique[:, place],
-                se=partition.se[:, place],
-                significant=list(outcome.q[:, place] <= options.alpha),
-                brackets=[pair for pair, differs in zip(outcome.pairs, differ, strict=True) if differs],
-                total=float(partition.total[place]),
-                parts={
-                    frozenset(part): float(value)
-                    for part, value in zip(part_names(n_sets), partition.parts[:, place], strict=True)
-                },
+                unique=partition.unique[:, i],
+                se=partition.se[:, i],
+                significant=list(test.q[:, i] <= alpha),
+                brackets=[pair for pair, differs in zip(test.pairs, differ, strict=True) if differs],
+                total=float(partition.total[i]),
+                parts=dict(zip(parts, partition.parts[:, i].tolist(), strict=True)),
             )
         )
     return panels

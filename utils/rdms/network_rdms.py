@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from utils import InputError
-from utils.io.output import written_whole
+from utils.io.data_folder import DataFolder
+from utils.io.output import write_conditions, written_whole
 from utils.io.provenance import provenance
 from utils.io.readers import read_table
 from utils.rdm import condense, expand, pattern_rdms
@@ -33,32 +34,13 @@ _VERSION = 1
 _CACHE_BYTES = 2**21
 
 
-# --- where things are in a data folder
-
-
-def _rdm_path(out: Path, key: str, layer: str) -> Path:
-    return out / "dnn_rdms" / f"{key}_{layer}.npy"
-
-
-def _activations_path(out: Path, rdm: Path) -> Path:
-    return out / "activations" / rdm.name
-
-
-def _conditions_path(out: Path) -> Path:
-    return out / "conditions.txt"
-
-
-def _models_path(out: Path) -> Path:
-    return out / "models.tsv"
-
-
 # --- from images to RDMs
 
 
 def compute_rdms(
     stimuli: Sequence[Stimulus],
     networks: Sequence[Network],
-    out: Path,
+    data: DataFolder,
     settings: ExtractionSettings,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Path], list[Path]]:
@@ -69,8 +51,8 @@ def compute_rdms(
     stimuli : sequence of (str, Path)
         Name and file of every image, in the order of the RDMs' rows.
     networks : sequence of Network
-    out : Path
-        Data folder in the generic layout of data/README.md; made if needed.
+    data : DataFolder
+        Where RDMs, conditions.txt and models.tsv go; made if needed.
     settings : ExtractionSettings
     progress : callable, optional
         Called with (images that went through a network, images in all).
@@ -83,15 +65,15 @@ def compute_rdms(
     Raises
     ------
     InputError
-        If images cannot be used, `out` belongs to other images or cannot be written to, a network has no such layer or
-        cannot process the images, or an RDM is undefined.
+        If images cannot be used, the folder belongs to other images or cannot be written to, a network has no such
+        layer or cannot process the images, or an RDM is undefined.
     """
     names = [name for name, _ in stimuli]
     if len(names) < 3:
         raise InputError(f"found {len(names)} image(s), but an RDM needs three or more")
     # All images are read before anything is computed: a missing one is better found now than in an hour.
     digest = _digest_of_images(stimuli, settings.workers)
-    _prepare_folder(out, names)
+    _prepare_folder(data, names)
     features = FeatureExtractor(stimuli, settings)
     computed: list[Path] = []
     kept: list[Path] = []
@@ -105,14 +87,14 @@ def compute_rdms(
         for network in networks:
             module = network.load()
             mark = _fingerprint(digest, module, network, settings)
-            todo = {node: _rdm_path(out, network.model.key, name) for node, name in settings.layers.items()}
-            finished = [node for node, path in todo.items() if _is_finished(path, mark, out, settings)]
+            todo = {node: data.dnn_rdm(network.model.key, name) for node, name in settings.layers.items()}
+            finished = [node for node, path in todo.items() if _is_finished(path, mark, data, settings)]
             kept += [todo.pop(node) for node in finished]
             if todo or not finished:
-                _run_network(features, network, module, todo, out, mark, advance)
+                _run_network(features, network, module, todo, data, mark, advance)
             advance(len(names))
             before += len(names)
-            _add_to_table(_models_path(out), network)
+            _add_to_table(data.models, network)
             computed += todo.values()
     return computed, kept
 
@@ -122,16 +104,17 @@ def _run_network(
     network: Network,
     module: nn.Module,
     todo: Mapping[str, Path],
-    out: Path,
+    data: DataFolder,
     mark: str,
     advance: Callable[[int], None],
 ) -> None:
     """Activations of all images, then the RDM of each layer."""
     started, settings = time.time(), features.settings
     names = [name for name, _ in features.stimuli]
-    files = {node: _activations_path(out, path) if settings.save_activations else None for node, path in todo.items()}
-    with features.activations(network, module, files, out, advance) as activations:
-        _name_conditions(out, names)
+    files = {node: data.activations / path.name if settings.save_activations else None for node, path in todo.items()}
+    with features.activations(network, module, files, data.root, advance) as activations:
+        # Not before there are activations: images that cannot be used leave nothing behind.
+        write_conditions(data.conditions, names)
         for node, path in todo.items():
             rdm = _rdm(activations[node].flatten(1), network, node, names, settings)
             record = _record(path, network, node, activations[node], settings, started)
@@ -228,7 +211,7 @@ def _own_code(module: nn.Module) -> set[str]:
     return sources
 
 
-def _is_finished(path: Path, mark: str, out: Path, settings: ExtractionSettings) -> bool:
+def _is_finished(path: Path, mark: str, data: DataFolder, settings: ExtractionSettings) -> bool:
     """Whether this RDM exists, unchanged, was computed from the same inputs, and need not be recomputed."""
     if settings.fresh:
         return False
@@ -237,20 +220,20 @@ def _is_finished(path: Path, mark: str, out: Path, settings: ExtractionSettings)
         same = record["fingerprint"] == mark and record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return same and (not settings.save_activations or _activations_path(out, path).exists())
+    return same and (not settings.save_activations or (data.activations / path.name).exists())
 
 
 # --- the data folder
 
 
-def _prepare_folder(out: Path, names: Sequence[str]) -> None:
+def _prepare_folder(data: DataFolder, names: Sequence[str]) -> None:
     """Make the folder; refuse it if its conditions are other images."""
-    path = _conditions_path(out)
+    path = data.conditions
     try:
-        _rdm_path(out, "", "").parent.mkdir(parents=True, exist_ok=True)
+        data.dnn_rdms.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else names
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{out}: cannot be written to ({error}); choose another folder as `out`") from None
+        raise InputError(f"{data.root}: cannot be written to ({error}); choose another folder as `out`") from None
     found = [name.strip() for name in lines if name.strip()]
     if found != list(names):
         pairs = enumerate(zip(found, names, strict=False), start=1)
@@ -260,14 +243,6 @@ def _prepare_folder(out: Path, names: Sequence[str]) -> None:
             f"{''.join(differing[:1])}"
             "choose another folder as `out`, or list the images in that order in a text file"
         )
-
-
-def _name_conditions(out: Path, names: Sequence[str]) -> None:
-    """Write conditions.txt, once there are activations: images that cannot be used leave nothing behind."""
-    path = _conditions_path(out)
-    if not path.exists():
-        with written_whole(path) as file:
-            file.write("".join(f"{name}\n" for name in names).encode())
 
 
 def _write_rdm(path: Path, rdm: NDArray[np.float64], record: Mapping[str, Any]) -> None:

@@ -67,9 +67,6 @@ class ExtractionSettings:
             raise InputError(f"`precision` is '{self.precision}', expected one of {', '.join(PRECISIONS)}")
         if self.device == "cpu" and self.precision in ("tf32", "float16"):
             raise InputError(f"`precision` {self.precision} needs a GPU; use float32 or bfloat16 on the CPU")
-        for name in ("batch_size", "workers"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"`{name}` is {value}, expected 1 or more")
         if self.metric not in METRICS:
             raise InputError(f"unknown metric '{self.metric}'; there are {', '.join(METRICS)}")
         names = list(self.layers.values())
