@@ -486,9 +486,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, stimuli, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
-        with pytest.raises(InputError, match=r"tiny_early\.npy: it cannot be written .the disk is full.; free space"):
+        with pytest.raises(InputError, match=r"tiny_early\.npy: cannot be written .the disk is full.; free space"):
             run(tmp_path, stimuli, metric="cosine")
-        with pytest.raises(InputError, match=r"activations/tiny_\w+\.npy: it cannot be written .the disk is full"):
+        with pytest.raises(InputError, match=r"activations/tiny_\w+\.npy: cannot be written .the disk is full"):
             run(tmp_path, stimuli, metric="cosine", save_activations=True)
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert before == after
