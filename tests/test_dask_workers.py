@@ -460,7 +460,7 @@ def test_searchlight_files_are_the_same_although_a_worker_is_killed(study, tmp_p
     assert capfd.readouterr() == ("", "")
 
 
-# ----------------------------------------------------------------------------------------------- a run that is cut short
+# ---------------------------------------------------------------------------------------------- a run that is cut short
 
 ENDLESS = """
 import sys, time
