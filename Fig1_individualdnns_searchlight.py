@@ -44,9 +44,10 @@ def best_networks(fit: SearchlightFit, alpha: float) -> pd.DataFrame:
     )
 
 
-def cli() -> None:
+def command() -> None:
+    """Run from the command line."""
     FigureRun.execute(main, FIGURE, kind="searchlight", title=TITLE, help=__doc__)
 
 
 if __name__ == "__main__":
-    cli()
+    command()

@@ -54,9 +54,10 @@ def single_subjects(first: pd.DataFrame) -> CeilingPanel | None:
     )
 
 
-def cli() -> None:
+def command() -> None:
+    """Run from the command line."""
     FigureRun.execute(main, FIGURE, kind="roi", title=TITLE, help=__doc__)
 
 
 if __name__ == "__main__":
-    cli()
+    command()

@@ -41,9 +41,10 @@ def main(run: FigureRun) -> None:
     run.draw_roi_maps(lambda atlas: roi_maps(atlas, fit.rois, groups.models, strongest, "group"), tested, MAP_TITLE)
 
 
-def cli() -> None:
+def command() -> None:
+    """Run from the command line."""
     FigureRun.execute(main, FIGURE, kind="roi", title=TITLE, help=__doc__)
 
 
 if __name__ == "__main__":
-    cli()
+    command()

@@ -64,6 +64,6 @@ def fetch_checkpoint(task: Task, folder: Path, base: str = WEIGHTS, progress: Pr
         As `download`.
     """
     path = folder / str(task.checkpoint)
-    # torch.hub.download_url_to_file waits for a stalled server forever, and neither resumes nor verifies existing files.
+    # torch.hub.download_url_to_file waits forever for a stalled server, and does not resume or verify existing files.
     download(checkpoint_address(task, base), path, task.sha256, progress=progress)
     return path

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from utils import InputError, cli, searchlight
-from utils.cli import options as options_module
+from utils.cli.options import figure_parser, parse
 from utils.parallel import dask_workers
+from utils.rdms import searchlight_rdms
 
 distributed = pytest.importorskip("distributed", reason="--dask needs requirements-dask.txt")
 import psutil  # noqa: E402  (a requirement of distributed)
@@ -319,7 +320,7 @@ def test_addresses_that_are_none(address, capsys):
     with pytest.raises(InputError, match="expected local:N, tcp://HOST:PORT, or a scheduler file"):
         dask_workers.local_workers(address)
     with pytest.raises(SystemExit) as ended:
-        cli.parse("Fig1", "searchlight", "", ["--dask", address])
+        parse(figure_parser("Fig1", "searchlight", ""), ["--dask", address])
     text = capsys.readouterr().err
     assert (ended.value.code, text.count("\n")) == (2, 1) and "argument --dask" in text
 
@@ -361,14 +362,14 @@ def test_without_dask_there_is_a_word_on_how_to_get_it(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--stats", "t-test"], "--dask does not go with --stats t-test"),
-        (["--device", "cuda"], "--dask does not go with --device cuda"),
+        (["--stats", "t-test"], "--dask cannot be combined with --stats t-test"),
+        (["--device", "cuda"], "--dask cannot be combined with --device cuda"),
         (["--threads", "0"], "argument --threads: '0', expected a whole number from 1 on"),
     ],
 )
 def test_options_that_do_not_go_together(given, message, capsys):
     with pytest.raises(SystemExit):
-        cli.parse("Fig1", "searchlight", "", ["--dask", "local:2", *given])
+        parse(figure_parser("Fig1", "searchlight", ""), ["--dask", "local:2", *given])
     text = capsys.readouterr().err
     assert message in text and text.count("\n") == 1
 
@@ -382,22 +383,21 @@ def test_local_workers_share_the_threads(monkeypatch):
         yield "workers"
 
     monkeypatch.setattr(dask_workers, "connect", connect)
-    monkeypatch.setattr(options_module, "use_threads", lambda n: None)
     for given in (["--dask", "local:3", "--threads", "7"], ["--dask", "local:3", "--threads", "2"],
                   ["--dask", "tcp://node:8786"], []):  # fmt: skip
-        options = cli.parse("Fig3a", "searchlight", "", given)
+        options = parse(figure_parser("Fig3a", "searchlight", ""), given)
         with cli.workers(options) as workers:
             assert workers == ("workers" if given else None)
         assert cli.choose_device(options) == "cpu" or not given
     assert asked == [("local:3", 2), ("local:3", 1), ("tcp://node:8786", None)]
-    with cli.workers(cli.parse("Fig2", "roi", "", [])) as workers:
+    with cli.workers(parse(figure_parser("Fig2", "roi", ""), [])) as workers:
         assert workers is None
 
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys\nfrom utils import cli\n"
-        "try:\n    cli.parse('Fig1', 'searchlight', '', ['--help'])\n"
+        "import sys\nfrom utils.cli.options import figure_parser, parse\n"
+        "try:\n    parse(figure_parser('Fig1', 'searchlight', ''), ['--help'])\n"
         "except SystemExit:\n    assert not {'torch', 'distributed', 'dask', 'numba'} & {*sys.modules}\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=True)
@@ -461,7 +461,7 @@ def test_searchlight_files_are_the_same_although_a_worker_is_killed(study, tmp_p
     assert capfd.readouterr() == ("", "")
 
 
-# ----------------------------------------------------------------------------------------------- a run that is cut short
+# ----------------------------------------------------------------------------------------------- interrupted runs
 
 ENDLESS = """
 import sys, time

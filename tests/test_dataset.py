@@ -15,7 +15,7 @@ from utils import InputError
 from utils.datasets.layout import locate
 from utils.datasets.models import load_models
 from utils.datasets.rois import PAPER_ROIS, load_atlas, load_rois
-from utils.datasets.searchlights import load_searchlights
+from utils.datasets.searchlights import load_searchlights, upper_triangles
 from utils.io.readers import read_noise_ceiling, read_rdms
 from utils.rdm import condense, expand, n_pairs_of
 from utils.rdms.searchlights import Geometry
@@ -53,6 +53,12 @@ def test_layers_and_models_are_chosen_in_the_order_given(folder):
 def test_a_model_may_lack_a_layer_that_is_not_asked_for(folder):
     (folder / "dnn_rdms" / "net_late.npy").unlink()
     assert load_models(locate("roi", folder), layers=["early"]).rdms.shape == (3, 1, N_PAIRS)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, ">f8", np.int32], ids=str)
+def test_upper_triangles(rng, dtype):
+    square = (100 * rng.random((3, 20, 7, 7))).astype(dtype)
+    assert np.array_equal(upper_triangles(square[:, 2:19]), condense(square[:, 2:19]))
 
 
 def test_groups_are_means_per_layer(folder):

@@ -17,6 +17,7 @@ from models.tasks import BASELINE, TASK_LAYERS, TASKS
 from utils import InputError, example
 from utils.datasets import simulated
 from utils.datasets.simulated import ensure_example, read_truth
+from utils.io import data_folder
 from utils.io.output import Outputs
 from utils.rdm import condense, pair_permutation
 from utils.rdms.searchlights import Geometry, block_geometry, release_blocks
@@ -461,5 +462,7 @@ def test_command_line(quick, tmp_path, capsys):
         example.main(["--out", str(tmp_path / "file")])
 
 
-def test_the_default_folder_is_in_the_data_folder_of_the_project():
-    assert Path(__file__).resolve().parents[1] / "data" / "example" == simulated.DEFAULT_FOLDER
+def test_data_are_kept_in_the_repository_and_else_with_the_user(monkeypatch, tmp_path):
+    assert data_folder.default_data() == Path(__file__).resolve().parents[1] / "data"
+    monkeypatch.setattr(data_folder, "_CHECKOUT", tmp_path)
+    assert data_folder.default_data().name == "dnn2brain" and tmp_path not in data_folder.default_data().parents

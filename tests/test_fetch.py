@@ -120,10 +120,8 @@ def closed() -> str:
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of the command."""
-    import warnings
-
-    with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
-        cli.execute(lambda: fetch.main([str(argument) for argument in arguments]))
+    with pytest.raises(SystemExit) as ended:
+        cli.execute(lambda: fetch.main([str(argument) for argument in arguments]), fetch._parser())
     return ended.value.code, *capsys.readouterr()
 
 
@@ -198,6 +196,20 @@ def test_piece_of_an_earlier_run(site, tmp_path, known, etag, now, ranges, resum
     assert len(site.requests) == 1
 
 
+def test_interruption_keeps_what_has_arrived(site, tmp_path):
+    site.files["f.bin"] = CONTENT
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        downloads.download(site.url("f.bin"), tmp_path / "f.bin", sha256(CONTENT), progress=interrupt)
+    assert names(tmp_path) == {"f.bin.part", "f.bin.part.etag"}
+    arrived = (tmp_path / "f.bin.part").stat().st_size
+    downloads.download(site.url("f.bin"), tmp_path / "f.bin", sha256(CONTENT))
+    assert (tmp_path / "f.bin").read_bytes() == CONTENT and site.requests[-1] == ("f.bin", f"bytes={arrived}-")
+
+
 def test_piece_that_is_complete_or_too_long(site, tmp_path):
     site.files["f.bin"] = CONTENT
     (tmp_path / "f.bin.part").write_bytes(CONTENT)
@@ -266,7 +278,7 @@ def full_disk(monkeypatch):
 def test_full_disk_leaves_nothing(site, tmp_path, full_disk):
     site.files["f.bin"] = CONTENT
     with pytest.raises(
-        InputError, match=r"f\.bin: it cannot be written \(the disk is full\); free space, or choose another folder"
+        InputError, match=r"f\.bin: (it )?cannot be written \(the disk is full\); free space, or choose another folder"
     ):
         downloads.download(site.url("f.bin"), tmp_path / "f.bin", sha256(CONTENT))
     assert names(tmp_path) == set()
@@ -525,7 +537,7 @@ def test_other_listings(site, tmp_path, page, match):
 def test_no_network_for_the_release(closed, tmp_path, capsys):
     status, printed, errors = run(capsys, "data", "--out", tmp_path / "d", "--from", closed, "-q")
     assert status == 2 and printed == "" and errors.count("\n") == 1
-    assert "refused; download https://osf.io/dj7v2/ by hand and give the zip as" in errors
+    assert "refused; download https://osf.io/dj7v2/ by hand and give the zip as --archive" in errors
     assert names(tmp_path) == set()
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils import cli
-from utils.datasets.simulated import DEFAULT_FOLDER, ensure_example
+from utils.datasets.simulated import ensure_example
+from utils.io.data_folder import default_data
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -21,12 +22,15 @@ def _parser() -> cli.Parser:
         prog="python -m utils.example",
         description="Write the simulated experiment with known truth (seconds, under 300 MB), unless it is there.",
     )
-    parser.add_argument(
-        "--out", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="folder (default: data/example)"
-    )
+    parser.add_argument("--out", type=Path, default=default_data() / "example", metavar="DIR", help="folder")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     return parser
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run from the command line."""
     cli.execute(main, _parser())
+
+
+if __name__ == "__main__":
+    command()

@@ -19,16 +19,17 @@ from models.tasks import TASKS
 from utils import InputError, cli
 from utils.datasets import release
 from utils.datasets.layout import holds_release
+from utils.io.data_folder import default_data
 from utils.io.download import unpack
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog="python -m utils.fetch", description=__doc__, formatter_class=cli.Help)
+def _parser() -> cli.Parser:
+    parser = cli.Parser(prog="python -m utils.fetch", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{data,atlas,weights}")
 
     def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
         description = f"{text}.\n\nexample:\n  python -m utils.fetch {name} {example}"
-        added = commands.add_parser(name, help=text, formatter_class=cli.Help, description=description)
+        added = commands.add_parser(name, help=text, description=description)
         added.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
         return added
 
@@ -36,16 +37,15 @@ def _parser() -> argparse.ArgumentParser:
     atlas = command("atlas", "atlas of visual areas of Wang et al. (2015)", "--archive ~/Downloads/ProbAtlas_v4.zip")
     weights = command("weights", "checkpoints of the Taskonomy encoders (95 MB each)", "edge2d rgb2sfnorm")
     for one, source in ((data, "dj7v2 on OSF"), (atlas, release.ATLAS_ZIP)):
-        one.add_argument("--out", type=Path, default=cli.HOME / "data", metavar="DIR", help="data folder")
+        one.add_argument("--out", type=Path, default=default_data(), metavar="DIR", help="data folder")
         other = one.add_mutually_exclusive_group()
-        other.add_argument("--url", default=argparse.SUPPRESS, help=f"address of a zip to use instead of {source}")
-        other.add_argument("--archive", type=Path, metavar="FILE", default=argparse.SUPPRESS,
-                           help="zip that was downloaded by hand")  # fmt: skip
+        other.add_argument("--url", help=f"address of a zip to use instead of {source}")
+        other.add_argument("--archive", type=Path, metavar="FILE", help="zip that was downloaded by hand")
         if one is data:
             other.add_argument("--from", dest="base", default=release.OSF_API, metavar="URL",
                                help="address of OSF's programming interface, or of a mirror")  # fmt: skip
     weights.add_argument("tasks", nargs="*", metavar="TASK", help="keys of tasks (default: all)")
-    weights.add_argument("--out", type=Path, metavar="DIR", default=argparse.SUPPRESS,
+    weights.add_argument("--out", type=Path, metavar="DIR",
                          help="folder (default: that of torch hub, where all scripts look)")  # fmt: skip
     weights.add_argument("--from", dest="base", default=WEIGHTS, metavar="URL",
                          help="address of the folder of the checkpoints, or of a mirror")  # fmt: skip
@@ -55,8 +55,6 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     options = _parser().parse_args(arguments)
-    for name in ("url", "archive", "out"):
-        options.__dict__.setdefault(name, None)
     {"data": _main_data, "atlas": _main_atlas, "weights": _main_weights}[options.command](options)
 
 
@@ -112,5 +110,10 @@ def _main_weights(options: argparse.Namespace) -> None:
         print(f"{key}: {path} (SHA-256 verified)")
 
 
+def command() -> None:
+    """Run from the command line."""
+    cli.execute(main, _parser())
+
+
 if __name__ == "__main__":
-    cli.execute(main)
+    command()

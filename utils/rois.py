@@ -81,5 +81,10 @@ def _parser() -> cli.Parser:
     return parser
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run from the command line."""
     cli.execute(main, _parser())
+
+
+if __name__ == "__main__":
+    command()

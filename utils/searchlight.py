@@ -99,5 +99,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run from the command line."""
     cli.execute(main, _parser())
+
+
+if __name__ == "__main__":
+    command()

@@ -21,7 +21,7 @@ from utils.stats.inference import (
     published_fdr,
     t_test,
 )
-from utils.stats.permutation import Statistic, permutation_test
+from utils.stats.permutation import Permutations, Statistic, permutation_test
 from utils.stats.regression import Basis, LinearStatistic, project
 
 
@@ -88,13 +88,10 @@ def significance_by_permutation(
             basis,
             statistic,
             rdms,
-            settings.n_permutations,
-            unit=settings.permute,
+            Permutations(settings.n_permutations, settings.permute, settings.seed),
             pairs=pairs,
             two_sided=settings.two_sided,
-            seed=settings.seed,
-            device=resources.device,
-            cluster=resources.workers,
+            resources=resources,
             progress=advance,
         )
     best = test.observed.argmax(axis=0)

@@ -1,7 +1,6 @@
 """The command line: options, and how every command starts, reports and ends."""
 
 from utils.cli.command import (
-    HOME,
     Help,
     Parser,
     add_dask_option,
@@ -16,7 +15,6 @@ from utils.cli.command import (
 )
 
 __all__ = [
-    "HOME",
     "Help",
     "Parser",
     "add_dask_option",

@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from utils import InputError, __version__
@@ -17,8 +16,6 @@ from utils.parallel.threads import available_cores
 
 if TYPE_CHECKING:
     from utils.parallel.dask_workers import Workers
-
-HOME = Path(__file__).resolve().parents[2]
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

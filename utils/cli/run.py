@@ -17,12 +17,13 @@ import numpy as np
 from utils import InputError
 from utils.analysis import paper
 from utils.analysis.settings import Settings
-from utils.cli.command import HOME, choose_device, execute, progress_bars, workers
+from utils.cli.command import choose_device, execute, progress_bars, workers
 from utils.cli.options import figure_parser, parse, settings_of
 from utils.datasets.layout import Kind, Sources, holds_release, locate
 from utils.datasets.models import ModelRdms, load_models
 from utils.datasets.rois import Atlas, RoiRdms, load_atlas, load_rois
 from utils.datasets.searchlights import SearchlightRdms, load_searchlights
+from utils.io.data_folder import default_data
 from utils.io.output import staged, write_arrays, write_table
 from utils.io.provenance import fingerprint, provenance
 from utils.parallel.resources import Resources
@@ -102,13 +103,13 @@ class FigureRun:
     def sources(self) -> Sources:
         """Where the data lie; the example is built where none are asked for."""
         options = self._options
-        folder = options.data or HOME / "data"
+        folder = options.data or default_data()
         asked = options.data or holds_release(folder) or (options.dnn_rdms and options.fmri_rdms)
         if not asked:
             from utils.datasets.simulated import ensure_example
 
             with self._progress("simulating the example (once)") as advance:
-                folder = ensure_example(HOME / "data" / "example", advance)
+                folder = ensure_example(default_data() / "example", advance)
         names = ("mask",) if self.kind == "searchlight" else ("roi_labels", "atlas")
         given = {name: getattr(options, name) for name in ("dnn_rdms", "fmri_rdms", *names)}
         sources = locate(self.kind, folder, **given)

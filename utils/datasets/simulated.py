@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLE_VERSION = "1"
-DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "data" / "example"
 N_SUBJECTS = 16
 N_CONDITIONS = 50
 _MARKER = "example.json"
@@ -372,7 +371,7 @@ def read_truth(folder: str | Path) -> pd.DataFrame:
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
-def ensure_example(folder: str | Path = DEFAULT_FOLDER, progress: Callable[[int, int], None] | None = None) -> Path:
+def ensure_example(folder: str | Path, progress: Callable[[int, int], None] | None = None) -> Path:
     """Make the example, unless it is there complete and in this version.
 
     Until all of it is written nobody sees any of it, and processes that make it at the same time do not disturb each

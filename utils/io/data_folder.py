@@ -17,6 +17,22 @@ RELEASE = {
     "mask": "mask.nii",
 }
 RECORD = "run.json"
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def default_data() -> Path:
+    """Where data are kept unless another folder is named: data/ of the repository, or of the user if it is installed.
+
+    Returns
+    -------
+    Path
+        The example is its subfolder `example`.
+    """
+    if (_CHECKOUT / "data" / "README.md").is_file():
+        return _CHECKOUT / "data"
+    from pooch import os_cache
+
+    return Path(os_cache("dnn2brain"))
 
 
 class DataFolder:
