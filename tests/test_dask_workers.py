@@ -19,6 +19,7 @@ import pytest
 from utils import InputError, cli, searchlight
 from utils.cli.options import figure_parser, parse
 from utils.parallel import dask_workers
+from utils.rdms import searchlight_rdms
 
 distributed = pytest.importorskip("distributed", reason="--dask needs requirements-dask.txt")
 import psutil  # noqa: E402  (a requirement of distributed)

@@ -127,16 +127,14 @@ def permutation_test(
         If there are workers and the statistic is not a `LinearStatistic`, or if a brain RDM is constant.
     """
     responses = standardise(np.asarray(rdms))
-    test: Callable[..., PermutationTest]
+    rest = responses, permutations, list(pairs), two_sided, resources, progress
     if isinstance(statistic, LinearStatistic):
-        test = _test_linear_statistic
-    elif resources.workers is None:
-        test = _test_any_statistic
-    else:
+        return _test_linear_statistic(basis, statistic, *rest)
+    if resources.workers is not None:
         raise ValueError(
             f"`workers` can share the test of a LinearStatistic, not of {type(statistic).__name__}; leave them out"
         )
-    return test(basis, statistic, responses, permutations, list(pairs), two_sided, resources, progress)
+    return _test_any_statistic(basis, statistic, *rest)
 
 
 def _test_linear_statistic(
