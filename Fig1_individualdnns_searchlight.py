@@ -24,6 +24,8 @@ from utils.datasets.rois import Atlas, load_atlas
 from utils.datasets.searchlights import SearchlightRdms, load_searchlights
 from utils.io import output as results
 from utils.plotting import brain_maps as drawing
+from utils.plotting.colors import study_colors
+from utils.plotting.page_layout import Look
 from utils.stats.refits import winner_stability
 from utils.stats.regression import own_adjusted_r2, own_r2, project
 
@@ -125,16 +127,16 @@ def draw(
     banner: str | None,
 ) -> None:
     """The functional map: page, still picture, and files for other programs."""
-    maps = drawing.network_maps(models.models, brain.geometry, table)
+    maps = drawing.network_maps(brain.geometry, models.models, study_colors(models.table), table)
     notes = [
         "Each searchlight has the colour of the network that explains its RDM best (adjusted R²), if that is more than "
         + ("by chance." if options.as_published else "the best of all networks does by chance."),
         analysis.describe(options, brain.n_subjects),
         f"Tested: {table['tested'].sum():,} of {len(table):,} searchlights, lower noise ceiling ≥ {options.ceiling:g}.",
     ]
-    shown = {"title": TITLE, "banner": banner, "surface": options.surface}
-    drawing.save_maps(outputs, maps, notes=notes, atlas=atlas, **shown)
-    drawing.save_montage(outputs, maps, note=" ".join(notes), style=options.style, **shown)
+    look = Look(TITLE, banner, options.surface, options.style)
+    drawing.save_maps(outputs, maps, look, notes, atlas)
+    drawing.save_montage(outputs, maps, look, notes)
 
 
 if __name__ == "__main__":

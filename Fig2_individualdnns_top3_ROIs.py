@@ -21,10 +21,12 @@ from utils.analysis import paper
 from utils.analysis.rois import Partition
 from utils.analysis.significance import Outcome
 from utils.datasets.models import ModelRdms, load_models
-from utils.datasets.rois import RoiRdms, load_rois
+from utils.datasets.rois import RoiRdms, load_atlas, load_rois
 from utils.io import output as results
 from utils.plotting import brain_maps as drawing
-from utils.plotting.page_layout import save_figure
+from utils.plotting.colors import study_colors
+from utils.plotting.label_maps import RoiLocations
+from utils.plotting.page_layout import Look, save_figure
 from utils.plotting.roi_figure import CeilingPanel, roi_figure, roi_panels
 from utils.stats.inference import all_pairs
 from utils.stats.noise_ceiling import ceiling_as_r2
@@ -105,7 +107,14 @@ def main() -> None:
         banner = cli.SIMULATED if sources.simulated else None
         draw(options, outputs, models, rois, partition, outcome, table, banner)
         first = table[table["rank"] == 1]
-        drawing.save_roi_maps(options, outputs, sources, rois, models.models, first, "network", MAP_TITLE, banner)
+        atlas = load_atlas(sources)
+        if atlas is None:
+            print(cli.NO_ATLAS)
+        else:
+            locations = RoiLocations(atlas, rois.ids)
+            maps = drawing.roi_maps(locations, models.models, study_colors(models.table), first)
+            notes = [maps[0].note, analysis.describe(options, analysis.subject_range(rois))]
+            drawing.save_maps(outputs, maps, Look(MAP_TITLE, banner, options.surface), notes, atlas)
         data = {
             "n_rois": len(rois.names),
             "n_subjects": analysis.subject_range(rois),
@@ -179,14 +188,14 @@ def draw(
         "subjects), what unrelated networks would reach (exact mean over permutations of conditions), and the noise "
         "ceiling (squared mean Spearman correlation, lower to upper)."
     )
+    colors = study_colors(models.table)
     figure = roi_figure(
-        roi_panels(options, models, rois, partition, outcome),
-        title=TITLE,
-        note=note,
+        roi_panels(rois.names, models.models, colors, partition, outcome, options.alpha),
+        Look(TITLE, banner, options.surface, options.style),
+        note,
         legend={},  # every bar carries its name
         ceiling=ceiling if np.isfinite(ceiling.lower).any() else None,
-        banner=banner,
-        style=options.style,
+        figure=FIGURE,
     )
     save_figure(figure, outputs.path("figure.svg"), outputs.path("figure.png"))
 

@@ -24,6 +24,8 @@ from utils.datasets.rois import Atlas, load_atlas
 from utils.datasets.searchlights import SearchlightRdms, load_searchlights
 from utils.io import output as results
 from utils.plotting import brain_maps as drawing
+from utils.plotting.colors import study_colors
+from utils.plotting.page_layout import Look
 from utils.stats.inference import all_pairs
 from utils.stats.refits import winner_stability
 from utils.stats.regression import (
@@ -165,7 +167,9 @@ def draw(
     """The functional map: page, still picture, and files for other programs."""
     coloured = table[table["significant"]]
     held = (coloured["q_lead_in_refits"] <= options.alpha).sum()
-    maps = drawing.group_maps(groups.models, brain.geometry, table, arrays["unique"], arrays["shared"])
+    maps = drawing.group_maps(
+        brain.geometry, groups.models, study_colors(groups.table), table, arrays["unique"], arrays["shared"]
+    )
     notes = [
         "Each searchlight has the colour of the group with the largest unique variance, if that is above chance and "
         "exceeds every other group's.",
@@ -173,9 +177,9 @@ def draw(
         analysis.describe(options, brain.n_subjects),
         f"Tested: {table['tested'].sum():,} of {len(table):,} searchlights, lower noise ceiling ≥ {options.ceiling:g}.",
     ]
-    shown = {"title": TITLE, "banner": banner, "surface": options.surface}
-    drawing.save_maps(outputs, maps, notes=notes, atlas=atlas, **shown)
-    drawing.save_montage(outputs, maps, note=" ".join(notes), style=options.style, **shown)
+    look = Look(TITLE, banner, options.surface, options.style)
+    drawing.save_maps(outputs, maps, look, notes, atlas)
+    drawing.save_montage(outputs, maps, look, notes)
 
 
 if __name__ == "__main__":

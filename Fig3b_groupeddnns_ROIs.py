@@ -21,10 +21,12 @@ from utils.analysis import paper
 from utils.analysis.rois import Partition
 from utils.analysis.significance import Outcome
 from utils.datasets.models import ModelRdms, load_models
-from utils.datasets.rois import RoiRdms, load_rois
+from utils.datasets.rois import RoiRdms, load_atlas, load_rois
 from utils.io import output as results
 from utils.plotting import brain_maps as drawing
-from utils.plotting.page_layout import save_figure
+from utils.plotting.colors import study_colors
+from utils.plotting.label_maps import RoiLocations
+from utils.plotting.page_layout import Look, save_figure
 from utils.plotting.roi_figure import roi_figure, roi_panels
 from utils.stats.inference import all_pairs
 from utils.stats.refits import winner_stability
@@ -97,7 +99,14 @@ def main() -> None:
         banner = cli.SIMULATED if sources.simulated else None
         draw(options, outputs, groups, rois, partition, outcome, banner)
         first = strongest(options, table, outcome)
-        drawing.save_roi_maps(options, outputs, sources, rois, groups.models, first, "group", MAP_TITLE, banner)
+        atlas = load_atlas(sources)
+        if atlas is None:
+            print(cli.NO_ATLAS)
+        else:
+            locations = RoiLocations(atlas, rois.ids)
+            maps = drawing.roi_maps(locations, groups.models, study_colors(groups.table), first)
+            notes = [maps[0].note, analysis.describe(options, analysis.subject_range(rois))]
+            drawing.save_maps(outputs, maps, Look(MAP_TITLE, banner, options.surface), notes, atlas)
         data = {
             "n_rois": len(rois.names),
             "n_subjects": analysis.subject_range(rois),
@@ -160,13 +169,13 @@ def draw(
     banner: str | None,
 ) -> None:
     """Bars and Venn diagrams of every ROI."""
+    colors = study_colors(groups.table)
     figure = roi_figure(
-        roi_panels(options, groups, rois, partition, outcome),
-        title=TITLE,
-        note=f"{analysis.describe_bars(options)} {analysis.describe(options, analysis.subject_range(rois))}",
-        legend={model.label: model.color for model in groups.models},
-        banner=banner,
-        style=options.style,
+        roi_panels(rois.names, groups.models, colors, partition, outcome, options.alpha),
+        Look(TITLE, banner, options.surface, options.style),
+        f"{analysis.describe_bars(options)} {analysis.describe(options, analysis.subject_range(rois))}",
+        legend={model.label: colors[model.key] for model in groups.models},
+        figure=FIGURE,
     )
     save_figure(figure, outputs.path("figure.svg"), outputs.path("figure.png"))
 

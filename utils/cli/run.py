@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 HOME = Path(__file__).resolve().parents[2]
 SIMULATED = "SIMULATED EXAMPLE - not measured data"
+NO_ATLAS = (
+    "No brain map of the ROIs: there is no atlas. Give one with --atlas FILE (a NIfTI volume whose labels are the ids "
+    "of the ROI table); for the paper's ROIs, the probabilistic atlas of Wang et al. 2015."
+)
 
 
 def execute(main: Callable[[], None]) -> NoReturn:

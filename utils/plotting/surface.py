@@ -82,8 +82,8 @@ def fetch_meshes(surface: str = DEFAULT_SURFACE) -> Any:
         return datasets.fetch_surf_fsaverage(surface)
     except OSError as error:  # among them all that requests raises
         raise InputError(
-            f"--surface {surface}: could not be downloaded ({type(error).__name__}); run once with a network, or take "
-            f"--surface {DEFAULT_SURFACE}, which needs none"
+            f"`surface` is {surface}, which could not be downloaded ({type(error).__name__}); run once with a network, "
+            f"or choose {DEFAULT_SURFACE}, which needs none"
         ) from None
 
 
