@@ -57,9 +57,10 @@ def page(label_map, tmp_path_factory):
     return path.read_text(encoding="utf-8")
 
 
-def viewer_of(page):
-    """nilearn's page inside the frame, as the browser reads it."""
-    return html.unescape(re.search(r'srcdoc="([^"]*)"', page)[1])
+def viewers_of(page):
+    """nilearn's pages of the hemispheres inside their frames, as the browser reads them."""
+    viewers = [html.unescape(viewer) for viewer in re.findall(r'srcdoc="([^"]*)"', page)]
+    return dict(zip(HEMISPHERES, viewers, strict=True))
 
 
 # ------------------------------------------------------------------------------------------------------------ sampling
@@ -132,7 +133,7 @@ def test_orientation_of_the_voxel_grid_does_not_matter(label_map):
 
 
 def test_page_names_everything(page, label_map):
-    text = page.split("<iframe")[0] + page.split("</iframe>")[1]
+    text = page.split("<iframe")[0] + page.split("</iframe>")[-1]
     for name, color, count in zip(label_map.names, label_map.colors, label_map.counts, strict=True):
         assert re.search(rf'background:{color}"></i>{re.escape(name)}<b>{count:,}</b>', text)
     for part in ("SIMULATED EXAMPLE", "q &lt;= .05 &amp; 10,000", "lower ceiling &gt;= 0.033", "Best &lt;network&gt;"):
@@ -149,14 +150,15 @@ def test_page_asks_for_nothing_remote(page):
     shell = re.sub(r'srcdoc="[^"]*"', "", page)
     assert not REMOTE.search(shell)
     # nilearn's page names an icon, which browsers do not ask for inside of a frame (tested in a browser elsewhere).
-    viewer = re.sub(r'<link rel="icon"[^>]*>', "", viewer_of(page))
-    assert not REMOTE.search(re.sub(r"(<script[^>]*>).*?</script>", r"\1", viewer, flags=re.S))
+    for viewer in viewers_of(page).values():
+        tags = re.sub(r"(<script[^>]*>).*?</script>", r"\1", viewer, flags=re.S)
+        assert not REMOTE.search(re.sub(r'<link rel="icon"[^>]*>', "", tags))
 
 
 def vertex_colors(page):
     """Colours that nilearn gives the vertices of each hemisphere, as the browser reads them."""
-    info = json.loads(re.search(r"var surfaceMapInfo = (\{.*\});", viewer_of(page))[1])
-    return {hemi: np.array(info[f"vertexcolor_{hemi}"]) for hemi in HEMISPHERES}
+    found = {hemi: re.search(r"var surfaceMapInfo = (\{.*\});", viewer) for hemi, viewer in viewers_of(page).items()}
+    return {hemi: np.array(json.loads(info[1])["vertexcolor_both"]) for hemi, info in found.items()}
 
 
 def test_vertices_have_the_colours_of_their_labels(page, label_map):
@@ -170,7 +172,7 @@ def test_vertices_have_the_colours_of_their_labels(page, label_map):
 
 
 def test_page_says_what_its_viewer_does(page):
-    assert "blends colours along the borders between labels; brain_map.html shows only" in page
+    assert "blends colours where labels meet; brain_map.html shows only" in page
 
 
 def test_page_is_reproducible_and_stays_small(page, label_map, tmp_path):

@@ -98,7 +98,7 @@ def extras(maps):
     first = maps[0]
     _, xyz = mni_grid()
     atlas = Atlas(np.where(xyz[..., 0] < 0, 7, 9), first.affine, {7: "L&L", 9: "R"})
-    return {"hover": {"negative": -maps[2].data}, "atlas": atlas}
+    return {"atlas": atlas}
 
 
 @pytest.fixture(scope="module")
@@ -209,11 +209,10 @@ def test_content_is_what_was_handed_in(page, maps, extras):
     np.testing.assert_array_equal(content["cortex"]["faces"].reshape(-1, 3), all_faces())
     np.testing.assert_array_equal(sampled[content["cortex"]["corner"]], voted(sampled))
     names = [column["name"] for column in content["hover"]["values"]]
-    assert names == ["hundredth", "Left only", "negative"]
-    hundredth, left, negative = (column["value"] for column in content["hover"]["values"])
+    assert names == ["hundredth", "Left only"]
+    hundredth, left = (column["value"] for column in content["hover"]["values"])
     np.testing.assert_array_equal(hundredth, np.where(sampled > 0, sampled / 100, np.nan).astype(np.float32))
     np.testing.assert_array_equal(left, np.where(sampled <= 5, hundredth, np.nan))
-    np.testing.assert_array_equal(negative, -hundredth)
     regions = [content["hover"]["regions"][code] for code in content["hover"]["region"]]
     middle = both({hemi: load_hemisphere(hemi).middle() for hemi in HEMISPHERES})
     clear = np.abs(middle[:, 0]) > 2
@@ -320,11 +319,6 @@ def test_maps_that_make_no_page_are_refused(change, message, maps, tmp_path):
     with pytest.raises(ValueError, match=message):
         write_explorer(tmp_path / "a.html", change(maps), Look("T"), [])
     assert not list(tmp_path.iterdir())
-
-
-def test_hover_volume_on_another_grid_is_refused(maps, tmp_path):
-    with pytest.raises(ValueError, match=r"q has shape \(2, 2, 2\): expected \(\d+, \d+, \d+\)"):
-        write_explorer(tmp_path / "a.html", maps, Look("T"), [], hover={"q": np.zeros((2, 2, 2))})
 
 
 @pytest.mark.parametrize(
@@ -529,14 +523,11 @@ def test_hovering_tells_what_is_there(shown, maps):
         inner = np.argmin((ys - np.median(ys)) ** 2 + (xs - np.median(xs)) ** 2)
         choose(shown, map=title)
         shown.point(xs[inner], ys[inner])
-        name, hundredth, left, negative, position, region = (
-            line.text for line in shown.find("#brain .hovertext tspan.line")
-        )
+        name, hundredth, left, position, region = (line.text for line in shown.find("#brain .hovertext tspan.line"))
         hemi = HEMISPHERES[number > 5]
         assert name == f"{maps[0].names[number - 1]} ({hemi})"
         assert hundredth == f"hundredth {number / 100:g}"
         assert left == ("Left only 0.01" if hemi == "left" else "Left only –")
-        assert negative == f"negative −{number / 100:g}"
         x, y, z = (int(value.replace("−", "-")) for value in re.findall(r"−?\d+", position))
         assert position == f"MNI {x}, {y}, {z} ({hemi})".replace("-", "−")
         assert (x < 0) == (hemi == "left") and y < -80

@@ -43,15 +43,13 @@ def write_explorer(
     maps: Sequence[Map],
     look: Look,
     notes: Sequence[str],
-    *,
-    hover: Mapping[str, NDArray[np.floating]] | None = None,
     atlas: Atlas | None = None,
 ) -> None:
     """Write the page with all maps of a figure, drawn by plotly on both inflated hemispheres.
 
-    Hover texts give the label of the first map, the value of every `ValueMap` and of every volume of `hover`, the
-    position and the region. A triangle has one colour: that of one of its corners, the one with the middle label in the
-    first map (`utils.plotting.surface.triangle_corners`); all maps take it from the same corner.
+    Hover texts give the label of the first map, the value of every `ValueMap`, the position and the region. A triangle
+    has one colour: that of one of its corners, the one with the middle label in the first map
+    (`utils.plotting.surface.triangle_corners`); all maps take it from the same corner.
 
     Parameters
     ----------
@@ -62,8 +60,6 @@ def write_explorer(
     look : Look
     notes : sequence of str
         Sentences below the map: thresholds, number of permutations, what is not shown.
-    hover : mapping of str to ndarray of float, shape (X, Y, Z)
-        Further values by name, on the grid of the first map; NaN where there is none.
     atlas : Atlas, optional
         Regions to name; numbers without a name are not shown.
 
@@ -72,7 +68,7 @@ def write_explorer(
     InputError
         If the surface cannot be downloaded.
     ValueError
-        If the first map is not a `LabelMap`, titles are missing or repeated, or a volume of `hover` is on another grid.
+        If the first map is not a `LabelMap`, or titles are missing or repeated.
     """
     from plotly.offline import get_plotlyjs
 
@@ -82,10 +78,7 @@ def write_explorer(
     titles = [own.title for own in maps]
     if "" in titles or len(set(titles)) < len(titles):
         raise ValueError(f"titles of the maps are {titles}: expected one of its own for each")
-    for name, volume in (hover or {}).items():
-        if volume.shape != first.data.shape:
-            raise ValueError(f"{name} has shape {volume.shape}: expected {first.data.shape}, the grid of the first map")
-    content = _content(maps, first, look.surface, hover or {}, atlas)
+    content = _content(maps, first, look.surface, atlas)
     write_page(
         path,
         "explorer.html",
@@ -99,13 +92,7 @@ def write_explorer(
     )
 
 
-def _content(
-    maps: Sequence[Map],
-    first: LabelMap,
-    surface: str,
-    hover: Mapping[str, NDArray[np.floating]],
-    atlas: Atlas | None,
-) -> dict[str, Any]:
+def _content(maps: Sequence[Map], first: LabelMap, surface: str, atlas: Atlas | None) -> dict[str, Any]:
     """What the script of the page draws. Vertices and triangles are those of the left, then of the right hemisphere."""
     halves = [load_hemisphere(hemi, surface) for hemi in HEMISPHERES]
     start = len(halves[0].pial)
@@ -113,8 +100,6 @@ def _content(
     faces = np.concatenate([halves[0].faces, halves[1].faces + start])
     label = _joined(sample_labels(first.data, first.affine, surface))
     values = {own.title: own for own in maps if isinstance(own, ValueMap)}
-    columns = [(own.name or own.title, own.data, own.affine) for own in values.values()]
-    columns += [(name, volume, first.affine) for name, volume in hover.items()]
     codes, names = _region_codes(atlas, surface, len(label))
     return {
         "legendWidth": max(_legend_width(own) for own in maps),
@@ -129,8 +114,11 @@ def _content(
         "hover": {
             "labels": ["", *map(_hover_label, first.names, first.legend_groups)],
             "values": [
-                {"name": escape(name), "value": _packed(_joined(sample_values(data, affine, surface)), "f4")}
-                for name, data, affine in columns
+                {
+                    "name": escape(own.name or own.title),
+                    "value": _packed(_joined(sample_values(own.data, own.affine, surface)), "f4"),
+                }
+                for own in values.values()
             ],
             "mni": _packed(np.concatenate([half.middle() for half in halves]), "i2"),
             "region": _packed(codes, "u2"),

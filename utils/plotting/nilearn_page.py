@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from utils.plotting.label_maps import OUTSIDE, SURFACE_NOTE, LabelMap
 from utils.plotting.page_layout import Look
 from utils.plotting.pages import write_page
 from utils.plotting.surface import HEMISPHERES, fetch_meshes, load_hemisphere, sample_labels
 
 _VIEWER_NOTE = (
-    "Drag to rotate, scroll to zoom. Choose a hemisphere to see its medial side. This viewer shades the surface and "
-    "blends colours along the borders between labels; brain_map.html shows only the colours of the legend."
+    "Drag to rotate, scroll to zoom. This viewer shades the surface and blends colours where labels meet; "
+    "brain_map.html shows only the colours of the legend."
 )
 
 
@@ -42,29 +44,27 @@ def write_nilearn_page(path: str | Path, label_map: LabelMap, look: Look, notes:
         path,
         "nilearn_page.html",
         look=look,
-        viewer=_viewer(label_map, look.surface),
+        viewers={hemi: _viewer(label_map, hemi, look.surface) for hemi in HEMISPHERES},
         map=label_map,
         outside=OUTSIDE,
         notes=[*notes, SURFACE_NOTE, _VIEWER_NOTE],
     )
 
 
-def _viewer(label_map: LabelMap, surface: str) -> str:
+def _viewer(label_map: LabelMap, hemi: str, surface: str) -> str:
+    """nilearn's page of one hemisphere; of both in one, the medial sides could not be seen."""
     from matplotlib.colors import ListedColormap
     from nilearn.plotting import view_surf
-    from nilearn.surface import PolyMesh, SurfaceImage
 
-    files = fetch_meshes(surface)
-    mesh = PolyMesh(**{hemi: files[f"infl_{hemi}"] for hemi in HEMISPHERES})
-    labels = sample_labels(label_map.data, label_map.affine, surface)
+    labels = sample_labels(label_map.data, label_map.affine, surface)[hemi]
     view = view_surf(
-        surf_map=SurfaceImage(mesh, {hemi: labels[hemi].astype("float32") for hemi in HEMISPHERES}),
-        bg_map=SurfaceImage(mesh, {hemi: load_hemisphere(hemi, surface).grey() for hemi in HEMISPHERES}),
-        hemi="both",
+        fetch_meshes(surface)[f"infl_{hemi}"],
+        labels.astype(np.float32),
+        bg_map=load_hemisphere(hemi, surface).grey(),
         cmap=ListedColormap(["#ffffff", *label_map.colors]),
         vmin=-0.5,
         vmax=len(label_map.names) + 0.5,
-        threshold=0.5 if label_map.data.any() else None,  # nilearn warns of one that nothing reaches
+        threshold=0.5 if labels.any() else None,  # nilearn warns of one that nothing reaches
         symmetric_cmap=False,
         colorbar=False,
         view="back",
