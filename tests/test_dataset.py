@@ -46,6 +46,11 @@ def test_generic_models(folder):
 def test_layers_and_models_are_chosen_in_the_order_given(folder):
     models = load_models(locate("roi", folder), layers=["late"], keys=["net", "edges"])
     assert [model.key for model in models.models] == ["net", "edges"]
+    assert [model.key for model in models.table] == [
+        "edges",
+        "edges_fine",
+        "net",
+    ]  # colours do not depend on the choice
     assert models.rdms.shape == (2, 1, N_PAIRS)
     assert np.array_equal(models.rdms[0, 0], condense(np.load(folder / "dnn_rdms" / "net_late.npy")))
 

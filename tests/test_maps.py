@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from utils import InputError
+from utils.datasets.rois import Atlas
 from utils.io.output import Outputs
 from utils.plotting.export import save_map
-from utils.plotting.label_maps import LabelMap, ValueMap
+from utils.plotting.label_maps import LabelMap, RoiLocations, ValueMap
 from utils.plotting.surface import sample_labels, sample_values
 
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -82,3 +84,11 @@ def test_values(tmp_path, rng):
     for hemi, side in (("left", "L"), ("right", "R")):
         image = nib.load(maps / f"hemi-{side}_space-fsaverage_den-10k_stat-adjustedR2_statmap.func.gii")
         np.testing.assert_array_equal(image.darrays[0].data, expected[hemi])
+
+
+def test_values_of_rois_fill_their_voxels():
+    atlas = Atlas(np.array([[[1, 2], [3, 0]]]), AFFINE, {1: "V1", 2: "V2", 3: "V3"})
+    volume = RoiLocations(atlas, [3, 1]).to_volume(np.float32([0.3, 0.1]), background=np.nan)
+    np.testing.assert_array_equal(volume, np.float32([[[0.1, np.nan], [0.3, np.nan]]]))
+    with pytest.raises(InputError, match="`atlas` holds none of the ROIs 7, 8; its labels must be the ids"):
+        RoiLocations(atlas, [7, 8])

@@ -149,6 +149,8 @@ def _scale() -> Band:
 def _legend(label_map: LabelMap) -> list[Band]:
     """Labels with their counts, in rows behind the name of their group."""
     groups = label_map.by_legend_group()
+    if groups[-1][0]:
+        groups.append(("", []))  # for what is outside of the map
     titles = [shorten(name, 1.5, FONT["text"], bold=True) for name, _ in groups]
     left = MARGIN + 0.15 * any(titles) + max(text_width(title, FONT["text"], bold=True) for title in titles)
     bands = [heading(f"Labels and their number of {label_map.unit}")]
@@ -158,9 +160,10 @@ def _legend(label_map: LabelMap) -> list[Band]:
             count = label_map.counts[i]
             text = f"{shorten(label_map.names[i], _MAX_NAME, FONT['text'])}  {count:,}"
             keys.append(Key(text, (label_map.colors[i],), pale=not count))
+        if not title:
+            keys.append(Key(OUTSIDE, (str(GYRUS_GREY), str(SULCUS_GREY))))
         bands.append(legend_band(keys, title=title, left=left))
-    outside = Key(OUTSIDE, (str(GYRUS_GREY), str(SULCUS_GREY)))
-    return [*bands, legend_band([outside], left=left, below=0.05)]
+    return [*bands, Band(0.05, lambda page, top: None)]
 
 
 @dataclass(frozen=True)
