@@ -5,12 +5,14 @@ RUN := $(VENV)/bin/python
 FIGURES := fig1 fig2 fig3a fig3b
 ARGS ?=
 
-.PHONY: help $(FIGURES) figures test lint bench clean
+.PHONY: help $(FIGURES) figures method lint check test docs bench clean
 
 help:
 	@echo "make fig1 | fig2 | fig3a | fig3b   one figure (ARGS='--data my_study' passes options on)"
 	@echo "make figures                       all four on the example, and their pictures into figures/"
-	@echo "make test                          style, types and tests"
+	@echo "make test                          style, types, import rules and all tests"
+	@echo "make check                         the same with the quick tests only"
+	@echo "make docs                          this documentation and the API reference, as docs/_build/html"
 	@echo "make bench                         how fast it is on this machine (about 20 minutes)"
 	@echo "make clean                         remove the environment, the example and the results"
 
@@ -32,16 +34,30 @@ figures: $(VENV)/.ready
 	$(MAKE) $(FIGURES) ARGS="--data data/example --no-open"
 	$(RUN) figures/make_small.py
 
+# The drawing of the method and the chart of the paper's bars in the README; they need no results.
+method: $(VENV)/.ready
+	$(RUN) figures/make_method.py
+	$(RUN) figures/make_paper_bars.py
+
 lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+check: lint
+	$(RUN) -m pytest -m "not slow and not browser and not gpu"
 
 test: lint
 	$(RUN) -m pytest
 
+# Any warning of Sphinx ends the build, after all of them were shown.
+docs: $(VENV)/.ready-docs
+	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 clean:
-	rm -rf $(VENV) data/example results .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) data/example results docs/_build docs/api .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -56,6 +72,10 @@ $(VENV)/.ready: requirements.txt constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	@touch $@
+
+$(VENV)/.ready-docs: requirements-docs.txt $(VENV)/.ready
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt -c constraints.txt
 	@touch $@
 
 bench: $(VENV)/.ready-dev

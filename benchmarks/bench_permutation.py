@@ -36,10 +36,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
+from utils.parallel.resources import Resources
 from utils.rdm import n_pairs_of
 from utils.stats.inference import all_pairs
-from utils.stats.matmul import products
-from utils.stats.permutation import permutation_test
+from utils.stats.matmul import available_matmuls
+from utils.stats.permutation import Permutations, permutation_test
 from utils.stats.regression import (
     Basis,
     LinearStatistic,
@@ -67,7 +68,7 @@ def product_peak(seconds: float = 1.0, device: str = "cpu") -> float:
     """Best float32 rate, in GFLOP/s, of one large matrix product, by whichever library is fastest."""
     size = (4096, 2048) if device == "cpu" else (16384, 16384)
     a, b = torch.randn(size, device=device), torch.randn(size, device=device)
-    ways = products() if device == "cpu" else [lambda a, b: a @ b.T]
+    ways = available_matmuls() if device == "cpu" else [lambda a, b: a @ b.T]
     best = 0.0
     for product in ways:
         until = time.perf_counter() + seconds / len(ways)
@@ -100,13 +101,13 @@ def flop_per_permutation(basis: Basis, n_places: int) -> float:
 def seconds_per_permutation(basis: Basis, kind: str, brain: np.ndarray, n_permutations: int) -> float:
     """From the end of the first block of permutations to the end of the last: what is done once is left out."""
     statistic, pairs = statistic_of(kind, basis)
-    permutation_test(basis, statistic, brain[:300], 5, pairs=pairs)  # compiles
+    permutation_test(basis, statistic, brain[:300], Permutations(5), pairs=pairs)  # compiles
     stamps: list[tuple[float, int]] = []
 
     def note(done: int, _total: int) -> None:
         stamps.append((time.perf_counter(), done))
 
-    permutation_test(basis, statistic, brain, n_permutations, pairs=pairs, progress=note)
+    permutation_test(basis, statistic, brain, Permutations(n_permutations), pairs=pairs, progress=note)
     (first, before), (last, after) = stamps[0], stamps[-1]
     return (last - first) / (after - before)
 
@@ -162,31 +163,30 @@ def show_test(options: argparse.Namespace) -> None:
             row(*alone(test_row, kind, n, options.permutations, options.repeats))
 
 
-def complete_row(device: str, tf32: bool, repeats: int) -> list[str]:
-    n = 10_000
+def complete_row(device: str, repeats: int) -> list[str]:
+    n, resources = 10_000, Resources(device)
     basis, brain = random_study(n)
     statistic = own_adjusted_r2(basis)
-    permutation_test(basis, statistic, brain[:300], 5, device=device, tf32=tf32)
+    permutation_test(basis, statistic, brain[:300], Permutations(5), resources=resources)
     times, shares = [], []
     for _ in range(repeats):
         before = product_peak(device=device)
         started = time.perf_counter()
-        permutation_test(basis, statistic, brain, n, device=device, tf32=tf32)
+        permutation_test(basis, statistic, brain, Permutations(n), resources=resources)
         times.append(time.perf_counter() - started)
         rate = flop_per_permutation(basis, n) * n / times[-1] / 1e9
         shares.append(rate / max(before, product_peak(device=device)))
     seconds = statistics.median(times)
     rate = flop_per_permutation(basis, n) * n / seconds / 1e9
-    name = "CPU" if device == "cpu" else torch.cuda.get_device_name() + (", TF32" if tf32 else "")
+    name = "CPU" if device == "cpu" else torch.cuda.get_device_name()
     return [name, f"{seconds:.1f}", f"{rate:.0f}", f"{statistics.median(shares):.0%}", f"{gigabytes():.2f}"]
 
 
 def show_complete(options: argparse.Namespace) -> None:
     table("10,000 x 10,000 on | s from call to p values | GFLOP/s | share of its float32 peak | GB of the host")
-    row(*alone(complete_row, "cpu", False, options.repeats))
+    row(*alone(complete_row, "cpu", options.repeats))
     if torch.cuda.is_available():
-        row(*alone(complete_row, "cuda", False, options.repeats))
-        row(*alone(complete_row, "cuda", True, options.repeats))
+        row(*alone(complete_row, "cuda", options.repeats))
     else:
         print("  (no GPU on this machine: not measured)")
 
@@ -195,9 +195,9 @@ def growth_seconds(n_places: int, n_conditions: int, n_models: int, n_permutatio
     """Seconds of the whole test, and gigabytes."""
     basis, brain = random_study(n_places, n_conditions, n_models)
     statistic = own_adjusted_r2(basis)
-    permutation_test(basis, statistic, brain[:300], 5)
+    permutation_test(basis, statistic, brain[:300], Permutations(5))
     started = time.perf_counter()
-    permutation_test(basis, statistic, brain, n_permutations)
+    permutation_test(basis, statistic, brain, Permutations(n_permutations))
     return time.perf_counter() - started, gigabytes()
 
 
@@ -292,10 +292,11 @@ def workers_seconds(address: str | None, n_permutations: int) -> float:
 
     basis, brain = random_study(10_000)
     statistic = own_adjusted_r2(basis)
-    with connect(address) if address else nullcontext() as cluster:
-        permutation_test(basis, statistic, brain[:300], 200, cluster=cluster)
+    with connect(address) if address else nullcontext() as workers:
+        resources = Resources(workers=workers)
+        permutation_test(basis, statistic, brain[:300], Permutations(200), resources=resources)
         started = time.perf_counter()
-        permutation_test(basis, statistic, brain, n_permutations, cluster=cluster)
+        permutation_test(basis, statistic, brain, Permutations(n_permutations), resources=resources)
         return time.perf_counter() - started
 
 

@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -30,13 +31,15 @@ from scipy.stats import spearmanr
 
 from models.tasks import Model
 from utils.analysis.rois import partition_rois
-from utils.analysis.searchlights import lead_in_refits
+from utils.analysis.searchlights import winner_margin
+from utils.analysis.settings import Settings
 from utils.datasets.models import ModelRdms
 from utils.datasets.rois import RoiRdms
+from utils.parallel.resources import Resources
 from utils.rdm import condense, expand, n_pairs_of
 from utils.stats.inference import all_pairs
 from utils.stats.noise_ceiling import noise_ceiling
-from utils.stats.permutation import TopModels, permutation_test
+from utils.stats.permutation import Permutations, TopModels, permutation_test
 from utils.stats.regression import orthonormal_basis, own_adjusted_r2, project, unique_adjusted_r2
 
 N_SUBJECTS, N_CONDITIONS, N_MODELS, N_LAYERS, N_SETS = 16, 50, 19, 2, 3
@@ -92,9 +95,12 @@ def show_regressions(options: argparse.Namespace, rng: np.random.Generator) -> N
     basis, basis_of_sets = orthonormal_basis(models.rdms), orthonormal_basis(models.rdms[:N_SETS])
     own = np.argsort(-own_adjusted_r2(basis)(project(basis, rois.mean())), axis=0)[:N_SETS]
     shared = np.repeat(np.arange(N_SETS)[:, None], options.rois, axis=1)
-    settings = argparse.Namespace(bootstrap_ratio=N_KEPT / N_CONDITIONS, seed=0, as_published=False)
+    settings = Settings(bootstrap_ratio=N_KEPT / N_CONDITIONS)
     pairs, n_rois = all_pairs(N_SETS), f"{options.rois} ROIs"
     sets, response = models.rdms[:N_SETS], rois.mean()[0]
+
+    def errors(own_sets: np.ndarray) -> Callable[[], object]:
+        return partial(partition_rois, models, rois, own_sets, settings, Resources())
 
     def permute() -> None:
         published_permutations(sets, response, rng)
@@ -103,20 +109,20 @@ def show_regressions(options: argparse.Namespace, rng: np.random.Generator) -> N
         published_subsets(sets, response, rng)
 
     def groups() -> None:
-        permutation_test(basis_of_sets, unique_adjusted_r2(basis_of_sets), rois.mean(), N_PERMUTATIONS, pairs=pairs)
+        permutation_test(
+            basis_of_sets, unique_adjusted_r2(basis_of_sets), rois.mean(), Permutations(N_PERMUTATIONS), pairs=pairs
+        )
 
     def networks() -> None:
-        permutation_test(basis, TopModels(basis, N_SETS), rois.mean(), N_PERMUTATIONS, pairs=pairs)
+        permutation_test(basis, TopModels(basis, N_SETS), rois.mean(), Permutations(N_PERMUTATIONS), pairs=pairs)
 
     jobs = [
         (f"Fig 3b, test of {n_rois}", groups, permute, N_PERMUTATIONS * options.rois),
         (f"Fig 2, test of {n_rois}", networks, permute, N_PERMUTATIONS * options.rois),
-        (f"Fig 3b, standard errors of {n_rois}", lambda: partition_rois(settings, models, rois, shared), refit,
-         N_SUBSETS * options.rois),
-        (f"Fig 2, standard errors of {n_rois}", lambda: partition_rois(settings, models, rois, own), refit,
-         N_SUBSETS * options.rois),
+        (f"Fig 3b, standard errors of {n_rois}", errors(shared), refit, N_SUBSETS * options.rois),
+        (f"Fig 2, standard errors of {n_rois}", errors(own), refit, N_SUBSETS * options.rois),
         (f"Fig 3a, standard errors of {options.searchlights:,} searchlights",
-         lambda: lead_in_refits(settings, basis_of_sets, brain, pairs), refit,
+         lambda: winner_margin(basis_of_sets, brain, pairs, 0), refit,
          N_SUBSETS_OF_SEARCHLIGHTS * options.searchlights),
     ]  # fmt: skip
     print("what | s | published, s | ratio")

@@ -1,4 +1,4 @@
-"""Where the checkpoints of the Taskonomy networks are published, and how they get here."""
+"""Where the checkpoints of the Taskonomy networks are published, and their download."""
 
 from __future__ import annotations
 
@@ -12,19 +12,37 @@ WEIGHTS = "https://github.com/alexsax/visual-prior/raw/networks/assets/pytorch"
 
 
 def hub_folder() -> Path:
-    """Folder in which torch hub keeps checkpoints."""
+    """Folder in which torch hub keeps checkpoints.
+
+    Returns
+    -------
+    Path
+        ``$TORCH_HOME/hub/checkpoints``, by default in ``~/.cache/torch``. It may not exist yet.
+    """
     import torch
 
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def checkpoint_address(task: Task, base: str = WEIGHTS) -> str:
-    """Where the checkpoint of a task is published."""
+    """Address of the checkpoint of a task.
+
+    Parameters
+    ----------
+    task : Task
+        One that has a checkpoint.
+    base : str
+        Address of the folder of the checkpoints.
+
+    Returns
+    -------
+    str
+    """
     return f"{base.rstrip('/')}/{task.checkpoint}"
 
 
 def fetch_checkpoint(task: Task, folder: Path, base: str = WEIGHTS, progress: Progress | None = None) -> Path:
-    """Fetch the checkpoint of a task, unless it is there, and verify it.
+    """Download the checkpoint of a task, unless it is there, and verify it.
 
     Parameters
     ----------
@@ -32,9 +50,9 @@ def fetch_checkpoint(task: Task, folder: Path, base: str = WEIGHTS, progress: Pr
         One that has a checkpoint.
     folder : Path
     base : str
-        Address of the folder that holds the checkpoints.
+        Address of the folder of the checkpoints.
     progress : callable, optional
-        Told of (bytes done, bytes in all).
+        Called with (bytes done, bytes in total).
 
     Returns
     -------
@@ -46,5 +64,6 @@ def fetch_checkpoint(task: Task, folder: Path, base: str = WEIGHTS, progress: Pr
         As `download`.
     """
     path = folder / str(task.checkpoint)
+    # torch.hub.download_url_to_file waits forever for a stalled server, and does not resume or verify existing files.
     download(checkpoint_address(task, base), path, task.sha256, progress=progress)
     return path

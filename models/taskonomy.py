@@ -1,8 +1,8 @@
-"""The Taskonomy encoder, its verified checkpoints, and layers of any other network.
+"""The Taskonomy encoder, its verified checkpoints, and the layers of any network.
 
 The architecture is the ResNet-50 of the Taskonomy task bank (Zamir et al. 2018), in the form in which the
 `visualpriors` package published its weights for PyTorch (Sax et al. 2018). It departs from the usual ResNet-50: the
-last unit of a stage carries the stride, only the first two stages have one, so features stay at 16 x 16, and a
+last unit of a stage carries the stride, only the first two stages are strided, so features stay at 16 x 16, and a
 convolution compresses them to 8 channels. Unlike in `visualpriors`, no group norm follows: the original has none.
 """
 
@@ -14,17 +14,17 @@ import hashlib
 import importlib
 import pickle
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.checkpoints import checkpoint_address, fetch_checkpoint, hub_folder
+from models.checkpoints import fetch_checkpoint, hub_folder
 from models.tasks import TASKS, Task
 from utils import InputError
-from utils.io.download import Progress
 
 # Names of the paper's layers, as in the task bank -> modules of the encoder below.
 LAYER_MODULES = {"block4": "layer4", "encoder_output": "relu1"}
@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(n_inner)
         self.conv3 = nn.Conv2d(n_inner, n_out, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm2d(n_out)
-        # In place would overwrite the outputs of the batch norms, which a user may ask for as layers.
+        # In-place activations would overwrite the outputs of the batch norms, which a user may request as layers.
         self.relu = nn.ReLU(inplace=False)
         self.downsample: nn.Module | None = None
         if n_in != n_out:
@@ -71,15 +71,15 @@ class Bottleneck(nn.Module):
 
 
 def _stage(n_in: int, n_inner: int, n_units: int, stride: int = 1) -> nn.Sequential:
-    """Units of one stage; the last one carries the stride, as in the task bank (resnet_v1 of TensorFlow)."""
+    """Units of one stage; the last one carries the stride, as in the task bank (TensorFlow's resnet_v1)."""
     inner = [Bottleneck(4 * n_inner, n_inner) for _ in range(n_units - 2)]
     return nn.Sequential(Bottleneck(n_in, n_inner), *inner, Bottleneck(4 * n_inner, n_inner, stride))
 
 
 class TaskonomyEncoder(nn.Module):
-    """Encoder that all Taskonomy networks share.
+    """Encoder shared by all Taskonomy networks.
 
-    Names of modules are the keys of the published checkpoints. The layers of the paper are the outputs of `layer4`
+    Modules are named as in the published checkpoints. The layers of the paper are the outputs of `layer4`
     (`block4`, 2048 x 16 x 16) and `relu1` (`encoder_output`, 8 x 16 x 16) for images of 256 x 256 pixels.
 
     Parameters
@@ -121,7 +121,7 @@ class TaskonomyEncoder(nn.Module):
 
 
 def _bare_encoder(in_channels: int) -> TaskonomyEncoder:
-    """Encoder in eval mode, without gradients, whose weights are still to be set.
+    """Encoder in eval mode, without gradients, whose weights have yet to be set.
 
     Built on the meta device: the usual initialisation would take time and draw from the global random state.
     """
@@ -133,14 +133,15 @@ def _bare_encoder(in_channels: int) -> TaskonomyEncoder:
 def random_encoder(in_channels: int = 3, seed: int = 0) -> TaskonomyEncoder:
     """Untrained encoder, in eval mode.
 
-    How the paper initialised its untrained network is not known. Here every convolution is drawn from a normal
-    distribution of mean 0 and variance 2 / fan-in (He et al. 2015, eq. 10), and batch norms are identities.
+    The paper does not report how its untrained network was initialised. Here, the weights of convolutions are drawn
+    from a normal distribution with mean 0 and variance 2 / fan-in (He et al. 2015, eq. 10), and batch norms are
+    identities.
 
     Parameters
     ----------
     in_channels : int
     seed : int
-        Of a generator of its own: the global random state is neither read nor changed.
+        Seed of a separate generator: the global random state is neither read nor changed.
 
     Returns
     -------
@@ -159,63 +160,56 @@ def random_encoder(in_channels: int = 3, seed: int = 0) -> TaskonomyEncoder:
 # ------------------------------------------------------------------------------------------------------- checkpoints
 
 
-def load_encoder(
-    task: str,
-    folder: Path | None = None,
-    *,
-    device: str | torch.device = "cpu",
-    seed: int = 0,
-    download: bool = True,
-    verify: bool = True,
-    progress: Progress | None = None,
-) -> TaskonomyEncoder:
+def load_encoder(task: str, folder: Path | None = None, *, seed: int = 0, verify: bool = True) -> TaskonomyEncoder:
     """The trained encoder of a task.
 
-    The checkpoint is looked for in `folder`, then in torch hub's cache, and downloaded if it is in neither. Its
-    SHA-256 is compared with the published one before anything in it is interpreted.
+    Its checkpoint is searched for in `folder`, then in torch hub's cache, and otherwise downloaded. Its SHA-256 is
+    compared with the published one before anything in it is interpreted.
 
     Parameters
     ----------
     task : str
         Key of `models.tasks.TASKS`. "random" is the untrained encoder and needs no file.
     folder : Path, optional
-        Folder of checkpoints; a download goes there too.
-    device : str or torch.device
+        Folder of checkpoints, to which missing ones are downloaded; torch hub's cache by default.
     seed : int
-        Of the untrained encoder.
-    download : bool
-        Whether a missing checkpoint may be downloaded.
+        Seed of the untrained encoder.
     verify : bool
-        False takes any file called ``<name>_encoder-*.pth`` and does not compare its digest. Meant for weights of
-        one's own in the published format (another training, a conversion, a trial without network): nothing then
-        says that the results are those of Taskonomy, so whoever passes False must tell the user. Pickled code is
-        refused, and keys and shapes are checked, all the same.
-    progress : callable, optional
-        Told of (bytes done, bytes in all) during a download.
+        False accepts any file called ``<name>_encoder-*.pth`` whatever its digest: weights of one's own (another
+        training, a conversion) in the published format. The results are then not known to be those of Taskonomy,
+        which the caller must tell the user. Pickled code is refused, and names and shapes are checked, all the same.
 
     Returns
     -------
     TaskonomyEncoder
-        In eval mode, without gradients, on `device`.
+        On the CPU, float32, in eval mode, without gradients.
 
     Raises
     ------
     InputError
-        If the task is unknown, no checkpoint can be had, or the checkpoint is not the published one.
+        If the task is unknown, or its checkpoint is missing, is not the published one or does not fit the encoder.
     """
     chosen = _task(task)
     if chosen.checkpoint is None:
-        return random_encoder(chosen.input_channels, seed).to(device)
-    path = find_checkpoint(chosen, folder, download=download, verify=verify, progress=progress)
+        return random_encoder(chosen.input_channels, seed)
+    path = find_checkpoint(chosen, folder, verify=verify)
     state = read_checkpoint(path, chosen.sha256 if verify else None)
-    encoder = _bare_encoder(chosen.input_channels)
-    _check_state(path, state, encoder, chosen)
-    # Not strict for the counters alone, see _check_state; a missing one is left at its fresh value.
-    for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-    encoder.load_state_dict(state, strict=False)
-    return encoder.to(device)
+    with torch.device("meta"):
+        encoder = TaskonomyEncoder(chosen.input_channels)
+    try:
+        # Without the metadata that a state dict may have, torch takes it for one of before version 0.4.1, in which
+        # batch norms did not count batches, and sets missing counters to 0. They have no effect on features.
+        encoder.load_state_dict(dict(state), assign=True)
+    except RuntimeError as error:  # lists all names and shapes that differ, one per line
+        reason = textwrap.shorten(str(error), 400, placeholder=" ...")
+        raise InputError(
+            f"{path}: does not fit the encoder of task '{task}', which has {chosen.input_channels} input channel(s): "
+            f"{reason}"
+        ) from None
+    broken = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise InputError(f"{path}: contains NaN or inf in {_some(broken)}; expected finite weights")
+    return encoder.eval().requires_grad_(False).float()
 
 
 def _task(key: str) -> Task:
@@ -225,54 +219,50 @@ def _task(key: str) -> Task:
     raise InputError(f"unknown task '{key}'; there are {', '.join(task.key for task in TASKS)}")
 
 
-def find_checkpoint(
-    task: Task,
-    folder: Path | None = None,
-    *,
-    download: bool = True,
-    verify: bool = True,
-    progress: Progress | None = None,
-) -> Path:
-    """Where the checkpoint of a task lies; parameters as in `load_encoder`.
+def find_checkpoint(task: Task, folder: Path | None = None, *, verify: bool = True) -> Path:
+    """Path of the checkpoint of a task, after it was downloaded if it was missing.
+
+    Parameters
+    ----------
+    task : Task
+    folder, verify
+        As in `load_encoder`.
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
     InputError
-        If it lies nowhere and cannot be downloaded, or `folder` holds one of the same name and another digest.
+        If it is missing and cannot be downloaded, or `folder` has one of the same name with another digest.
     """
     if task.checkpoint is None:
         raise InputError(f"task '{task.key}' is the untrained network, which has no checkpoint")
     if folder is not None and not folder.is_dir():
-        raise InputError(f"{folder}: is no folder; name the one that holds {task.checkpoint}")
-    places = [place for place in (folder, hub_folder()) if place is not None]
-    for place in places:
-        if (place / task.checkpoint).is_file():
-            return place / task.checkpoint
-    prefix = task.checkpoint.partition("-")[0]
-    similar = [path for place in places for path in sorted(place.glob(f"{prefix}-*.pth"))]
-    if similar and not verify:
-        return similar[0]
-    if folder is not None and similar and similar[0].parent == folder:
+        raise InputError(f"{folder}: is not a folder; give the one that contains {task.checkpoint}")
+    folders = [hub_folder()] if folder is None else [folder, hub_folder()]
+    published = [path for place in folders if (path := place / task.checkpoint).is_file()]
+    pattern = f"{task.checkpoint.partition('-')[0]}-*.pth"
+    similar = [path for place in folders for path in sorted(place.glob(pattern))]
+    if published or (similar and not verify):
+        return (published or similar)[0]
+    if similar and similar[0].parent == folder:
         raise InputError(
             f"{similar[0]}: is not the published checkpoint of task '{task.key}', whose name is {task.checkpoint}; "
             "put that file there, or ask for unverified weights"
         )
-    if not download:
-        raise InputError(
-            f"{places[0]}: holds no {task.checkpoint}; get it with `python -m utils.fetch weights {task.key}`, "
-            f"or download {checkpoint_address(task)} and put it there"
-        )
-    return fetch_checkpoint(task, places[0], progress=progress)
+    return fetch_checkpoint(task, folders[0])
 
 
 def read_checkpoint(path: Path, sha256: str | None) -> dict[str, Tensor]:
-    """Read the `state_dict` of a checkpoint, after its digest was compared.
+    """Read the `state_dict` of a checkpoint, without running any code that the file brings.
 
     Parameters
     ----------
     path : Path
     sha256 : str or None
-        Expected digest of the whole file; None compares nothing.
+        Expected digest of the file, compared before anything in it is interpreted; None skips the comparison.
 
     Returns
     -------
@@ -282,74 +272,31 @@ def read_checkpoint(path: Path, sha256: str | None) -> dict[str, Tensor]:
     Raises
     ------
     InputError
-        If the digest is another, or the file holds anything but tensors and plain containers of them.
+        If the digest is another one, or the file contains anything but tensors and plain containers of them.
     """
     try:
         with path.open("rb") as file:
-            if sha256 is not None:
-                _check_digest(path, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
-                file.seek(0)
-            content = _unpickle(path, file)
+            found = hashlib.file_digest(file, "sha256").hexdigest() if sha256 else None
+            if found != sha256:
+                raise InputError(
+                    f"{path}: has SHA-256 {found}, so it is damaged or another file; expected {sha256}; "
+                    "delete it and download it again with `python -m utils.fetch weights`"
+                )
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # a damaged file can fail anywhere in torch's reader
+        asked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        problem = f"refused, since it asks for '{asked[1]}'" if asked else "is not a readable checkpoint"
+        raise InputError(f"{path}: {problem}; expected tensors that torch.save wrote, and no code to run") from None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         found = f"keys {_some(map(str, content))}" if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path}: found {found}, expected a dictionary with tensors under 'state_dict'")
     return state
-
-
-def _unpickle(path: Path, file: IO[bytes]) -> Any:
-    """Content of a file that torch.save wrote, without running anything that it brings."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
-            raise InputError(
-                f"{path}: refused, since it asks for '{asked[1]}'; expected tensors and nothing that would be run"
-            ) from None
-    except Exception:  # a damaged file can fail anywhere in torch's reader
-        pass
-    raise InputError(f"{path}: is no readable checkpoint; expected a file written by torch.save")
-
-
-def _check_digest(path: Path, found: str, expected: str) -> None:
-    if found == expected:
-        return
-    owner = {task.sha256: task.key for task in TASKS if task.sha256}
-    whose = f"that of task '{owner[found]}'" if found in owner else "so it is damaged or another file"
-    wanted = f" of task '{owner[expected]}'" if expected in owner else ""
-    raise InputError(
-        f"{path}: has SHA-256 {found}, {whose}; expected {expected}{wanted}; "
-        "delete it and get it again with `python -m utils.fetch weights`"
-    )
-
-
-def _check_state(path: Path, state: Mapping[str, Tensor], encoder: TaskonomyEncoder, task: Task) -> None:
-    """Keys and shapes are those of the encoder, and values are numbers.
-
-    Counters of batches may be missing: PyTorch before 0.4.1 did not write them, and they have no effect on features.
-    """
-    own = encoder.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith(".num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    problems = [f"{what} {_some(names)}" for what, names in (
-        ("missing", missing), ("unexpected", unexpected), ("shape of", shapes)
-    ) if names]  # fmt: skip
-    if problems:
-        raise InputError(
-            f"{path}: does not fit the encoder of task '{task.key}': {'; '.join(problems)}; "
-            f"expected the published encoder with {task.input_channels} input channel(s)"
-        )
-    broken = [key for key, value in state.items() if not bool(torch.isfinite(value).all())]
-    if broken:
-        raise InputError(f"{path}: holds NaN or inf in {_some(broken)}; expected finite weights")
 
 
 def _some(names: Iterable[str]) -> str:
@@ -360,21 +307,21 @@ def _some(names: Iterable[str]) -> str:
 
 
 def optimise(model: nn.Module, layers: Sequence[str] = ()) -> nn.Module:
-    """A faster copy of a network in eval mode, whose features are the same to rounding.
+    """A faster copy of a network, with the same features up to rounding.
 
-    Weights take the channels-last memory format, in which convolutions run faster. In a `TaskonomyEncoder` each batch
-    norm is folded into the convolution before it: a constant scale and shift per channel.
+    Weights are stored in the channels-last memory format, in which convolutions are faster. In a `TaskonomyEncoder`,
+    each batch norm, a constant scale and shift per channel in eval mode, is folded into the preceding convolution.
 
     Parameters
     ----------
     model : nn.Module
     layers : sequence of str
-        Layers that will be asked for. A convolution among them is left alone, since folding would change its output.
+        Layers that will be extracted. Convolutions among them are left alone, since folding would change their output.
 
     Returns
     -------
     nn.Module
-        Of the same class; names of layers stay as they are.
+        Of the same class, in eval mode, without gradients; layers keep their names.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     if isinstance(model, TaskonomyEncoder):
@@ -404,7 +351,7 @@ def _fold(parent: nn.Module, pairs: Sequence[tuple[str, str]], prefix: str, keep
 
 
 class _Extractor(nn.Module):
-    """Returns outputs of layers under the names that were asked for, in that order."""
+    """Returns the outputs of layers under the requested names, in the requested order."""
 
     def __init__(self, graph: nn.Module, nodes: Mapping[str, str]) -> None:
         super().__init__()
@@ -419,26 +366,26 @@ class _Extractor(nn.Module):
 def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
     """A network that returns the outputs of layers.
 
-    Layers are nodes of the graph that torchvision's `create_feature_extractor` traces: modules, and operations between
-    them. The name of a module with parts means its last node. What comes after the last layer is not computed.
-    In-place activations are replaced by ordinary ones: they would overwrite the layers before them.
+    Layers are nodes of the graph traced by torchvision's `create_feature_extractor`: modules, and operations between
+    them. The name of a module with parts refers to its last node. Nothing beyond the last layer is computed.
+    In-place activations are replaced by ordinary ones, as they would overwrite the preceding layers.
 
     Parameters
     ----------
     model : nn.Module
         In eval mode.
     layers : sequence of str
-        For a `TaskonomyEncoder` also "block4" and "encoder_output", the paper's names.
+        Names of nodes; for a `TaskonomyEncoder` also "block4" and "encoder_output", the paper's names.
 
     Returns
     -------
     nn.Module
-        Maps (N, C, H, W) to a dict of layer to output, in the order of `layers`.
+        Maps images, shape (N, C, H, W), to a dict of layer to output, in the order of `layers`.
 
     Raises
     ------
     InputError
-        If there is no such layer (the message lists those there are), or the network cannot be traced.
+        If there is no such layer (the message lists those that exist), or the network cannot be traced.
     """
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
@@ -448,15 +395,15 @@ def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
     try:
         _, available = get_graph_node_names(model, suppress_diff_warning=True)
         nodes = {layer: _node(name, layer, model, available) for layer, name in names.items()}
-        # Exact names only: of two names for one node, or of a module and its part, torchvision would return one.
+        # Exact names only: of two names for one node, or a module and its part, torchvision would return only one.
         graph = create_feature_extractor(model, sorted(set(nodes.values())), suppress_diff_warning=True)
     except InputError:
         raise
     except Exception as error:  # tracing runs the network's own code, which can fail in any way
         reason = str(error).splitlines()[0] if str(error) else ""
         raise InputError(
-            f"{type(model).__name__} cannot be traced for its layers ({type(error).__name__}: {reason}); its forward "
-            "must not branch on values or sizes of tensors: wrap it in a module whose forward does not"
+            f"{type(model).__name__} cannot be traced to find its layers ({type(error).__name__}: {reason}); its "
+            "forward must not branch on values or sizes of tensors: wrap it in a module whose forward does not"
         ) from error
     graph.eval()
     _work_out_of_place(graph)
@@ -464,7 +411,7 @@ def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
 
 
 def _node(name: str, layer: str, model: nn.Module, available: Sequence[str]) -> str:
-    """Name of the node that a layer means: itself, or the last one inside a module."""
+    """Name of the node that a layer refers to: itself, or the last one inside a module."""
     nodes = list(available)[1:]  # the first one is the input
     if name in nodes:
         return name
@@ -478,9 +425,9 @@ def _node(name: str, layer: str, model: nn.Module, available: Sequence[str]) -> 
 
 
 def _work_out_of_place(graph: Any) -> None:
-    """Replace in-place modules and functions of a traced network, where their result is used, by ordinary ones.
+    """Replace in-place modules and functions of a traced network by ordinary ones where their result is used.
 
-    Tracing itself turns `x += y` into an addition of its own.
+    `x += y` needs nothing: tracing turns it into an ordinary addition.
     """
     for node in graph.graph.nodes:
         if not node.users:
@@ -495,15 +442,15 @@ def _work_out_of_place(graph: Any) -> None:
 
 
 def load_network(spec: str, seed: int = 0) -> nn.Module:
-    """A network of the user's, or one of torchvision's.
+    """A network of the user's own, or one of torchvision's.
 
     Parameters
     ----------
     spec : str
         ``module:function``, where the function takes no arguments and returns an `nn.Module`; or a torchvision model,
-        untrained (``resnet18``) or with weights, which go through torch hub's cache (``resnet18:DEFAULT``).
+        untrained (``resnet18``) or with weights, which are kept in torch hub's cache (``resnet18:DEFAULT``).
     seed : int
-        Of whatever is drawn at random while the network is made; the global random state is left as it was.
+        Seed of everything random while the network is built; the global random state is restored afterwards.
 
     Returns
     -------
@@ -528,7 +475,7 @@ def load_network(spec: str, seed: int = 0) -> nn.Module:
             close = difflib.get_close_matches(name, list_models(), n=3)
             raise InputError(
                 f"torchvision has no model '{name}'{' (did you mean ' + ' or '.join(close) + '?)' if close else ''}; "
-                "give the name of one, or module:function for a network of your own"
+                "give one of its names, or module:function for a network of your own"
             )
     return network.eval().requires_grad_(False)
 
@@ -536,19 +483,17 @@ def load_network(spec: str, seed: int = 0) -> nn.Module:
 def _torchvision_network(name: str, weights: str) -> nn.Module:
     from torchvision.models import get_model, get_model_weights
 
-    if not weights:
-        return get_model(name, weights=None)
-    available = get_model_weights(name)
-    if weights not in available.__members__:
-        raise InputError(f"{name} has no weights '{weights}'; there are {', '.join(available.__members__)}")
-    chosen: Any = available[weights]
+    available: Mapping[str, Any] = get_model_weights(name).__members__
+    if weights and weights not in available:
+        raise InputError(f"{name} has no weights '{weights}'; there are {', '.join(available)}")
     try:
-        return get_model(name, weights=chosen)
+        return get_model(name, weights=weights or None)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-        place = hub_folder() / Path(chosen.url).name
-        raise InputError(
-            f"{chosen.url}: cannot be downloaded ({error}); download it by hand and save it as {place}"
-        ) from None
+        if not weights:
+            raise
+        url = available[weights].url
+        place = hub_folder() / Path(url).name
+        raise InputError(f"{url}: cannot be downloaded ({error}); download it by hand and save it as {place}") from None
 
 
 def _user_network(spec: str, module: str, function: str) -> nn.Module:
@@ -557,10 +502,10 @@ def _user_network(spec: str, module: str, function: str) -> nn.Module:
     except Exception as error:  # the user's module can fail in any way
         raise InputError(
             f"module {module} of '{spec}' cannot be imported ({type(error).__name__}: {error}); "
-            "run from the folder that holds it, or put that folder on PYTHONPATH"
+            "run from the folder that contains it, or add that folder to PYTHONPATH"
         ) from error
     if not callable(make):
-        raise InputError(f"module {module} has no function '{function}', which '{spec}' asks for")
+        raise InputError(f"module {module} has no function '{function}', as requested by '{spec}'")
     try:
         network = make()
     except Exception as error:

@@ -1,23 +1,10 @@
-"""Shared data of the tests."""
+"""Shared fixtures of the tests."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from utils.rdm import n_pairs_of
-
-N_CONDITIONS = 12
-N_PAIRS = n_pairs_of(N_CONDITIONS)
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-def shared(name: str) -> Path:
-    """A folder of reference material beside the repository; the test is skipped where it is missing."""
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    return path
+from helpers import N_CONDITIONS, gain_rdms, shared
 
 
 @pytest.fixture
@@ -53,59 +40,6 @@ def example(tmp_path_factory) -> Path:
     return made
 
 
-def gain_rdms(rng: np.random.Generator, n_rdms: int, n_conditions: int = 20, spread: float = 0.8) -> np.ndarray:
-    """Condensed 1 - Pearson RDMs of unrelated random patterns whose conditions differ in gain."""
-    from utils.rdm import correlation_rdm
-
-    shape = (n_rdms, n_conditions, 30)
-    gain = np.exp(spread * rng.standard_normal((n_rdms, n_conditions, 1)))
-    return correlation_rdm(rng.standard_normal((n_rdms, 1, 30)) + gain * rng.standard_normal(shape))
-
-
-STUDY_CONDITIONS = 8
-
-
-def write_study(root: Path, rng: np.random.Generator, n_conditions: int = STUDY_CONDITIONS) -> Path:
-    """A small data set in the generic layout: three models, two layers, two ROIs, four subjects, some searchlights.
-
-    The first ROI and half of the searchlights follow the model `net`.
-    """
-    import nibabel as nib
-    from scipy.io import savemat
-
-    from utils.rdm import expand, n_pairs_of
-    from utils.rdms.searchlights import block_geometry
-
-    n_pairs = n_pairs_of(n_conditions)
-    for name in ("dnn_rdms", "roi_rdms", "searchlight_rdms"):
-        (root / name).mkdir(parents=True)
-    rows = ["key\tlabel\tgroup", "edges\tEdges\t2D", "edges_fine\tFine edges\t2D", "net\tNet\tsemantic"]
-    (root / "models.tsv").write_text("\n".join(rows) + "\n")
-    for key in ("edges", "edges_fine", "net"):
-        for layer in ("early", "late"):
-            np.save(root / "dnn_rdms" / f"{key}_{layer}.npy", expand(rng.random(n_pairs) + 0.1))
-    net = np.load(root / "dnn_rdms" / "net_late.npy")
-    (root / "roi_labels.csv").write_text("id,roi\n3,EVC\n7,IT \n")
-    noise = expand(rng.random((2, 4, n_pairs)))
-    np.save(root / "roi_rdms" / "EVC.npy", (net + noise[0]).astype(np.float32))
-    savemat(root / "roi_rdms" / "IT .mat", {"subject_rdm": noise[1] + 0.1})
-    mask = np.zeros((8, 7, 6), dtype=bool)
-    mask[2:6, 2:5, 1:5] = True
-    affine = np.array([[3.0, 0, 0, -12], [0, 3, 0, -90], [0, 0, 3, -6], [0, 0, 0, 1]])
-    nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), root / "mask.nii.gz")
-    geometry = block_geometry(mask, affine)
-    geometry.save(root / "searchlight_rdms" / "geometry.npz")
-    follows = np.arange(len(geometry)) % 2
-    signal = follows[:, None] * net[np.triu_indices(n_conditions, k=1)]
-    for subject in range(1, 5):
-        rdms = (signal + rng.random((len(geometry), n_pairs))).astype(np.float32)
-        np.save(root / "searchlight_rdms" / f"sub-{subject:02d}.npy", rdms)
-    atlas = np.zeros(mask.shape, dtype=np.int16)
-    atlas[3:5, 3:5, 2:4], atlas[5:7, 3:5, 2:4] = 3, 7
-    nib.save(nib.Nifti1Image(atlas, affine), root / "atlas.nii.gz")
-    return root
-
-
 @pytest.fixture
 def data(rng):
     """Four models of two layers, and five places of which some follow a model."""
@@ -114,16 +48,3 @@ def data(rng):
     places[0] += 0.8 * models[1, 0]
     places[1] += 0.5 * models[2, 1]
     return models, places
-
-
-def lstsq_adjusted(sets, response):
-    """Adjusted R2 by numpy's least squares, with an intercept."""
-    x = np.column_stack([np.ones(len(response)), *(predictor for s in sets for predictor in s)])
-    residual = response - x @ np.linalg.lstsq(x, response, rcond=None)[0]
-    r2 = 1 - (residual @ residual) / np.square(response - response.mean()).sum()
-    return 1 - (1 - r2) * (len(response) - 1) / (len(response) - x.shape[1])
-
-
-def lstsq_unique(sets, response):
-    total = lstsq_adjusted(sets, response)
-    return [total - lstsq_adjusted([s for j, s in enumerate(sets) if j != i], response) for i in range(len(sets))]

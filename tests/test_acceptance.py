@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from test_scripts import run
+from helpers import run_script
 
 from utils.datasets.simulated import read_truth
 
@@ -12,7 +12,7 @@ def results(example, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as monkeypatch:
         for figure in ("Fig1", "Fig3a", "Fig3b"):
-            assert run(monkeypatch, figure, "--data", example, "--results", folder, "-np", 2000) == 0
+            assert run_script(monkeypatch, figure, "--data", example, "--results", folder, "-np", 2000) == 0
     return folder
 
 

@@ -623,7 +623,7 @@ def test_a_torchvision_network_by_command(tmp_path, stimuli):
         (["--tasks", "random", "--layers", "block4=a", "encoder_output=a"], "two layers have the name a"),
         (["--tasks", "random", "--layers", "block4", "block4"], "block4 stands there twice"),
         (["--tasks", "random", "--layers", "block4=a/b"], "expected LAYER or LAYER=NAME"),
-        (["--tasks", "edge2d", "--weights", "{empty}/nowhere"], "nowhere: is no folder"),
+        (["--tasks", "edge2d", "--weights", "{empty}/nowhere"], "nowhere: is not a folder"),
         (["--model", "resnet19", "--layers", "fc"], "torchvision has no model 'resnet19'"),
         (["--model", "own_networks:network"], "--layers is missing: .*there are .*conv"),
         (["--model", "own_networks:network", "--layers", "conv9"], "has no layer 'conv9'"),

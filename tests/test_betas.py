@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from utils import InputError
-from utils.rdms.betas import check_conditions_of, check_same_grid, describe, find_betas, read_conditions, read_mask
+from utils.io.readers import read_conditions
+from utils.rdms.betas import find_betas, read_mask
 
 AFFINE = np.array([[3.0, 0, 0, -9], [0, 3, 0, -90], [0, 0, 3, -6], [0, 0, 0, 1]])
 SHAPE = (4, 5, 3)
@@ -46,7 +47,7 @@ def test_one_file_per_subject(rng, tmp_path, conditions):
         loaded = betas.load(subject, voxels)
         assert loaded.dtype == np.float32
         np.testing.assert_array_equal(loaded, data[subject.name].reshape(-1, 3)[voxels])
-    assert describe(betas) == "3 subject(s): s1, s2, s10; 3 conditions, 1 run(s) each"
+    assert str(betas) == "3 subject(s): s1, s2, s10; 3 conditions, 1 run(s) each"
 
 
 @pytest.mark.parametrize("layout", ["folder", "paths"])
@@ -60,7 +61,7 @@ def test_runs_of_a_subject_are_averaged(rng, tmp_path, conditions, layout):
     for subject, of_subject in zip(betas.subjects, runs, strict=True):
         expected = np.mean(of_subject, axis=0).reshape(-1, 3)[voxels]
         np.testing.assert_allclose(betas.load(subject, voxels), expected, atol=1e-6)
-    assert describe(betas).endswith("3 run(s) each")
+    assert str(betas).endswith("3 run(s) each")
 
 
 def test_volumes_named_after_conditions(rng, tmp_path):
@@ -86,9 +87,10 @@ def test_order_of_volumes_from_a_file_or_the_data_folder(rng, tmp_path, conditio
         save(tmp_path / "s1" / f"{name}.nii", np.full(SHAPE, NAMES.index(name), np.float32))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "conditions.txt").write_text("shoe\nface\nhouse\n")
-    betas = find_betas([tmp_path / "s1"], data=tmp_path / "data")
+    kept = tmp_path / "data" / "conditions.txt"
+    betas = find_betas([tmp_path / "s1"], kept=kept)
     assert betas.load(betas.subjects[0], np.arange(1)).tolist() == [[2, 0, 1]]
-    assert find_betas([tmp_path / "s1"], conditions, tmp_path / "data").conditions == tuple(NAMES)
+    assert find_betas([tmp_path / "s1"], conditions, tmp_path / "nowhere").conditions == tuple(NAMES)
 
 
 def test_scaled_integers_doubles_and_large_files(rng, tmp_path, conditions, monkeypatch):
@@ -119,13 +121,12 @@ def test_subjects_of_equal_file_names_take_the_folders(rng, tmp_path, conditions
 
 
 def test_real_runs(tmp_path):
-    from conftest import shared
+    from helpers import shared
 
     folder = shared("real/haxby25mm")
     betas = find_betas(sorted(folder.glob("run-*.nii.gz")), folder / "conditions.txt")
     assert len(betas.subjects) == 12
-    mask, grid = read_mask(folder / "mask.nii.gz")
-    check_same_grid(folder / "mask.nii.gz", grid, betas)
+    mask, _ = read_mask(folder / "mask.nii.gz", betas)
     assert mask.sum() == 129
     loaded = betas.load(betas.subjects[4], np.flatnonzero(mask))
     np.testing.assert_array_equal(loaded, nib.load(folder / "run-05_betas.nii.gz").get_fdata(dtype=np.float32)[mask])
@@ -142,7 +143,7 @@ def test_betas_that_cannot_be_used_are_refused(rng, tmp_path, conditions):
     save(good, maps(rng))
     refused("gone.nii: no such file or folder", [tmp_path / "gone.nii"], conditions)
     refused("is given more than once", [good, good], conditions)
-    refused(r"good.nii.gz: a 4-D file does not say which volume is which condition; give --conditions", [good])
+    refused(r"good.nii.gz: a 4-D file does not say which volume is which condition; give .* as `conditions`", [good])
     save(other, maps(rng, 4))
     refused(r"other.nii.gz: holds 4 volumes, expected 3, one for each condition of .*names", [good, other], conditions)
     save(other, maps(rng)[:3])
@@ -150,7 +151,7 @@ def test_betas_that_cannot_be_used_are_refused(rng, tmp_path, conditions):
     save(other, maps(rng), AFFINE + np.eye(4)[:, [3, 0, 1, 2]].T)
     refused(r"other.nii.gz: is on a grid", [good, other], conditions)
     other.write_bytes(b"no image")
-    refused("other.nii.gz: is no readable NIfTI image", [good, other], conditions)
+    refused("other.nii.gz: is not a readable NIfTI image", [good, other], conditions)
     save(other, maps(rng)[..., 0])
     (tmp_path / "empty").mkdir()
     refused("empty: holds no .nii or .nii.gz file", [tmp_path / "empty"], conditions)
@@ -182,7 +183,7 @@ def test_a_file_that_ends_early_is_named(rng, tmp_path, conditions, name):
     path = tmp_path / name
     save(path, maps(rng))
     path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(InputError, match=rf"{name}: (cannot be read to its end|is no readable NIfTI)"):
+    with pytest.raises(InputError, match=rf"{name}: (cannot be read to its end|is not a readable NIfTI)"):
         betas = find_betas([path], conditions)
         betas.load(betas.subjects[0], np.arange(60))
 
@@ -193,7 +194,7 @@ def test_lists_of_conditions(tmp_path):
     assert read_conditions(path) == ["a", "b b"]
     for text, message in (
         ("a\n\nb\n", "line 2 is empty"),
-        ("a\nb\na\n", r"a stand\(s\) more than once"),
+        ("a\nb\na\n", r"a occur\(s\) more than once"),
         ("a\n", r"names 1 condition\(s\), expected two or more"),
         ("", r"names 0 condition\(s\)"),
     ):
@@ -201,18 +202,22 @@ def test_lists_of_conditions(tmp_path):
         with pytest.raises(InputError, match=message):
             read_conditions(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="is no readable text file"):
+    with pytest.raises(InputError, match="is not a readable text file"):
         read_conditions(path)
 
 
-def test_a_data_folder_is_of_one_set_of_conditions(tmp_path):
-    check_conditions_of(tmp_path, ["a", "b"])
-    (tmp_path / "conditions.txt").write_text("a\nb\nc\n")
-    check_conditions_of(tmp_path, ["a", "b", "c"])
-    with pytest.raises(InputError, match=r"has b in line 2 where the beta maps have c"):
-        check_conditions_of(tmp_path, ["a", "c", "b"])
-    with pytest.raises(InputError, match=r"has 3 conditions where the beta maps have 2"):
-        check_conditions_of(tmp_path, ["a", "b"])
+def test_a_data_folder_is_of_one_set_of_conditions(rng, tmp_path, conditions):
+    save(tmp_path / "s1.nii", maps(rng))
+    kept = tmp_path / "conditions.txt"
+    for names in (NAMES, None):
+        kept.write_text("\n".join(NAMES))
+        assert find_betas([tmp_path / "s1.nii"], conditions if names else None, kept).conditions == tuple(NAMES)
+    kept.write_text("face\nshoe\nhouse\n")
+    with pytest.raises(InputError, match=r"has shoe in line 2 where the beta maps have house"):
+        find_betas([tmp_path / "s1.nii"], conditions, kept)
+    kept.write_text("face\nhouse\nshoe\ncat\n")
+    with pytest.raises(InputError, match=r"has 4 conditions where the beta maps have 3"):
+        find_betas([tmp_path / "s1.nii"], conditions, kept)
 
 
 def test_masks(rng, tmp_path, conditions):
@@ -221,9 +226,9 @@ def test_masks(rng, tmp_path, conditions):
         read_mask(tmp_path / "mask.nii")
     save(tmp_path / "s1.nii", maps(rng))
     save(tmp_path / "mask.nii", np.where(rng.random((4, 5, 4)) < 0.5, np.nan, 1).astype(np.float32))
-    mask, grid = read_mask(tmp_path / "mask.nii")
+    mask, _ = read_mask(tmp_path / "mask.nii")
     assert 0 < mask.sum() < mask.size
     with pytest.raises(
         InputError, match=r"mask.nii: is on a grid of 4 x 5 x 4 .* but the beta maps \(s1\) are on one of"
     ):
-        check_same_grid(tmp_path / "mask.nii", grid, find_betas([tmp_path / "s1.nii"], conditions))
+        read_mask(tmp_path / "mask.nii", find_betas([tmp_path / "s1.nii"], conditions))

@@ -8,14 +8,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import STUDY_CONDITIONS, write_study
+from helpers import STUDY_CONDITIONS, write_study
 from scipy.io import savemat
 
 from utils import InputError
 from utils.datasets.layout import locate
 from utils.datasets.models import load_models
 from utils.datasets.rois import PAPER_ROIS, load_atlas, load_rois
-from utils.datasets.searchlights import load_searchlights
+from utils.datasets.searchlights import load_searchlights, upper_triangles
 from utils.io.readers import read_noise_ceiling, read_rdms
 from utils.rdm import condense, expand, n_pairs_of
 from utils.rdms.searchlights import Geometry
@@ -50,7 +50,7 @@ def test_layers_and_models_are_chosen_in_the_order_given(folder):
         "edges",
         "edges_fine",
         "net",
-    ]  # colours do not depend on the choice
+    ]
     assert models.rdms.shape == (2, 1, N_PAIRS)
     assert np.array_equal(models.rdms[0, 0], condense(np.load(folder / "dnn_rdms" / "net_late.npy")))
 
@@ -58,6 +58,12 @@ def test_layers_and_models_are_chosen_in_the_order_given(folder):
 def test_a_model_may_lack_a_layer_that_is_not_asked_for(folder):
     (folder / "dnn_rdms" / "net_late.npy").unlink()
     assert load_models(locate("roi", folder), layers=["early"]).rdms.shape == (3, 1, N_PAIRS)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, ">f8", np.int32], ids=str)
+def test_upper_triangles(rng, dtype):
+    square = (100 * rng.random((3, 20, 7, 7))).astype(dtype)
+    assert np.array_equal(upper_triangles(square[:, 2:19]), condense(square[:, 2:19]))
 
 
 def test_groups_are_means_per_layer(folder):
@@ -277,7 +283,7 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path):
         locate("roi", tmp_path)
     with pytest.raises(InputError, match=r"data folder .*nowhere does not exist"):
         locate("roi", tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"there\.nii \(given as --mask\)"):
+    with pytest.raises(InputError, match=r"there\.nii \(given as `mask`\)"):
         locate("searchlight", tmp_path, mask=tmp_path / "there.nii")
 
 
@@ -345,7 +351,7 @@ BAD_TABLES = {
     "no column": ("key,label,group\na,b,c\n", r"no column key, label, group .*tab-separated"),
     "no group": ("key\tlabel\na\tb\n", "no column group"),
     "empty": ("key\tlabel\tgroup\n", "holds no rows"),
-    "doubled": ("key\tlabel\tgroup\na\tb\tc\na\tb\tc\n", r"model\(s\) a stand more than once"),
+    "doubled": ("key\tlabel\tgroup\na\tb\tc\na\tb\tc\n", r"a occur\(s\) more than once; give every model one row"),
     "gap": ("key\tlabel\tgroup\na\t\tc\n", "line 2 has no label"),
     "color": ("key\tlabel\tgroup\tcolor\na\tb\tc\tred\n", "has color 'red'"),
 }
@@ -361,7 +367,7 @@ def test_bad_model_table(folder, text, message):
 BAD_LABELS = {
     "no columns": ("1 V1v\n2 V1d\n", r"roi_labels.csv: no column id, roi"),
     "id": ("id,roi\nx,EVC\n", "has id 'x'"),
-    "doubled": ("id,roi\n1,EVC\n2,EVC\n", "EVC stand"),
+    "doubled": ("id,roi\n1,EVC\n2,EVC\n", r"EVC occur\(s\)"),
     "no file": ("id,roi\n3,EVC\n4,V9\n", r"no RDM file for 1 ROI.*V9"),
 }
 
@@ -423,13 +429,13 @@ def test_no_searchlight_can_be_used(folder):
 def test_damaged_files(folder, name):
     (folder / "dnn_rdms" / "net_early.npy").unlink()
     (folder / "dnn_rdms" / name).write_bytes(b"not an array at all, but long enough to look at" * 10)
-    with pytest.raises(InputError, match=r"net_early\.\w+: is no readable"):
+    with pytest.raises(InputError, match=r"net_early\.\w+: is not a readable"):
         load_models(locate("roi", folder))
 
 
 def test_pickled_npy_is_refused(folder):
     np.save(folder / "dnn_rdms" / "net_early.npy", np.array([Evil()], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="is no readable numpy file"):
+    with pytest.raises(InputError, match="is not a readable numpy file"):
         load_models(locate("roi", folder))
 
 

@@ -15,7 +15,10 @@ from scipy.spatial.distance import pdist
 
 from models.tasks import BASELINE, TASK_LAYERS, TASKS
 from utils import InputError, example
+from utils.datasets import simulated
 from utils.datasets.simulated import ensure_example, read_truth
+from utils.io import data_folder
+from utils.io.output import Outputs
 from utils.rdm import condense, pair_permutation
 from utils.rdms.searchlights import Geometry, block_geometry, release_blocks
 from utils.stats.noise_ceiling import noise_ceiling
@@ -33,7 +36,7 @@ def folder(example) -> Path:
 def small(tmp_path_factory) -> Path:
     """Two subjects of it."""
     made = tmp_path_factory.mktemp("small")
-    example._write(made, n_subjects=2)
+    simulated._write(Outputs(made, made), n_subjects=2)
     return made
 
 
@@ -69,13 +72,18 @@ def mean_rdms(folder) -> np.ndarray:
     total = 0.0
     for path in sorted((folder / "searchlight_rdms").glob("sub-*.npy")):
         total = total + np.load(path).astype(np.float64)
-    return total / example.N_SUBJECTS
+    return total / simulated.N_SUBJECTS
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """Digest of every file."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()).digest() for path in paths}
+
+
+def without_marker(folder: Path) -> dict[str, bytes]:
+    """As `files_of`, without the file that says that all others are there."""
+    return {name: digest for name, digest in files_of(folder).items() if name != "example.json"}
 
 
 # --- what is in it ---------------------------------------------------------------------------------------------------
@@ -167,8 +175,8 @@ def test_nearly_all_of_posterior_cortex_is_covered(folder):
 
 
 def test_rdms_come_from_beta_maps_by_way_of_scipy(folder):
-    brain = example._simulated_brain()
-    betas = example._beta_maps(brain, brain.simulated_voxels(), subject=3)
+    brain = simulated._simulated_brain()
+    betas = simulated._beta_maps(brain, brain.simulated_voxels(), subject=3)
     stored = np.load(folder / "searchlight_rdms" / "sub-03.npy", mmap_mode="r")
     for number in range(0, len(stored), 331):
         i, j, k, di, dj, dk = release_blocks(brain.mask)[number]
@@ -211,9 +219,9 @@ def test_truth_is_consistent(truth, searchlight_truth, lower_ceiling):
 
 
 def test_truth_of_searchlights_counts_their_voxels(searchlight_truth):
-    brain = example._simulated_brain()
-    for number in range(0, len(brain.blocks), 97):
-        i, j, k, di, dj, dk = brain.blocks[number]
+    brain = simulated._simulated_brain()
+    for number in range(0, len(blocks := release_blocks(brain.mask)), 97):
+        i, j, k, di, dj, dk = blocks[number]
         numbers = brain.area_of[i : i + di, j : j + dj, k : k + dk].ravel()
         areas = [brain.areas[area] if area >= 0 else None for area in numbers]
         row = searchlight_truth.loc[number]
@@ -355,7 +363,7 @@ def test_conditions_must_be_permuted_not_entries(mean_rdms, group_rdms, searchli
 
 
 def test_same_bytes_every_time(folder, small, tmp_path):
-    example._write(tmp_path, n_subjects=2)
+    simulated._write(Outputs(tmp_path, tmp_path), n_subjects=2)
     assert files_of(tmp_path) == files_of(small)
     one, whole = files_of(small), files_of(folder)
     for name in ("searchlight_rdms/sub-02.npy", "searchlight_rdms/geometry.npz", "truth.tsv", "atlas.nii.gz"):
@@ -367,11 +375,11 @@ def quick(small, monkeypatch) -> list[Path]:
     """Has the example copied from the small one instead of simulated; lists the folders it was written to."""
     written = []
 
-    def copy(folder: Path, progress: object = None) -> None:
-        written.append(folder)
-        shutil.copytree(small, folder, dirs_exist_ok=True)
+    def copy(outputs: Outputs, progress: object = None) -> None:
+        written.append(outputs.folder)
+        shutil.copytree(small, outputs.staging, dirs_exist_ok=True)
 
-    monkeypatch.setattr(example, "_write", copy)
+    monkeypatch.setattr(simulated, "_write", copy)
     return written
 
 
@@ -401,18 +409,19 @@ def test_half_written_or_outdated_example_is_made_again(quick, small, tmp_path, 
     assert len(quick) == 2
     assert (folder / "notes.txt").read_text() == "somebody's own"
     (folder / "notes.txt").unlink()
-    assert files_of(folder) == files_of(small)
+    assert without_marker(folder) == files_of(small)
     assert [path.name for path in folder.parent.iterdir()] == ["example"]  # nothing left over
+    assert not list(folder.glob(".*"))
     ensure_example(folder)
     assert len(quick) == 2
 
 
 def test_an_interrupted_run_leaves_nothing(monkeypatch, tmp_path):
-    def interrupted(folder: Path, progress: object = None) -> None:
-        (folder / "models.tsv").write_text("half")
+    def interrupted(outputs: Outputs, progress: object = None) -> None:
+        outputs.path("models.tsv").write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(example, "_write", interrupted)
+    monkeypatch.setattr(simulated, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ensure_example(tmp_path / "example")
     assert list(tmp_path.iterdir()) == []
@@ -425,7 +434,7 @@ def test_several_at_once_do_not_disturb_each_other(quick, small, tmp_path):
             (folder / "models.tsv").unlink()
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(lambda _: ensure_example(folder), range(8))) == [folder] * 8
-        assert files_of(folder) == files_of(small)
+        assert without_marker(folder) == files_of(small)
         assert [path.name for path in tmp_path.iterdir()] == ["example"]
 
 
@@ -438,7 +447,7 @@ def test_folders_of_others_are_never_replaced(quick, tmp_path):
     assert (folder / "models.tsv").read_text() == "key\tlabel\tgroup\n"
     with pytest.raises(InputError, match=r"models.tsv: is a file; expected a folder"):
         ensure_example(folder / "models.tsv")
-    with pytest.raises(InputError, match=r"cannot be written \(.+\); expected a place with 300 MB"):
+    with pytest.raises(InputError, match=r"the example \(300 MB\) cannot be written \(.+\); free space"):
         ensure_example(folder / "models.tsv" / "example")
     assert quick == []
     (tmp_path / "empty").mkdir()
@@ -446,8 +455,14 @@ def test_folders_of_others_are_never_replaced(quick, tmp_path):
 
 
 def test_command_line(quick, tmp_path, capsys):
-    assert example.main(["--out", str(tmp_path / "example")]) == 0
+    example.main(["--out", str(tmp_path / "example")])
     assert capsys.readouterr().out == f"{tmp_path / 'example'}\n"
     (tmp_path / "file").touch()
-    assert example.main(["--out", str(tmp_path / "file")]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'file'}: is a file")
+    with pytest.raises(InputError, match="file: is a file; expected a folder"):
+        example.main(["--out", str(tmp_path / "file")])
+
+
+def test_data_are_kept_in_the_repository_and_else_with_the_user(monkeypatch, tmp_path):
+    assert data_folder.default_data() == Path(__file__).resolve().parents[1] / "data"
+    monkeypatch.setattr(data_folder, "_CHECKOUT", tmp_path)
+    assert data_folder.default_data().name == "dnn2brain" and tmp_path not in data_folder.default_data().parents

@@ -18,7 +18,6 @@ from nilearn import surface as nilearn_surface
 from test_brain_map import REMOTE, make_label_map
 
 from utils import InputError
-from utils.datasets.rois import Atlas
 from utils.plotting import explorer, surface
 from utils.plotting.explorer import write_explorer
 from utils.plotting.label_maps import LabelMap, ValueMap
@@ -33,6 +32,7 @@ from utils.plotting.surface import (
     triangle_corners,
     vertex_voxels,
 )
+from utils.rdms.atlas import Atlas
 
 VIEWS = ("posterior", "lateral", "medial", "ventral", "dorsal")
 PALETTE = (

@@ -1,16 +1,18 @@
-"""Chance levels, t-tests, corrections and standard errors against libraries and literal loops."""
+"""Chance levels, t-tests and corrections against libraries and literal loops; standard errors of the ROIs."""
 
-import argparse
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from conftest import N_CONDITIONS, gain_rdms, lstsq_adjusted, lstsq_unique
+from helpers import N_CONDITIONS, gain_rdms, lstsq_adjusted, lstsq_unique
 from scipy import stats
 
 from models.tasks import Model
 from utils.analysis.rois import partition_rois
+from utils.analysis.settings import Settings
 from utils.datasets.models import ModelRdms
 from utils.datasets.rois import RoiRdms
+from utils.parallel.resources import Resources
 from utils.rdm import condense, correlation_rdm, expand
 from utils.stats.inference import (
     all_pairs,
@@ -21,13 +23,12 @@ from utils.stats.inference import (
     published_fdr,
     t_test,
 )
-from utils.stats.permutation import permutation_test
-from utils.stats.refits import condition_subsets, jackknife, unique_in_subsets
+from utils.stats.permutation import Permutations, permutation_test
+from utils.stats.refits import condition_subsets, jackknife
 from utils.stats.regression import (
     orthonormal_basis,
     own_adjusted_r2,
     project,
-    standardise,
     total_adjusted_r2,
     unique_adjusted_r2,
 )
@@ -88,77 +89,9 @@ def test_fdr_equals_statsmodels(rng):
     p = rng.random((4, 30)) ** 2
     np.testing.assert_allclose(fdr(p).ravel(), multipletests(p.ravel(), method="fdr_bh")[1], atol=1e-12)
     within = np.stack([multipletests(column, method="fdr_bh")[1] for column in p.T], axis=1)
-    np.testing.assert_allclose(published_fdr(p, across_places=False), within, atol=1e-12)
+    np.testing.assert_allclose(published_fdr(p, across_locations=False), within, atol=1e-12)
     twice = np.stack([multipletests(row, method="fdr_bh")[1] for row in within])
-    np.testing.assert_allclose(published_fdr(p, across_places=True), twice, atol=1e-12)
-
-
-def literal_subset_unique(models, response, keep):
-    kept = np.flatnonzero(keep)
-    small = [condense(expand(s)[:, kept][:, :, kept]) for s in models]
-    return lstsq_unique(small, condense(expand(response)[np.ix_(kept, kept)]))
-
-
-def test_refit_on_subsets_equals_a_literal_loop(data):
-    models, places = data
-    subsets = condition_subsets(N_CONDITIONS, 9, 12, seed=4)
-    assert (subsets.sum(axis=1) == 9).all()
-    basis = orthonormal_basis(models)
-    ours = unique_in_subsets(basis, standardise(places), subsets)
-    for b, keep in enumerate(subsets):
-        for j, response in enumerate(places):
-            np.testing.assert_allclose(ours[b, :, j], literal_subset_unique(models, response, keep), atol=1e-10)
-
-
-@pytest.mark.parametrize("n_places", [1, 70])
-def test_refit_does_not_depend_on_blocks_and_threads(data, rng, monkeypatch, n_places):
-    models, places = data
-    basis = orthonormal_basis(models)
-    rdms = standardise(places.repeat(14, axis=0)[:n_places] + rng.random((n_places, places.shape[1])))
-    subsets = condition_subsets(N_CONDITIONS, 10, 50, seed=1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    whole = unique_in_subsets(basis, rdms, subsets)
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr("utils.stats.refits._SUBSETS_PER_REFIT", 7)
-    monkeypatch.setattr("utils.stats.refits._PLACES_PER_THREAD", 5)
-    np.testing.assert_allclose(unique_in_subsets(basis, rdms, subsets), whole, atol=1e-13)
-
-
-def test_jackknife_is_the_scaled_deviation_of_the_refits(data):
-    models, places = data
-    basis, subsets = orthonormal_basis(models), condition_subsets(N_CONDITIONS, 9, 30, seed=0)
-    values = unique_in_subsets(basis, standardise(places), subsets)
-    errors = jackknife(basis, places, subsets, all_pairs(4))
-    np.testing.assert_allclose(errors.unique, np.sqrt(9 / 3) * values.std(axis=0, ddof=1), rtol=1e-12)
-    differences = np.stack([values[:, i] - values[:, j] for i, j in all_pairs(4)])
-    np.testing.assert_allclose(errors.difference, np.sqrt(9 / 3) * differences.std(axis=1, ddof=1), rtol=1e-12)
-
-
-def test_jackknife_of_all_leave_one_out_is_the_textbook_formula(data):
-    """Delete-1: sqrt((n - 1) / n sum (theta_i - mean)^2); random subsets converge on it."""
-    models, places = data
-    literal = np.array(
-        [literal_subset_unique(models[:2], places[0], np.arange(N_CONDITIONS) != i) for i in range(N_CONDITIONS)]
-    )
-    n = N_CONDITIONS
-    textbook = np.sqrt((n - 1) / n * np.square(literal - literal.mean(axis=0)).sum(axis=0))
-    subsets = condition_subsets(n, n - 1, 20_000, seed=0)
-    ours = jackknife(orthonormal_basis(models[:2]), places[:1], subsets, [(0, 1)])
-    np.testing.assert_allclose(ours.unique[:, 0], textbook, rtol=0.03)
-    change = literal[:, 0] - literal[:, 1]
-    textbook = np.sqrt((n - 1) / n * np.square(change - change.mean()).sum())
-    np.testing.assert_allclose(ours.difference[0, 0], textbook, rtol=0.03)
-
-
-def test_jackknife_unscaled_is_smaller_by_the_known_factor(data, monkeypatch):
-    models, places = data
-    basis = orthonormal_basis(models)
-    subsets = condition_subsets(N_CONDITIONS, 9, 50, seed=0)
-    scaled = jackknife(basis, places, subsets, all_pairs(4))
-    monkeypatch.setattr("utils.stats.refits._PLACES_PER_REFIT", 2)
-    unscaled = jackknife(basis, places, subsets, all_pairs(4), scaled=False)
-    np.testing.assert_allclose(scaled.unique, unscaled.unique * np.sqrt(9 / 3), rtol=1e-9)
-    np.testing.assert_allclose(scaled.difference, unscaled.difference * np.sqrt(9 / 3), rtol=1e-9)
+    np.testing.assert_allclose(published_fdr(p, across_locations=True), twice, atol=1e-12)
 
 
 def test_rois_of_shared_and_own_sets_are_partitioned_as_each_by_itself(data, rng, monkeypatch):
@@ -170,9 +103,15 @@ def test_rois_of_shared_and_own_sets_are_partitioned_as_each_by_itself(data, rng
     ]
     rois = RoiRdms(["V1", "V2", "V3", "V4"], [1, 2, 3, 4], rdms)
     sets = np.array([[2, 0, 2, 0], [0, 1, 0, 2]])
-    options = argparse.Namespace(bootstrap_ratio=0.8, seed=5, as_published=False)
+
     steps = []
-    ours = partition_rois(options, models, rois, sets, lambda done, total: steps.append((done, total)))
+
+    @contextmanager
+    def noted(title):
+        yield lambda done, total: steps.append((done, total))
+
+    settings, resources = Settings(bootstrap_ratio=0.8, seed=5), Resources(progress=noted)
+    ours = partition_rois(models, rois, sets, settings, resources)
     assert steps[-1] == (4, 4)
     subsets = condition_subsets(N_CONDITIONS, 10, 40, seed=5)
     for place, subjects in enumerate(rdms):
@@ -196,23 +135,6 @@ def test_rois_of_shared_and_own_sets_are_partitioned_as_each_by_itself(data, rng
         )
 
 
-def test_refit_where_a_predictor_is_constant_in_a_subset(data):
-    """A model that singles out one condition says nothing where that condition is left out: only the rest is fitted."""
-    models, places = data
-    single = np.zeros((N_CONDITIONS, N_CONDITIONS))
-    single[0] = single[:, 0] = 1
-    keep = np.ones((1, N_CONDITIONS), dtype=bool)
-    keep[0, 0] = False
-    response = standardise(places[:1])
-    kept = condense(expand(models[0])[:, 1:, 1:]), condense(expand(places[0])[1:, 1:])
-    for position in (0, 1):
-        sets = [models[0], models[0]]
-        sets[position] = condense(single)[None]
-        unique = unique_in_subsets(orthonormal_basis(sets), response, keep)[0, :, 0]
-        assert unique[position] == pytest.approx(0, abs=1e-9)
-        assert unique[1 - position] == pytest.approx(lstsq_adjusted([kept[0]], kept[1]), abs=1e-9)
-
-
 def test_difference_p_is_a_t_test_of_the_ratio():
     p = difference_p(np.array([[0.2, 0.0, -0.1]]), np.array([[0.1, 0.1, 0.0]]), 50)
     assert p[0, 0] == pytest.approx(2 * stats.t.sf(2, 49))
@@ -234,7 +156,7 @@ def test_two_sets_that_explain_the_same_are_called_different_at_the_nominal_rate
         a, b, c = rng.standard_normal((3, 30, 6))
         basis = orthonormal_basis([[rdm((1, a)), rdm((1, a))], [rdm((1, b)), rdm((1, b))]])
         brain = rdm((0.4, a), (0.4, b), (0.2, c))[None]
-        test = permutation_test(basis, unique_adjusted_r2(basis), brain, 99, pairs=[(0, 1)], seed=seed)
+        test = permutation_test(basis, unique_adjusted_r2(basis), brain, Permutations(99, seed=seed), pairs=[(0, 1)])
         errors = jackknife(basis, brain, condition_subsets(30, 27, 300, seed), [(0, 1)])
         by_permutation.append(test.p_difference[0, 0])
         by_refit.append(difference_p(test.observed[[0]] - test.observed[[1]], errors.difference, 30)[0, 0])

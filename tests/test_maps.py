@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from utils import InputError
-from utils.datasets.rois import Atlas
-from utils.io.output import Outputs
+from utils.io.output import staged
 from utils.plotting.export import save_map
 from utils.plotting.label_maps import LabelMap, RoiLocations, ValueMap
 from utils.plotting.surface import sample_labels, sample_values
+from utils.rdms.atlas import Atlas
 
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
 AFFINE[:3, 3] = [-80, -112, -60]
@@ -35,7 +35,7 @@ def label_map(rng):
 
 
 def published(tmp_path, save):
-    with Outputs(tmp_path / "Fig") as outputs:
+    with staged(tmp_path / "Fig") as outputs:
         save(outputs)
         outputs.publish({})
     return tmp_path / "Fig" / "maps"

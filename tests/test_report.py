@@ -11,8 +11,10 @@ import pytest
 from browser import open_browser
 
 from utils import InputError
+from utils.analysis import paper
 from utils.reporting.methods import REFERENCES, methods_text
-from utils.reporting.report import FIGURES, write_index, write_report
+from utils.reporting.report import COLUMNS as DESCRIBED
+from utils.reporting.report import FIGURES, write_columns, write_index, write_report
 
 HOME = Path(__file__).resolve().parents[1]
 SEARCHLIGHT = ("Fig1", "Fig3a")
@@ -38,7 +40,7 @@ TEXTS = {"winner", "group", "roi", "model", "label"}
 
 
 def make_record(figure, *, data=None, device="cpu", **options):
-    """What run.json says of a run on 44 conditions of 11 people."""
+    """What run.json says of a run on 44 conditions of 11 participants."""
     places = {"n_searchlights": 2345, "n_tested": 1234} if figure in SEARCHLIGHT else {"n_rois": 13}
     return {
         "figure": figure,
@@ -118,23 +120,23 @@ def test_text_has_the_numbers_of_the_run(figure, route):
     record = make_record(figure, **ROUTES[route])
     methods = methods_text(record)
     comparison, inference = methods.paragraphs
-    numbers = ["44 conditions", "946 entries", "11 subjects", "three layers (early, middle and late)"]
+    numbers = ["44 conditions (946 pairwise", "11 participants", "three layers (early, middle and late)"]
     if figure in SEARCHLIGHT:
-        numbers += ["2,345 searchlights", "was 0.021 or more: 1,234 of 2,345"]
+        numbers += ["2,345 searchlights", "was at least 0.021 (1,234 of 2,345 searchlights)"]
     else:
         numbers += ["13 regions of interest", "10,000 random subsets of 33 of the 44 conditions (seed 31)"]
         assert ("√(33/11)" in comparison) == ("published" not in route)
     if figure in ("Fig3a", "Fig3b"):
-        numbers += ["three groups of deep neural networks (number of networks: 2D 6, motion 5 and semantic 4)"]
-        numbers += ["group baseline were left out"]
+        numbers += ["three groups of deep neural networks (DNNs; networks per group: 2D: 6, motion: 5, semantic: 4)"]
+        numbers += ["group baseline were not included"]
     else:
-        numbers += ["17 deep neural networks (2D 6, motion 5, semantic 4 and baseline 2)"]
+        numbers += ["17 deep neural networks (DNNs; 2D: 6, motion: 5, semantic: 4, baseline: 2)"]
     for number in numbers:
         assert number in comparison
-    assert "level of significance after correction was 0.04" in inference
+    assert "Corrected p values of 0.04 or less were considered significant" in inference
     assert "dnn2brain 0.1.0 (Python 3.11.7, NumPy 2.4.6 and SciPy 1.17.1)." in inference
     if record["options"]["stats"] == "t-test":
-        assert "t-tests over 11 subjects" in inference and "7,654" not in inference
+        assert "t-tests across 11 participants" in inference and "7,654" not in inference
     else:
         assert "7,654 times (seed 31)" in inference and "p = (1 + k) / (1 + 7,654)" in inference
 
@@ -155,43 +157,44 @@ def test_references_are_those_of_the_documentation():
 
     documented = plain((HOME / "docs" / "METHODS.md").read_text(encoding="utf-8").split("## References")[1])
     for name, reference in REFERENCES.items():
-        assert plain(reference.split(" doi:")[0]) in documented, name
+        assert plain(reference.split(" https://doi.org/")[0]) in documented, name
         assert reference.startswith(re.split(r"[ ,]", name)[0]) and name[-4:] in reference
 
 
 # Of each figure and route: what is particular to it, and what must not be said.
 SAID = [
-    ("Fig1", "default", "against the largest of all 17 networks in each permutation", "by itself"),
-    ("Fig1", "default", "conditions of the networks' RDMs, rows and columns together", "not exchangeable"),
-    ("Fig1", "default", "the false discovery rate (Benjamini and Hochberg, 1995) over the 1,234", "within"),
-    ("Fig1", "published", "as if the best had not been chosen from 17", "rows and columns"),
+    ("Fig1", "default", "the largest adjusted R² of any of the 17 networks in each permutation", "individually"),
+    ("Fig1", "default", "conditions of the network RDMs (rows and columns together)", "not exchangeable"),
+    ("Fig1", "default", "(Benjamini and Hochberg, 1995) was controlled over the 1,234 tested", "within"),
+    ("Fig1", "published", "do not account for the selection of the best of 17 networks", "rows and columns"),
     ("Fig1", "published", "negative values were set to 0", "Nichols"),
-    ("Fig1", "published", "within each searchlight, and the corrected values again over the 1,234", "ROI"),
-    ("Fig1", "entries", "Entries share conditions and so are not exchangeable", "set to 0"),
-    ("Fig1", "entries", "against the largest of all 17 networks", "by itself"),
-    ("Fig1", "t-test", "less its chance level, the exact mean over all permutations of the conditions", "independent"),
-    ("Fig1", "t-test", "was multiplied by 17, the number of networks it was chosen from (Bonferroni)", "differences"),
-    ("Fig1", "published t-test", "was tested against 0, one-sided", "Bonferroni"),
+    ("Fig1", "published", "within each searchlight; the corrected p values were then corrected again over", "ROI"),
+    ("Fig1", "entries", "Because entries share conditions, they are not exchangeable", "set to 0"),
+    ("Fig1", "entries", "the largest adjusted R² of any of the 17 networks", "individually"),
+    ("Fig1", "t-test", "subtracting its exact mean over all permutations of the conditions", "independent"),
+    ("Fig1", "t-test", "was multiplied by 17, the number of networks compared (Bonferroni", "differences"),
+    ("Fig1", "published t-test", "was tested against 0 (one-sided)", "Bonferroni"),
     ("Fig1", "max", "the largest over all 17 networks and the 1,234 tested searchlights in each", "false discovery"),
-    ("Fig2", "default", "networks were ranked anew", "selected once"),
-    ("Fig2", "default", "(t distribution, 43 degrees of freedom); the larger p value counts", "Bonferroni"),
-    ("Fig2", "default", "over all 39 of ranks and ROIs, those of differences over all 39 of pairs", "within"),
-    ("Fig2", "published", "selected once, on the observed data", "ranked anew"),
+    ("Fig2", "default", "the ranking was repeated in each permutation", "selected once"),
+    ("Fig2", "default", "(t distribution, 43 degrees of freedom), and the larger of the two p values", "Bonferroni"),
+    ("Fig2", "default", "39 combinations of ranks and ROIs for unique variances and over all 39 comb", "within"),
+    ("Fig2", "published", "selected once, on the observed data", "the ranking was repeated"),
     ("Fig2", "published", "tested in the direction observed", "jackknife"),
-    ("Fig2", "published", "over ranks within each ROI, those of differences over pairs, and not over ROIs", "again"),
-    ("Fig2", "t-test", "differences were tested by paired t-tests, two-sided", "independent samples"),
-    ("Fig2", "t-test", "selected on the mean RDM of the same subjects", "ranked anew"),
-    ("Fig2", "published t-test", "as if they were between independent samples", "paired"),
-    ("Fig2", "max", "p values by the jackknife were multiplied by 39 (Bonferroni)", "false discovery"),
-    ("Fig3a", "default", "against the largest of all 3 groups in each permutation", "by itself"),
-    ("Fig3a", "default", "groups were tested two-sided, with the same permutations.", "larger p value"),
+    ("Fig2", "published", "over ranks within each ROI and, for differences, over pairs; no correction", "again"),
+    ("Fig2", "t-test", "differences were tested with paired t-tests (two-sided)", "independent samples"),
+    ("Fig2", "t-test", "selected on the mean RDM of the same participants", "the ranking was repeated"),
+    ("Fig2", "published t-test", "as if between independent samples", "paired"),
+    ("Fig2", "max", "p values based on the jackknife were multiplied by 39 (Bonferroni", "false discovery"),
+    ("Fig3a", "default", "the largest unique variance of any of the 3 groups in each permutation", "individually"),
+    ("Fig3a", "default", "groups were tested two-sided, using the same permutations.", "larger of the two"),
     ("Fig3a", "default", "1,000 random subsets of 40 of the 44 conditions", "33 of"),
-    ("Fig3a", "published", "as if the best had not been chosen from 3", "negative values"),
+    ("Fig3a", "published", "do not account for the selection of the best of 3 groups", "negative values"),
     ("Fig3a", "t-test", "was multiplied by 3, the number of groups", "7,654"),
-    ("Fig3a", "max", "every difference with the largest over all pairs and places.", "multiplied by"),
-    ("Fig3b", "default", "corrected over ROIs, were significant", "by itself"),
-    ("Fig3b", "published", "as in the published analysis", "standard errors of the unique variance"),
-    ("Fig3b", "t-test", "over all 39 of groups and ROIs", "multiplied by"),
+    ("Fig3a", "max", "each difference with the largest over all pairs and searchlights.", "multiplied by"),
+    ("Fig3b", "default", "exceeded that of every other group (largest p value of the differences, corrected over ROIs)",
+     "individually"),
+    ("Fig3b", "published", "as in the published analysis", "standard error of the unique variance"),
+    ("Fig3b", "t-test", "over all 39 combinations of groups and ROIs", "Bonferroni"),
     ("Fig3b", "max", "the largest over all 3 groups and the 13 ROIs in each permutation", "corrected over ROIs"),
 ]  # fmt: skip
 
@@ -205,7 +208,7 @@ def test_text_says_what_was_done(figure, route, said, unsaid):
 
 def test_simulated_data_are_named_first():
     simulated = methods_text(make_record("Fig2", data={"simulated": True})).paragraphs[0]
-    assert simulated.split(".")[0] == "The data come from a simulated experiment, not from measurements"
+    assert simulated.split(".")[0] == "These data were simulated and are not measurements"
     assert "simulated" not in " ".join(methods_text(make_record("Fig2")).paragraphs)
 
 
@@ -215,20 +218,18 @@ def test_text_on_where_it_was_computed():
 
     assert "and PyTorch 2.9.9) on a GPU." in inference(device="cuda")
     assert "GPU" not in inference(device="cuda", stats="t-test")
-    assert "counted by four Dask workers." in inference(data={"dask_workers": 4})
-    assert "rounding to TF32 left open counted as reaching it" in inference(device="cuda", tf32=True)
-    # Neither a CPU nor the selection of Fig 2 multiplies in TF32.
-    assert "TF32" not in inference(tf32=True) + inference("Fig2", device="cuda", tf32=True)
+    assert "; permutations were distributed over four Dask workers." in inference(data={"dask_workers": 4})
 
 
 def test_text_on_few_subjects_and_networks():
     one = methods_text(make_record("Fig2", data={"n_subjects": "1", "networks": {"2D": 2}, "layers": ["late"]}))
-    assert "that of the one subject" in one.paragraphs[0] and "noise ceiling" not in one.paragraphs[0]
-    assert "adjusted R² of all two together" in one.paragraphs[0] and "one layer (late)" in one.paragraphs[0]
-    assert "over all 26 of ranks and ROIs, those of differences over all 13 of pairs" in one.paragraphs[1]
-    assert (
-        "the mean over 14–16 subjects" in methods_text(make_record("Fig3b", data={"n_subjects": "14-16"})).paragraphs[0]
-    )
+    assert "those of a single participant" in one.paragraphs[0] and "noise ceiling" not in one.paragraphs[0]
+    assert "From two deep neural networks" in one.paragraphs[0] and "an RDM from one layer (late)" in one.paragraphs[0]
+    assert "all 26 combinations of ranks and ROIs for unique variances and over all 13" in one.paragraphs[1]
+    several = methods_text(make_record("Fig3b", data={"n_subjects": "14-16"}))
+    assert "averaged across 14–16 participants" in several.paragraphs[0]
+    group = " ".join(methods_text(make_record("Fig3a", data={"networks": {"2D": 2, "baseline": 1}})).paragraphs)
+    assert "one group of deep" in group and "differences" not in group and "every other group" not in group
 
 
 def test_text_needs_its_numbers():
@@ -267,14 +268,14 @@ def test_page_links_every_file_of_the_run(folder):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     linked = {address for address in page.addresses if not re.match("#|https://doi.org/|data:,", address)}
     assert linked == files | {"run.json", "../index.html"}
-    assert "2 kB" in page.text and "volume: Best <network>." in page.text and "for FSLeyes" in page.text
+    assert "1.5 kB" in page.text and "volume: Best <network>." in page.text and "for FSLeyes" in page.text
     assert "maps: 6 files" in page.text and "surface" in page.text
     assert {address[1:] for address in page.addresses if address[0] == "#"} == {
         "map", "figure", "table", "methods", "warnings", "provenance", "files",
     }  # fmt: skip
     for text in ("Fig1.py --data 'my study'", "2026-03-04 05:06", "7,654 permutations of conditions", "1.17.1",
                  "2 of 1,234 tested searchlights significant", "2D 6, motion 5, semantic 4, baseline 2"):  # fmt: skip
-        assert text in page.text
+        assert text in " ".join(page.text.split())
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -293,12 +294,12 @@ def test_legend_follows_the_options(tmp_path):
         write_report(tmp_path / "report.html", make_record(figure, **options), make_table(figure), title="Title")
         return Page(tmp_path / "report.html").text.split("Columns")[1].split("Methods")[0]
 
-    assert "q ≤ 0.04: the bar has a star" in legend("Fig3b") and "jackknife" in legend("Fig3b")
+    assert "q ≤ 0.04; the bar is marked with an asterisk" in legend("Fig3b") and "jackknife" in legend("Fig3b")
     assert "smaller than the standard error" in legend("Fig2", as_published=True)
-    assert "within each place, then over places" in legend("Fig1", as_published=True)
-    assert "by the maximum statistic" in legend("Fig3a", correction="max")
-    assert "Negative values are set to 0" not in legend("Fig1") + legend("Fig3a", as_published=True)
-    assert "Negative values are set to 0" in legend("Fig1", as_published=True)
+    assert "within each searchlight, then over searchlights" in legend("Fig1", as_published=True)
+    assert "with the maximum statistic" in legend("Fig3a", correction="max")
+    assert "Negative values were set to 0" not in legend("Fig1") + legend("Fig3a", as_published=True)
+    assert "Negative values were set to 0" in legend("Fig1", as_published=True)
 
 
 def test_columns_that_the_page_does_not_know_are_shown(tmp_path):
@@ -306,6 +307,31 @@ def test_columns_that_the_page_does_not_know_are_shown(tmp_path):
     write_report(tmp_path / "report.html", make_record("Fig3b"), table, title="Title")
     added = read_content(tmp_path / "report.html")["columns"][-1]
     assert added == {"heading": "win share", "decimals": 4, "values": [0.5, 0.25, None]}
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("route", ROUTES)
+def test_columns_are_described_as_in_bids(figure, route, tmp_path):
+    table = make_table(figure).assign(unknown=1)
+    write_columns(tmp_path / "results.json", make_record(figure, **ROUTES[route]), table)
+    described = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert list(described) == [name for name in table if name != "unknown"]
+    assert all({"LongName", "Description"} <= set(column) <= {"LongName", "Description", "Units"}
+               for column in described.values())  # fmt: skip
+    assert not re.search(
+        r"[{}]|  | \.|None", " ".join(text for column in described.values() for text in column.values())
+    )
+    assert [name for name, column in described.items() if "Units" in column] == [
+        name for name in "xyz" if name in table
+    ]
+
+
+def test_columns_beside_those_of_the_paper_are_described():
+    added = set(paper.beside("Fig2", make_table("Fig2")))
+    added |= set(paper.beside("Fig3b", make_table("Fig3b")))
+    assert {name for name in added if name not in COLUMNS["Fig2"] + COLUMNS["Fig3b"]} == {
+        name for name in DESCRIBED if name.startswith("paper_")
+    }
 
 
 def read_content(path):
@@ -458,7 +484,7 @@ def test_index_shows_what_is_there(folder):
     write_index(results)
     page = Page(results / "index.html")
     assert [title in page.text for title in FIGURES.values()] == [True, False, False, True]
-    assert "7,654 permutations of conditions" in page.text and "t-test over subjects" in page.text
+    assert "7,654 permutations of conditions" in page.text and "t-test across participants" in page.text
     assert page.text.count("2026-03-04 05:06") == 2 and page.classes.count("banner") == 1
     assert set(page.addresses) == {"data:,", *(f"Fig1/{name}" for name in (
         "report.html", "brain_map.html", "figure.svg", "figure.png", "results.tsv"))}  # fmt: skip

@@ -1,3 +1,4 @@
+import errno
 import json
 
 import nibabel as nib
@@ -6,12 +7,12 @@ import pandas as pd
 import pytest
 
 from utils import InputError
-from utils.io.output import Outputs, write_arrays, write_table, write_volume
+from utils.io.output import disk_errors, staged, write_arrays, write_table, write_volume, written_whole
 from utils.io.provenance import fingerprint
 
 
 def fill(folder, names, content="new"):
-    with Outputs(folder) as outputs:
+    with staged(folder) as outputs:
         for name in names:
             outputs.path(name).write_text(content)
         return outputs.publish({"figure": "FigX"})
@@ -32,7 +33,7 @@ def test_files_appear_together_and_are_listed(tmp_path):
 def test_a_run_that_fails_changes_nothing(tmp_path):
     fill(tmp_path, ["results.tsv"], "old")
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    with pytest.raises(RuntimeError), Outputs(tmp_path) as outputs:
+    with pytest.raises(RuntimeError), staged(tmp_path) as outputs:
         outputs.path("results.tsv").write_text("half")
         raise RuntimeError
     assert (tmp_path / "results.tsv").read_text() == "old"
@@ -58,8 +59,46 @@ def test_a_record_cannot_point_outside(tmp_path):
 
 def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file/FigX cannot be written to .*--results"):
-        Outputs(tmp_path / "file" / "FigX")
+    with (
+        pytest.raises(InputError, match=r"file/FigX: cannot be written \(.+\); free space, or choose another folder"),
+        staged(tmp_path / "file" / "FigX"),
+    ):
+        pass
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"FigX: cannot be written \(the disk is full\)"),
+        staged(tmp_path / "FigX") as out,
+    ):
+        out.path("results.tsv").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(InputError, match=r"a.bin: cannot be written \(the disk is full\)"):  # noqa: SIM117
+        with written_whole(tmp_path / "a.bin") as file:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_that_are_not_of_the_disk_stay_what_they_are(tmp_path):
+    with pytest.raises(ConnectionError), staged(tmp_path / "FigX"):
+        raise ConnectionError("reset by peer")
+    with (
+        pytest.raises(InputError, match=r"the index cannot be written \(Permission denied\)"),
+        disk_errors(tmp_path, "the index"),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_files_in_place_may_belong_to_a_run(tmp_path):
+    fill(tmp_path, ["a.npy", "b.npy"])
+    with staged(tmp_path) as outputs:
+        outputs.path("c.npy").write_text("new")
+        assert outputs.latest("a.npy") == tmp_path / "a.npy"
+        assert outputs.latest("c.npy").parent == outputs.staging
+        outputs.publish({}, keep=["a.npy"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "c.npy", "run.json"]
+    assert json.loads((tmp_path / "run.json").read_text()) == {"files": ["a.npy", "c.npy"]}
 
 
 def test_table_marks_what_is_missing(tmp_path):

@@ -1,4 +1,4 @@
-"""ROI RDMs against scipy, and what cannot be used."""
+"""ROI RDMs against scipy, and input that cannot be used."""
 
 from pathlib import Path
 
@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from utils import InputError, example
+from utils import InputError
+from utils.datasets import simulated
 from utils.rdms.atlas import WANG_ROIS, read_atlas, read_roi_names
 from utils.rdms.betas import Grid
-from utils.rdms.roi_rdms import roi_rdms
+from utils.rdms.roi_rdms import roi_rdm
 
 
 @pytest.fixture
@@ -22,9 +23,9 @@ def atlas(rng) -> np.ndarray:
 
 def test_rdms_equal_scipy(rng, atlas):
     betas = rng.standard_normal((8, 5, 6, 7)).astype(np.float32)
-    rdms = roi_rdms(betas, atlas, [3, 1])
-    assert rdms.dtype == np.float64
-    for rdm, roi in zip(rdms, (3, 1), strict=True):
+    for roi in (3, 1):
+        rdm = roi_rdm(betas[:, atlas == roi], f"ROI {roi}")
+        assert rdm.dtype == np.float64
         np.testing.assert_allclose(rdm, pdist(betas[:, atlas == roi].astype(float), "correlation"), atol=1e-12)
 
 
@@ -35,29 +36,22 @@ def test_constant_and_missing_voxels_are_left_out(rng, atlas):
     betas[3, *inside[1]] = np.nan
     betas[5, *inside[2]] = np.inf
     expected = pdist(np.stack([betas[:, *voxel] for voxel in inside[3:]], axis=1), "correlation")
-    np.testing.assert_allclose(roi_rdms(betas, atlas, [2])[0], expected, atol=1e-12)
+    np.testing.assert_allclose(roi_rdm(betas[:, atlas == 2], "ROI 2"), expected, atol=1e-12)
 
 
 def test_rois_that_cannot_be_used_are_named(rng, atlas):
     betas = rng.standard_normal((8, 5, 6, 7))
     with pytest.raises(InputError, match=r"ROI FEF \(label 25\): the atlas has no voxel with that label"):
-        roi_rdms(betas, atlas, [1, 25], ["V1v", "FEF"])
+        roi_rdm(betas[:, atlas == 25], "ROI FEF (label 25)")
     with pytest.raises(InputError, match=r"ROI 9: 1 of its 1 voxel\(s\) are usable .* expected 2 or more"):
-        roi_rdms(betas, atlas, [1, 9])
+        roi_rdm(betas[:, atlas == 9], "ROI 9")
     betas[:, atlas == 2] = 0
     with pytest.raises(InputError, match=r"ROI V2d \(label 2\): 0 of its \d+ voxel\(s\) are usable"):
-        roi_rdms(betas, atlas, [2], ["V2d"])
+        roi_rdm(betas[:, atlas == 2], "ROI V2d (label 2)")
     betas = rng.standard_normal((8, 5, 6, 7))
     betas[4] = 1.0
     with pytest.raises(InputError, match=r"ROI 1: a condition has the same value in all \d+ usable voxels"):
-        roi_rdms(betas, atlas, [1])
-
-
-def test_arrays_that_do_not_fit_are_refused(rng, atlas):
-    with pytest.raises(InputError, match=r"atlas of shape \(5, 6, 7\) is not on the grid of the beta maps \(5, 6, 6\)"):
-        roi_rdms(np.ones((8, 5, 6, 6)), atlas, [1])
-    with pytest.raises(InputError, match=r"expected shape \(conditions, X, Y, Z\)"):
-        roi_rdms(np.ones((5, 6, 7)), atlas, [1])
+        roi_rdm(betas[:, atlas == 1], "ROI 1")
 
 
 # ------------------------------------------------------------------------------------------------------------- atlases
@@ -102,7 +96,7 @@ def test_tables_of_rois(tmp_path, text):
     ("text", "message"),
     [
         ("nothing here\n", "no ROI found; expected a CSV with columns id and roi, or lines such as 1 V1v"),
-        ("1 V1v\n1 V1d\n", r"1 stand\(s\) more than once"),
+        ("1 V1v\n1 V1d\n", r"1 occur\(s\) more than once"),
         ("1 V1v\n2 V1/V2\n", r"ROI 'V1/V2' \(id 2\) cannot be the name of a file"),
         ("id,name\n1,V1v\n", "no column roi"),
     ],
@@ -130,7 +124,7 @@ def test_hemispheres_in_two_files(tmp_path, table, volume, names):
     separate = read_atlas(paths, GRID, table, "separate")
     assert separate.names == {1: "V1v_lh", 2: "V1d_lh", 3: "hV4_lh", 11: "V1v_rh", 12: "V1d_rh", 13: "hV4_rh"}
     np.testing.assert_array_equal(separate.labels, left + np.where(right > 0, right + 10, 0))
-    with pytest.raises(InputError, match="no file of the right hemisphere is given, which --hemisphere both needs"):
+    with pytest.raises(InputError, match="no file of the right hemisphere is given, which `hemisphere` both needs"):
         read_atlas(paths[:1], GRID, table)
 
 
@@ -140,12 +134,14 @@ def test_names_of_wang_et_al_are_built_in(tmp_path):
     names = read_atlas(paths, GRID).names
     assert list(names) == list(range(1, 26))
     assert (names[1], names[7], names[12], names[13], names[25]) == ("V1v", "hV4", "MST", "hMT", "FEF")
-    with pytest.raises(InputError, match=r"other.nii: names of its ROIs are not known; give --labels"):
+    with pytest.raises(
+        InputError, match=r"other.nii: names of its ROIs are not known; give a CSV with columns id and roi as `labels`"
+    ):
         read_atlas([save(tmp_path / "other.nii", labels)], GRID)
 
 
 def test_the_example_has_the_same_names():
-    assert tuple(name for name, *_ in example._ROIS) == WANG_ROIS
+    assert tuple(name for name, *_ in simulated._ROIS) == WANG_ROIS
 
 
 def test_hemispheres_of_one_file_are_told_by_x(tmp_path, table, volume):
@@ -196,7 +192,7 @@ def test_probability_maps(rng, tmp_path, table, form):
     labels = read_atlas(paths, GRID, table, "left" if form == "files" else "both", threshold=60).labels
     expected = np.where(maps.max(axis=-1) >= 60, maps.argmax(axis=-1) + 1, 0)
     np.testing.assert_array_equal(labels, expected)
-    with pytest.raises(InputError, match="no value reaches --threshold 101 where the beta maps are"):
+    with pytest.raises(InputError, match="no value reaches `threshold` 101 where the beta maps are"):
         read_atlas(paths, GRID, table, "left" if form == "files" else "both", threshold=101)
 
 
@@ -213,8 +209,8 @@ def test_atlases_that_cannot_be_used_are_refused(rng, tmp_path, table, volume):
     save(tmp_path / "high.nii", volume + np.int16(40))
     (tmp_path / "broken.nii").write_bytes(b"x")
     refused("gone.nii: no such file", "gone.nii")
-    refused("broken.nii: is no readable NIfTI image", "broken.nii")
-    refused(r"share.nii: holds values that are no labels .* give --threshold", "share.nii")
+    refused("broken.nii: is not a readable NIfTI image", "broken.nii")
+    refused(r"share.nii: holds values that are not labels .* give a `threshold`", "share.nii")
     refused("deep.nii: has 4 dimensions, expected 3-D labels", "deep.nii")
     refused("deep.nii: holds 2 maps, expected 3, one for each ROI", "deep.nii", threshold=1)
     refused("atlas.nii: which ROI it is of is not clear", "atlas.nii", threshold=1)

@@ -11,9 +11,7 @@ from utils import InputError
 from utils.rdms.searchlights import (
     Geometry,
     block_geometry,
-    block_rdms,
     block_searchlights,
-    block_territory,
     member_rdms,
     release_blocks,
     sphere_searchlights,
@@ -147,6 +145,15 @@ def test_unusable_masks_are_refused():
         release_blocks(rim)
 
 
+def block_rdms(betas: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """RDMs of the release's blocks, computed in float64 as `python -m utils.searchlight` does."""
+    searchlights = block_searchlights(mask, AFFINE)
+    flat = betas.reshape(len(betas), -1)[:, searchlights.voxels]
+    lookup = searchlights.lookup(usable_voxels(flat))
+    everywhere = slice(0, len(searchlights))
+    return member_rdms(np.ascontiguousarray(flat.T), searchlights.members(lookup, everywhere), dtype=np.float64)
+
+
 def block_patterns(betas: np.ndarray, block: np.ndarray) -> np.ndarray:
     i, j, k, di, dj, dk = block
     return betas[:, i : i + di, j : j + dj, k : k + dk].reshape(len(betas), -1)
@@ -154,9 +161,10 @@ def block_patterns(betas: np.ndarray, block: np.ndarray) -> np.ndarray:
 
 def test_block_rdms_equal_scipy(rng):
     betas = rng.standard_normal((12, 9, 11, 7)).astype(np.float32)
-    blocks = release_blocks(rng.random((9, 11, 7)) < 0.2)
+    mask = rng.random((9, 11, 7)) < 0.2
+    blocks = release_blocks(mask)
     assert len(np.unique(blocks[:, 3:], axis=0)) > 1  # smaller ones at the upper end among them
-    rdms = block_rdms(betas, blocks)
+    rdms = block_rdms(betas, mask)
     assert rdms.dtype == np.float32
     for rdm, block in zip(rdms, blocks, strict=True):
         np.testing.assert_allclose(rdm, pdist(block_patterns(betas, block).astype(float), "correlation"), atol=2e-7)
@@ -167,7 +175,8 @@ def test_block_rdms_drop_voxels_that_say_nothing(rng):
     betas[:, :, :, ::3] = 5.0
     betas[2, 1:3, 4, 5] = np.nan
     betas[4, 5, 5, 5] = np.inf
-    for rdm, block in zip(block_rdms(betas, blocks := release_blocks(np.ones((8, 8, 8)))), blocks, strict=True):
+    mask = np.ones((8, 8, 8))
+    for rdm, block in zip(block_rdms(betas, mask), release_blocks(mask), strict=True):
         patterns = block_patterns(betas, block)
         keep = np.isfinite(patterns).all(axis=0) & (np.ptp(patterns, axis=0) > 0)
         assert 0 < keep.sum() < patterns.shape[1]
@@ -175,47 +184,35 @@ def test_block_rdms_drop_voxels_that_say_nothing(rng):
 
 
 def test_block_rdms_are_nan_where_there_is_too_little(rng):
-    blocks = release_blocks(np.ones((4, 4, 4)))
+    mask = np.ones((4, 4, 4))
     betas = np.zeros((5, 4, 4, 4))
-    assert np.isnan(block_rdms(betas, blocks)).all()
+    assert np.isnan(block_rdms(betas, mask)).all()
     betas[:, 1, 1, 1] = rng.standard_normal(5)
-    assert np.isnan(block_rdms(betas, blocks)).all()
+    assert np.isnan(block_rdms(betas, mask)).all()
     betas = rng.standard_normal((5, 4, 4, 4))
     betas[0] = 1.5  # a constant pattern has no correlation: the four pairs of condition 0
-    np.testing.assert_array_equal(np.isnan(block_rdms(betas, blocks)[0]), [True] * 4 + [False] * 6)
+    np.testing.assert_array_equal(np.isnan(block_rdms(betas, mask)[0]), [True] * 4 + [False] * 6)
 
 
 def test_block_rdms_do_not_depend_on_chunks(rng, monkeypatch):
     betas = rng.standard_normal((6, 8, 9, 8))
     betas[:, 2:5, 2, 2] = 0
-    blocks = release_blocks(rng.random((8, 9, 8)) < 0.5)
-    whole = block_rdms(betas, blocks)
+    mask = rng.random((8, 9, 8)) < 0.5
+    whole = block_rdms(betas, mask)
     monkeypatch.setattr("utils.rdms.searchlights._CHUNK_VALUES", 1)
-    np.testing.assert_allclose(block_rdms(betas, blocks), whole, atol=1e-7)
-    order = rng.permutation(len(blocks))
-    np.testing.assert_allclose(block_rdms(betas, blocks[order]), whole[order], atol=1e-7)
+    np.testing.assert_allclose(block_rdms(betas, mask), whole, atol=1e-7)
 
 
-def test_territory_covers_every_voxel_of_every_block(rng):
+def test_members_are_every_voxel_of_every_block(rng):
     shape = (9, 11, 7)
-    blocks = release_blocks(rng.random(shape) < 0.3)
-    index = np.arange(np.prod(shape)).reshape(shape)
-    seen = np.zeros(len(blocks), dtype=int)
-    for rows, voxels in block_territory(blocks, shape):
-        seen[rows] += 1
-        for row, of_block in zip(rows, voxels, strict=True):
-            np.testing.assert_array_equal(of_block, block_patterns(index[None], blocks[row])[0])
-    assert (seen == 1).all()
-
-
-def test_beta_maps_that_do_not_fit_are_refused(rng):
-    blocks = release_blocks(np.ones((6, 6, 6)))
-    with pytest.raises(InputError, match=r"expected shape \(conditions, X, Y, Z\) .* found \(6, 6, 6\)"):
-        block_rdms(np.ones((6, 6, 6)), blocks)
-    with pytest.raises(InputError, match="2 conditions or more"):
-        block_rdms(np.ones((1, 6, 6, 6)), blocks)
-    with pytest.raises(InputError, match="6 x 6 x 5 voxels: a searchlight reaches outside"):
-        block_rdms(np.ones((4, 6, 6, 5)), blocks)
+    mask = rng.random(shape) < 0.3
+    searchlights, index = block_searchlights(mask, AFFINE), np.arange(np.prod(shape)).reshape(shape)
+    lookup = searchlights.lookup(np.ones(len(searchlights.voxels), dtype=bool))
+    members = searchlights.members(lookup, slice(0, len(searchlights)))
+    for own, block in zip(members, release_blocks(mask), strict=True):
+        np.testing.assert_array_equal(searchlights.voxels[own[own >= 0]], block_patterns(index[None], block)[0])
+    np.testing.assert_array_equal(searchlights.members(lookup, np.array([7, 2])), members[[7, 2]])
+    np.testing.assert_array_equal(searchlights.geometry.voxels, block_geometry(mask, AFFINE).voxels)
 
 
 # ------------------------------------------------------------------------------------------------------------ spheres
@@ -306,25 +303,15 @@ def test_spheres_equal_rsatoolbox(rng):
     np.testing.assert_allclose(member_rdms(patterns, members), expected.dissimilarities[order], atol=2e-6)
 
 
-def test_blocks_as_searchlights_equal_block_rdms(rng):
-    mask = rng.random((9, 11, 7)) < 0.2
-    betas = rng.standard_normal((8, 9, 11, 7)).astype(np.float32)
-    betas[:, 4, 4:7] = 3
-    searchlights = block_searchlights(mask, AFFINE)
-    patterns = np.ascontiguousarray(betas.reshape(8, -1)[:, searchlights.voxels].T)
-    lookup = searchlights.lookup(usable_voxels(patterns.T))
-    rdms = member_rdms(patterns, searchlights.members(lookup, slice(0, len(searchlights))), dtype=np.float64)
-    np.testing.assert_allclose(rdms, block_rdms(betas, release_blocks(mask)), atol=1e-7)
-    np.testing.assert_array_equal(searchlights.geometry.voxels, block_geometry(mask, AFFINE).voxels)
-
-
 def test_spheres_that_cannot_be_are_refused():
     mask = np.zeros((6, 6, 6))
-    with pytest.raises(InputError, match=r"--radius-mm 2.9 reaches no neighbour, as voxels are 3 mm apart; give 3 or"):
+    with pytest.raises(InputError, match=r"`radius_mm` 2.9 reaches no neighbour, as voxels are 3 mm apart; give 3 or"):
         sphere_searchlights(mask + 1, AFFINE, 2.9, 2)
     with pytest.raises(InputError, match="not a single voxel is inside"):
         sphere_searchlights(mask, AFFINE, 6, 2)
     mask[2:4, 2:4, 2:4] = 1
-    with pytest.raises(InputError, match=r"--min-voxels 9: the largest sphere of 6 mm holds 8 of the mask .* has 33\)"):
+    with pytest.raises(
+        InputError, match=r"`min_voxels` is 9, but the largest sphere of 6 mm has 8 voxels in the mask .* has 33\)"
+    ):
         sphere_searchlights(mask, AFFINE, 6, 9)
     assert len(sphere_searchlights(mask, AFFINE, 1e4, 8)) == 8

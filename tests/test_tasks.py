@@ -34,7 +34,7 @@ def test_colours_are_distinct_and_published_ones_known():
 def test_numbers_of_the_table_against_the_reference():
     import json
 
-    from conftest import shared
+    from helpers import shared
 
     reference = json.loads(shared("reference/paper_reference.json").read_text())["tasks"]
     for position, task in enumerate(TASKS):

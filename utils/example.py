@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import InputError
-from utils.datasets.simulated import DEFAULT_FOLDER, ensure_example
+from utils import cli
+from utils.datasets.simulated import ensure_example
+from utils.io.data_folder import default_data
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line: write the example, unless it is there."""
-    parser = argparse.ArgumentParser(
+    options = _parser().parse_args(argv)
+    with cli.progress("simulated example", options) as advance:
+        print(ensure_example(options.out, advance))
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
         prog="python -m utils.example",
         description="Write the simulated experiment with known truth (seconds, under 300 MB), unless it is there.",
     )
-    parser.add_argument(
-        "--out", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="folder (default: data/example)"
-    )
-    options = parser.parse_args(arguments)
-    from tqdm import tqdm
+    parser.add_argument("--out", type=Path, default=default_data() / "example", metavar="DIR", help="folder")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    return parser
 
-    try:
-        with tqdm(desc="simulated example", unit="step", file=sys.stderr, disable=None) as bar:
 
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            folder = ensure_example(options.out, show)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(folder)
-    return 0
+def command() -> None:
+    """Run from the command line."""
+    cli.execute(main, _parser())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -14,12 +14,30 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def n_pairs_of(n_conditions: int) -> int:
-    """Number of entries of the condensed RDM of `n_conditions`."""
+    """Number of entries of a condensed RDM.
+
+    Parameters
+    ----------
+    n_conditions : int
+
+    Returns
+    -------
+    int
+        ``n (n - 1) / 2``.
+    """
     return n_conditions * (n_conditions - 1) // 2
 
 
 def n_conditions_of(n_pairs: int) -> int:
-    """Number of conditions of a condensed RDM with `n_pairs` entries.
+    """Number of conditions of a condensed RDM.
+
+    Parameters
+    ----------
+    n_pairs : int
+
+    Returns
+    -------
+    int
 
     Raises
     ------
@@ -28,7 +46,7 @@ def n_conditions_of(n_pairs: int) -> int:
     """
     n = round((1 + (1 + 8 * n_pairs) ** 0.5) / 2)
     if n_pairs < 1 or n_pairs_of(n) != n_pairs:
-        raise ValueError(f"{n_pairs} entries are no condensed RDM: expected n (n - 1) / 2 of them for some n >= 2")
+        raise ValueError(f"{n_pairs} entries are not a condensed RDM: expected n (n - 1) / 2 of them for some n >= 2")
     return n
 
 
@@ -44,6 +62,11 @@ def condense(rdms: ArrayLike) -> NDArray:
     -------
     ndarray, shape (..., n (n - 1) / 2)
         Condensed RDMs, same dtype.
+
+    Raises
+    ------
+    ValueError
+        If the RDMs are not square.
     """
     rdms = np.asarray(rdms)
     if rdms.ndim < 2 or rdms.shape[-1] != rdms.shape[-2]:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
-import numpy as np
-
-from utils.rdms.searchlights import MIN_VOXELS, block_searchlights, sphere_searchlights
-
-if TYPE_CHECKING:
-    from utils.parallel.dask_workers import Cluster
-    from utils.rdms.searchlight_rdms import Job, Outcome
+from utils import cli
+from utils.cli.options import add_data_options
+from utils.rdm import METRICS
+from utils.rdms.searchlights import MIN_VOXELS
 
 _HELP = """Searchlight RDMs of every subject from beta maps, for Fig 1 and Fig 3a.
 
@@ -25,8 +21,8 @@ names are of one subject; any other PATH is a subject of its own. Runs of a cond
 --conditions, a text file with one name per line in the order of the volumes, unless DATA has a conditions.txt.
 
 Into DATA go searchlight_rdms/ (one .npy per subject, geometry.npz, noise_ceiling.npz for two or more subjects, the
-number of voxels of each searchlight, subjects.tsv, run.json), mask.nii.gz and conditions.txt. A run that was
-interrupted goes on where it stopped, and subjects whose inputs are the same are not computed again.
+number of voxels of each searchlight, subjects.tsv, run.json), mask.nii.gz and conditions.txt. Subjects that are
+finished, after an interruption or from an earlier run on the same inputs, are not computed again.
 
 examples:
   python -m utils.searchlight --betas sub-*/betas.nii.gz --mask mask.nii.gz --conditions conditions.txt --out my_study
@@ -39,68 +35,62 @@ _MIN_VOXELS_OF_SPHERE = 5
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: RDMs of all searchlights and subjects into a data folder."""
     started = time.time()
-    options = _parse(argv)
-    from utils import cli
+    options = _options(argv)
+    from utils.io.data_folder import DataFolder
+    from utils.io.provenance import provenance
     from utils.rdms import betas, searchlight_rdms
+    from utils.rdms.searchlights import block_searchlights, sphere_searchlights
 
-    maps = betas.find_betas(options.betas, options.conditions, options.out)
-    betas.check_conditions_of(options.out, maps.conditions)
-    mask, grid = betas.read_mask(options.mask)
-    betas.check_same_grid(options.mask, grid, maps)
+    data = DataFolder(options.out)
+    maps = betas.find_betas(options.betas, options.conditions, data.conditions)
+    mask, grid = betas.read_mask(options.mask, maps)
     if not options.quiet:
-        print(betas.describe(maps), flush=True)
+        print(maps, flush=True)
     if options.geometry == "spheres":
         searchlights = sphere_searchlights(mask, grid.affine, options.radius_mm, options.min_voxels)
     else:
         searchlights = block_searchlights(mask, grid.affine)
-    job = searchlight_rdms.Job(
-        betas=maps,
-        searchlights=searchlights,
-        settings={name: getattr(options, name) for name in ("metric", "center", "min_voxels")},
-        exact=options.geometry == "blocks",
-        mask=mask,
-        data=options.out,
-        threads=options.threads,
-        memory=options.memory,
+    job = searchlight_rdms.SearchlightJob(
+        maps, mask, searchlights, options.metric, options.center, options.min_voxels, exact=options.geometry == "blocks"
     )
-    with cli.workers(options) as cluster, cli.progress("searchlights", options) as advance:
-        outcome = searchlight_rdms.compute(
-            job, lambda: _record(options, job, cluster, started), advance, fresh=options.fresh, cluster=cluster
+    record = partial(provenance, "searchlight", vars(options), device="cpu", started=started)
+    with cli.workers(options) as workers, cli.progress("searchlights", options) as advance:
+        written = searchlight_rdms.write_searchlight_rdms(
+            job, data, record, threads=options.threads, progress=advance, fresh=options.fresh, workers=workers
         )
-    _report(options, outcome, started)
+    if not options.quiet:
+        print(f"{written}\n{len(written.files)} files are in {options.out}, after {time.time() - started:.1f} s")
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    from utils import cli
-    from utils.rdm import METRICS
-
-    parser = cli.Parser(
-        prog="python -m utils.searchlight", description=_HELP, formatter_class=cli.Help, allow_abbrev=False
-    )
+def _parser() -> cli.Parser:
+    parser = cli.Parser(prog="python -m utils.searchlight", description=_HELP)
     add_data_options(parser)
     shape = parser.add_argument_group("searchlights")
     shape.add_argument("--geometry", choices=("blocks", "spheres"), default="blocks",
                        help="the release's blocks (4 x 4 x 4 voxels for every 2 x 2 x 2), or spheres")  # fmt: skip
-    shape.add_argument("--radius-mm", type=float, metavar="R", default=argparse.SUPPRESS,
-                       help="radius of the spheres, in mm; needed for them")  # fmt: skip
-    shape.add_argument("--min-voxels", type=int, metavar="N", default=argparse.SUPPRESS,
-                       help=f"fewer voxels make no RDM; spheres with fewer voxels in the mask are left out "
-                            f"(default: {_MIN_VOXELS_OF_SPHERE} for spheres, {MIN_VOXELS} for blocks)")  # fmt: skip
+    shape.add_argument("--radius-mm", type=float, metavar="R",
+                       help="radius of the spheres in mm, which they need")  # fmt: skip
+    shape.add_argument("--min-voxels", type=int, metavar="N",
+                       help=f"searchlights with fewer voxels have no RDM; spheres with fewer voxels in the mask are "
+                            f"left out (default: {_MIN_VOXELS_OF_SPHERE} for spheres, {MIN_VOXELS} for blocks)"
+                       )  # fmt: skip
     shape.add_argument("--metric", choices=tuple(METRICS), default="correlation", help="correlation is 1 - Pearson")
     shape.add_argument("--center", action="store_true", help="subtract the mean over conditions from every voxel first")
     run = parser.add_argument_group("run")
     cli.add_threads_option(run, "--n-jobs")
     cli.add_dask_option(run)
-    run.add_argument("--memory", type=cli.size, default="1GB", metavar="SIZE",
-                     help="let this process, without workers of --dask, stay under this, such as 800MB")  # fmt: skip
-    run.add_argument("--fresh", action="store_true", help="compute everything anew, and keep nothing of earlier calls")
-    run.add_argument("-q", "--quiet", action="store_true", help="say nothing but warnings")
+    run.add_argument("--fresh", action="store_true", help="compute everything anew, and keep nothing of earlier runs")
+    run.add_argument("-q", "--quiet", action="store_true", help="print nothing but warnings")
+    return parser
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Options, those that depend on others settled."""
+    parser = _parser()
     options = parser.parse_args(argv)
-    for name in ("conditions", "radius_mm", "min_voxels", "dask"):
-        options.__dict__.setdefault(name, None)
     if options.geometry == "blocks" and options.radius_mm is not None:
-        parser.error("--radius-mm is the radius of spheres, which blocks have not; add --geometry spheres")
-    if options.geometry == "spheres" and not (options.radius_mm and 0 < options.radius_mm < np.inf):
+        parser.error("--radius-mm is the radius of spheres, which blocks do not have; add --geometry spheres")
+    if options.geometry == "spheres" and not (options.radius_mm and 0 < options.radius_mm < math.inf):
         parser.error("--geometry spheres needs --radius-mm, a positive number; three voxels are usual")
     if options.min_voxels is None:
         options.min_voxels = _MIN_VOXELS_OF_SPHERE if options.geometry == "spheres" else MIN_VOXELS
@@ -109,67 +99,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = True) -> None:
-    """Options that searchlights and ROIs share: where beta maps come from, and where RDMs go."""
-    group = parser.add_argument_group("data")
-    none = argparse.SUPPRESS
-    group.add_argument("--betas", type=Path, nargs="+", required=True, metavar="PATH", default=none,
-                       help="beta maps: NIfTI files or folders, as explained above")  # fmt: skip
-    group.add_argument("--mask", type=Path, required=mask_required, metavar="FILE", default=none,
-                       help="brain mask (NIfTI, inside where > 0) on the grid of the beta maps")  # fmt: skip
-    group.add_argument("--conditions", type=Path, metavar="FILE", default=none,
-                       help="names of the conditions, one per line (default: conditions.txt of DATA, or file names)"
-                       )  # fmt: skip
-    group.add_argument("--out", type=Path, required=True, metavar="DATA", default=none,
-                       help="data folder, in the layout of data/README.md; made if needed")  # fmt: skip
-
-
-def _record(options: argparse.Namespace, job: Job, cluster: Cluster | None, started: float) -> dict[str, Any]:
-    from utils.io.provenance import provenance
-
-    chosen = {name: [str(p) for p in value] if name == "betas" else value for name, value in vars(options).items()}
-    data = {
-        "n_subjects": len(job.betas.subjects),
-        "n_conditions": len(job.betas.conditions),
-        "n_searchlights": len(job.searchlights),
-        "grid": str(job.betas.grid),
-        "files": {subject.name: [str(path) for path in subject.files] for subject in job.betas.subjects},
-    }
-    if cluster is not None:
-        data["dask_workers"] = cluster.n_workers
-    return provenance("searchlight", chosen, {"simulated": False, **data}, "cpu", started)
-
-
-def _report(options: argparse.Namespace, outcome: Outcome, started: float) -> None:
-    """What was done, and what was left out."""
-    rows = outcome.rows
-    without = max(rows, key=lambda row: row["without_rdm"])
-    if without["without_rdm"]:
-        warnings.warn(
-            f"subject {without['subject']}: {without['without_rdm']:,} of {without['searchlights']:,} searchlights "
-            f"hold fewer than {options.min_voxels} usable voxels and have no RDM; the figures leave out those that "
-            f"any subject lacks (see {outcome.folder / 'subjects.tsv'})",
-            stacklevel=1,
-        )
-    if len(rows) == 1:
-        warnings.warn("one subject has no noise ceiling; Fig 1 and Fig 3a need two subjects or more", stacklevel=1)
-    if options.quiet:
-        return
-    kept = len(rows) - outcome.n_computed
-    print(
-        f"{rows[0]['searchlights']:,} searchlights of {len(rows)} subject(s)"
-        + (f", {kept} of them kept from an earlier call," if kept else "")
-        + f" took {time.time() - started:.1f} s"
-    )
-    for kind, title in (("not_finite", "NaN or infinite"), ("constant", "the same in all conditions")):
-        counts = [row[kind] for row in rows]
-        if max(counts):
-            spread = f"{max(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
-            print(f"  left out: {spread} of {rows[0]['voxels']:,} voxels per subject, as they are {title}")
-    print(f"{len(outcome.files)} files are in {options.out}: {outcome.folder.name}/, mask.nii.gz, conditions.txt")
+def command() -> None:
+    """Run from the command line."""
+    cli.execute(main, _parser())
 
 
 if __name__ == "__main__":
-    from utils import cli
-
-    cli.execute(main)
+    command()

@@ -1,5 +1,1 @@
-from utils.analysis.fitting import *
-from utils.analysis.fitting import _check_refits
-from utils.analysis.rois import *
-from utils.analysis.searchlights import *
-from utils.analysis.significance import *
+"""What the four figures compute: fits of models to brain RDMs, and what of them is significant."""

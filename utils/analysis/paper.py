@@ -36,13 +36,22 @@ def read(figure: str) -> pd.DataFrame:
     return pd.read_csv(_FOLDER / f"paper_{figure}.tsv", sep="\t", comment="#", na_values="n/a")
 
 
-def beside_fig2(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the paper's columns to the table of Fig 2, ROI by ROI and rank by rank."""
-    return table.merge(read("fig2").rename(columns={"model": "paper_model"}), on=["roi", "rank"], how="left")
+def beside(figure: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Add the paper's columns to the table of a figure, ROI by ROI.
 
+    Parameters
+    ----------
+    figure : {"Fig2", "Fig3b"}
+    table : DataFrame
+        One row per ROI and rank (Fig 2), or per ROI and group (Fig 3b).
 
-def beside_fig3b(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the paper's columns to the table of Fig 3b, ROI by ROI and group by group."""
+    Returns
+    -------
+    DataFrame
+        With further columns, whose names begin with `paper_`.
+    """
+    if figure == "Fig2":
+        return table.merge(read("fig2").rename(columns={"model": "paper_model"}), on=["roi", "rank"], how="left")
     return table.merge(read("fig3b"), on=["roi", "model"], how="left")
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
+from utils.analysis.settings import Settings
+from utils.parallel.resources import Resources
 from utils.rdm import n_conditions_of
 from utils.stats.inference import (
     TTest,
@@ -22,23 +21,22 @@ from utils.stats.inference import (
     published_fdr,
     t_test,
 )
-from utils.stats.permutation import Progress, Statistic, permutation_test
-from utils.stats.regression import (
-    Basis,
-    LinearStatistic,
-    project,
-)
-
-if TYPE_CHECKING:
-    from utils.parallel.dask_workers import Cluster
+from utils.stats.permutation import Permutations, Statistic, permutation_test
+from utils.stats.regression import Basis, LinearStatistic, project
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """p values of statistics (n_statistics, n_places) and of differences between them (n_pairs, n_places).
+class Significance:
+    """p values of statistics and of differences between them, and q values: p corrected for multiple tests.
 
-    `q` and `q_difference` are corrected for multiple tests, as the options say. `p_best` and `q_best`, (n_places,), are
-    of the largest statistic at each place, given that it was chosen for being the largest.
+    Attributes
+    ----------
+    p, q : ndarray of float64, shape (n_statistics, n_locations)
+    p_best, q_best : ndarray of float64, shape (n_locations,)
+        Of the largest statistic of each searchlight or ROI, given that it was chosen for being the largest.
+    pairs : list of (int, int)
+        Statistics that were compared with each other.
+    p_difference, q_difference : ndarray of float64, shape (n_pairs, n_locations)
     """
 
     p: NDArray[np.float64]
@@ -50,156 +48,172 @@ class Outcome:
     q_difference: NDArray[np.float64]
 
 
-def test_by_permutation(
-    options: argparse.Namespace,
+def significance_by_permutation(
     basis: Basis,
     statistic: Statistic,
     rdms: NDArray[np.float64],
+    settings: Settings,
+    resources: Resources,
     *,
     pairs: Sequence[tuple[int, int]] = (),
     se_difference: NDArray[np.float64] | None = None,
-    device: str,
-    cluster: Cluster | None = None,
-    progress: Progress | None = None,
-) -> Outcome:
-    """Permutation test of the mean RDMs (n_places, n_pairs), corrected as the options say.
+    over_locations: bool = False,
+) -> Significance:
+    """Permutation test of RDMs averaged over subjects, corrected as the settings say.
 
-    With the standard errors of the differences (n_pairs, n_places), a pair differs if both tests say so: the
-    permutation test, which holds where neither set explains anything, and that of the jackknife, which holds where both
-    explain the same.
+    Parameters
+    ----------
+    basis : Basis
+        Of all predictors.
+    statistic : callable
+        Maps projected RDMs (rank, n) to values (n_statistics, n).
+    rdms : ndarray of float64, shape (n_locations, n_pairs)
+    settings : Settings
+    resources : Resources
+    pairs : sequence of (int, int)
+        Statistics to compare with each other.
+    se_difference : ndarray of float64, shape (n_pairs, n_locations), optional
+        Jackknife standard errors of their differences. With them, two statistics differ if both tests say so: the
+        permutation test, which is valid where neither explains anything, and the jackknife, which is valid where both
+        explain the same.
+    over_locations : bool
+        Whether `correction="within_location"` is followed by one over locations.
+
+    Returns
+    -------
+    Significance
     """
-    test = permutation_test(
-        basis,
-        statistic,
-        rdms,
-        options.n_permutations,
-        unit=options.permute,
-        pairs=pairs,
-        two_sided=not options.as_published,
-        seed=options.seed,
-        device=device,
-        tf32=options.tf32,
-        cluster=cluster,
-        progress=progress,
-    )
-    if test.slack:
-        warnings.warn(
-            f"TF32: p values, before correction, are too large by up to {test.slack:.2g}, and never too small",
-            stacklevel=2,
+    with resources.progress("permutation test") as advance:
+        test = permutation_test(
+            basis,
+            statistic,
+            rdms,
+            Permutations(settings.n_permutations, settings.permute, settings.seed),
+            pairs=pairs,
+            two_sided=settings.two_sided,
+            resources=resources,
+            progress=advance,
         )
     best = test.observed.argmax(axis=0)
-    p_refit = np.zeros_like(test.p_difference)
-    if se_difference is not None and not options.as_published:
+    p_jackknife = np.zeros_like(test.p_difference)
+    if se_difference is not None and settings.jackknife_differences:
         difference = np.stack([test.observed[i] - test.observed[j] for i, j in pairs])
-        p_refit = difference_p(difference, se_difference, n_conditions_of(rdms.shape[-1]))
-    p_difference = np.maximum(test.p_difference, p_refit)
-    if options.correction == "max":
+        p_jackknife = difference_p(difference, se_difference, n_conditions_of(rdms.shape[-1]))
+    p_difference = np.maximum(test.p_difference, p_jackknife)
+    if settings.correction == "max":
         chosen = test.p_max[best, np.arange(best.size)]
-        q_difference = np.maximum(test.p_difference_max, np.minimum(1.0, p_refit.size * p_refit))
-        return Outcome(test.p, test.p_max, test.p_best, chosen, test.pairs, p_difference, q_difference)
-    return _corrected(options, test.p, best, test.p_best, test.pairs, p_difference)
+        q_difference = np.maximum(test.p_difference_max, np.minimum(1.0, p_jackknife.size * p_jackknife))
+        return Significance(test.p, test.p_max, test.p_best, chosen, test.pairs, p_difference, q_difference)
+    uncorrected = test.p, test.p_best, p_difference
+    return _corrected(uncorrected, best, test.pairs, settings, over_locations=over_locations)
 
 
-def test_over_subjects(
-    options: argparse.Namespace,
-    values: NDArray[np.float64],
-    chance: NDArray[np.float64],
+def significance_over_subjects(
+    subjects: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
     best: NDArray[np.int64],
-    pairs: Sequence[tuple[int, int]] = (),
-) -> Outcome:
-    """t-test of subjects' values (n_statistics, n_subjects, n_places) against chance; as published, against 0.
+    pairs: Sequence[tuple[int, int]],
+    settings: Settings,
+    *,
+    over_locations: bool = False,
+) -> Significance:
+    """t-test of the values of subjects against their chance level, or against 0.
 
-    `best`, (n_places,), is the statistic that the figure shows as the largest.
+    Parameters
+    ----------
+    subjects : sequence of (values, chance)
+        Statistics of each subject and their chance levels, both (n_statistics, n_subjects, n_locations), of locations
+        one after the other; the number of subjects may differ between entries.
+    best : ndarray of int, shape (n_locations,)
+        The statistic that the figure shows as the largest of each location.
+    pairs : sequence of (int, int)
+        Statistics to compare with each other.
+    settings : Settings
+    over_locations : bool
+        As for `significance_by_permutation`.
+
+    Returns
+    -------
+    Significance
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two subjects.
     """
-    test = _t_test(options, values, chance, pairs)
-    return _corrected(options, test.p, best, _bonferroni(test.p, best), list(pairs), test.p_difference)
-
-
-def _bonferroni(p: NDArray[np.float64], best: NDArray[np.int64]) -> NDArray[np.float64]:
-    """p value of each place's best statistic, times the number of statistics it was chosen from."""
-    return np.minimum(1.0, len(p) * p[best, np.arange(best.size)])
+    tests = [_t_test(values, chance, pairs, settings) for values, chance in subjects]
+    p = np.concatenate([test.p for test in tests], axis=1)
+    p_difference = np.concatenate([test.p_difference for test in tests], axis=1)
+    # Bonferroni over the statistics among which the best was chosen.
+    p_best = np.minimum(1.0, len(p) * p[best, np.arange(best.size)])
+    return _corrected((p, p_best, p_difference), best, list(pairs), settings, over_locations=over_locations)
 
 
 def _t_test(
-    options: argparse.Namespace,
-    values: NDArray[np.float64],
-    chance: NDArray[np.float64],
-    pairs: Sequence[tuple[int, int]],
+    values: NDArray[np.float64], chance: NDArray[np.float64], pairs: Sequence[tuple[int, int]], settings: Settings
 ) -> TTest:
     if values.shape[1] < 2:
         raise InputError(
-            f"--stats t-test: found {values.shape[1]} subject, expected 2 or more; use --stats permutation"
+            f"`stats` is t-test: found {values.shape[1]} subject, expected 2 or more; use a permutation test instead"
         )
-    return t_test(values, pairs, chance=0.0 if options.as_published else chance, paired=not options.as_published)
+    return t_test(values, pairs, chance=chance if settings.chance_level else 0.0, paired=settings.paired)
 
 
 def _corrected(
-    options: argparse.Namespace,
-    p: NDArray[np.float64],
+    uncorrected: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     best: NDArray[np.int64],
-    p_best: NDArray[np.float64],
     pairs: list[tuple[int, int]],
-    p_difference: NDArray[np.float64],
-) -> Outcome:
-    """Correct for the false discovery rate, by default or as published; `best` is the choice at each place."""
-    if options.as_published:
-        across = options.kind == "searchlight"
-        q, chosen = published_fdr(p, across), (best, np.arange(best.size))
-        return Outcome(p, q, p[chosen], q[chosen], pairs, p_difference, published_fdr(p_difference, across))
-    return Outcome(p, fdr(p), p_best, fdr(p_best), pairs, p_difference, fdr(p_difference))
+    settings: Settings,
+    *,
+    over_locations: bool,
+) -> Significance:
+    """Control the false discovery rate of `p`, `p_best` and `p_difference`; `best` is the choice at each location."""
+    p, p_best, p_difference = uncorrected
+    if settings.correction == "within_location":
+        q, chosen = published_fdr(p, over_locations), (best, np.arange(best.size))
+        q_difference = published_fdr(p_difference, over_locations)
+        return Significance(p, q, p[chosen], q[chosen], pairs, p_difference, q_difference)
+    return Significance(p, fdr(p), p_best, fdr(p_best), pairs, p_difference, fdr(p_difference))
 
 
 def subject_values(
     basis: Basis, statistic: LinearStatistic, subject_rdms: NDArray
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A statistic of every subject, and the level it has by chance.
+    """A statistic of every subject's own RDM, and the level it has by chance.
 
     Parameters
     ----------
     basis : Basis
     statistic : LinearStatistic
-    subject_rdms : ndarray, shape (n_subjects, n_places, n_pairs)
+    subject_rdms : ndarray, shape (n_subjects, n_locations, n_pairs)
 
     Returns
     -------
-    values, chance : ndarray of float64, shape (n_statistics, n_subjects, n_places)
+    values, chance : ndarray of float64, shape (n_statistics, n_subjects, n_locations)
     """
-    n_subjects, n_places, n_pairs = subject_rdms.shape
+    n_subjects, n_locations, n_pairs = subject_rdms.shape
     rdms = subject_rdms.reshape(-1, n_pairs)
     values, chance = statistic(project(basis, rdms)), chance_adjusted_r2(basis, statistic, rdms)
-    return values.reshape(-1, n_subjects, n_places), chance.reshape(-1, n_subjects, n_places)
+    return values.reshape(-1, n_subjects, n_locations), chance.reshape(-1, n_subjects, n_locations)
 
 
 def winner_exceeds_others(
-    options: argparse.Namespace, winner: NDArray[np.int64], outcome: Outcome
+    winner: NDArray[np.int64], test: Significance, settings: Settings
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Does the winner of each place differ from all others?
+    """Does the winner of each searchlight or ROI differ from all others?
+
+    Parameters
+    ----------
+    winner : ndarray of int, shape (n_locations,)
+    test : Significance
+        With the differences between all pairs.
+    settings : Settings
 
     Returns
     -------
-    p, q : ndarray of float64, shape (n_places,)
-        The largest p value of its differences, and corrected over places.
+    p, q : ndarray of float64, shape (n_locations,)
+        The largest p value of its differences from the others, and corrected over locations.
     """
-    p = largest_difference_p(winner, outcome.pairs, outcome.p_difference)
-    if options.as_published or options.correction == "max":
-        return p, largest_difference_p(winner, outcome.pairs, outcome.q_difference)
-    return p, fdr(p)
-
-
-def describe(options: argparse.Namespace, n_subjects: int | str) -> str:
-    """One sentence on how significance was decided, for the foot of a figure or page."""
-    if options.stats == "t-test":
-        test = f"t-test over {n_subjects} subjects" + (
-            " against 0" if options.as_published else " against chance level"
-        )
-    else:
-        test = f"permutation of {options.permute}, {options.n_permutations:,} times, mean RDM of {n_subjects} subjects"
-        if options.tf32:
-            test += ", in TF32"
-    if options.correction == "max":
-        corrected = "family-wise by the maximum statistic"
-    elif options.as_published:
-        corrected = "FDR within each place" + (", then over places" if options.kind == "searchlight" else "")
-    else:
-        corrected = f"FDR over all {'searchlights' if options.kind == 'searchlight' else 'tests'}"
-    return f"Significance: {test}; {corrected}, level {options.alpha:g}."
+    p = largest_difference_p(winner, test.pairs, test.p_difference)
+    if settings.correction == "fdr":
+        return p, fdr(p)
+    return p, largest_difference_p(winner, test.pairs, test.q_difference)

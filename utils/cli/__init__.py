@@ -1,17 +1,29 @@
-from utils.cli.options import Help, Parser, add_dask_option, add_threads_option, parse, size
-from utils.cli.run import (
-    HOME,
-    NO_ATLAS,
-    SIMULATED,
+"""The command line: options, and how every command starts, reports and ends."""
+
+from utils.cli.command import (
+    Help,
+    Parser,
+    add_dask_option,
+    add_threads_option,
     choose_device,
     execute,
-    find_data,
+    positive,
     progress,
-    publish,
-    record,
-    report,
+    size,
     warn,
-    warned,
     workers,
 )
-from utils.parallel.threads import available_cores
+
+__all__ = [
+    "Help",
+    "Parser",
+    "add_dask_option",
+    "add_threads_option",
+    "choose_device",
+    "execute",
+    "positive",
+    "progress",
+    "size",
+    "warn",
+    "workers",
+]

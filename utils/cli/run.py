@@ -1,193 +1,260 @@
-"""What the four figure scripts share at the shell: options, messages, progress, the way a run begins and ends."""
+"""One run of a figure script: its data and resources, the files that it writes, its record and report."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-import warnings
 import webbrowser
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from utils import InputError
+from utils.analysis import paper
+from utils.analysis.settings import Settings
+from utils.cli.command import choose_device, execute, progress_bars, workers
+from utils.cli.options import figure_parser, parse, settings_of
+from utils.datasets.layout import Kind, Sources, holds_release, locate
+from utils.datasets.models import ModelRdms, load_models
+from utils.datasets.rois import Atlas, RoiRdms, load_atlas, load_rois
+from utils.datasets.searchlights import SearchlightRdms, load_searchlights
+from utils.io.data_folder import default_data
+from utils.io.output import staged, write_arrays, write_table
+from utils.io.provenance import fingerprint, provenance
+from utils.parallel.resources import Resources
+from utils.parallel.threads import use_threads
+from utils.plotting.colors import study_colors
+from utils.plotting.page_layout import Look
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
 
-    from utils.datasets.layout import Sources
-    from utils.io.output import Outputs
-    from utils.parallel.dask_workers import Cluster
+    from utils.analysis.rois import RoiFit
+    from utils.analysis.searchlights import SearchlightFit
+    from utils.plotting.label_maps import Map, RoiLocations
+    from utils.plotting.roi_figure import CeilingPanel, RoiPanel
 
-HOME = Path(__file__).resolve().parents[2]
 SIMULATED = "SIMULATED EXAMPLE - not measured data"
-NO_ATLAS = (
-    "No brain map of the ROIs: there is no atlas. Give one with --atlas FILE (a NIfTI volume whose labels are the ids "
-    "of the ROI table); for the paper's ROIs, the probabilistic atlas of Wang et al. 2015."
-)
 
 
-def execute(main: Callable[[], None]) -> NoReturn:
-    """Run a script: bad input ends in one line on stderr and status 2, an interruption in status 130."""
-    warnings.showwarning = lambda message, *_, **__: warn(str(message))
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted: earlier results are as they were; the same command starts it again", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+class FigureRun:
+    """What a figure script needs besides its analysis.
 
+    Parameters
+    ----------
+    figure : str
+        Name of the figure, which is also that of its result folder.
+    kind : {"searchlight", "roi"}
+        What the figure is drawn from.
+    title : str
+        Of figure and pages.
+    options : Namespace
+        Of the command line.
 
-def find_data(options: argparse.Namespace) -> Sources:
-    """Locate the data that the options ask for, building the example where they ask for none."""
-    from utils.datasets.layout import holds_release, locate
-
-    folder = options.data
-    if folder is None:
-        folder = HOME / "data"
-        if not holds_release(folder) and not (options.dnn_rdms and options.fmri_rdms):
-            folder = _example(options)
-    sources = locate(
-        options.kind,
-        folder,
-        dnn_rdms=options.dnn_rdms,
-        fmri_rdms=options.fmri_rdms,
-        mask=options.mask,
-        roi_labels=options.roi_labels,
-        atlas=options.atlas,
-    )
-    if sources.simulated:
-        print(f"{SIMULATED}. Use --data DIR for real data (see data/README.md).", flush=True)
-    return sources
-
-
-def _example(options: argparse.Namespace) -> Path:
-    from utils.datasets.simulated import ensure_example
-
-    with progress("simulating the example (once)", options) as advance:
-        return ensure_example(HOME / "data" / "example", advance)
-
-
-def choose_device(options: argparse.Namespace) -> str:
-    """The device to compute on; a CPU where workers of a cluster do it.
-
-    Raises
-    ------
-    InputError
-        If a GPU, or what only GPUs can do, is asked for and there is none.
+    Attributes
+    ----------
+    settings : Settings
+        Everything that changes numbers.
+    warnings : list of str
+        Warnings so far, for the report.
     """
-    import torch
 
-    given = vars(options)  # other commands than the figures have neither --dask nor --tf32
-    if options.device == "cpu" or given.get("dask"):
-        device = "cpu"
-    elif torch.cuda.is_available():
-        device = "cuda"
-    elif options.device == "cuda":
-        raise InputError("--device cuda: torch finds no CUDA GPU on this machine; use --device cpu or auto")
-    else:
-        device = "cpu"
-    if given.get("tf32") and device == "cpu":
-        raise InputError("--tf32 is for GPUs, and this run computes on a CPU; leave it out")
-    return device
+    def __init__(self, figure: str, kind: Kind, title: str, options: argparse.Namespace) -> None:
+        self.figure, self.kind, self.title = figure, kind, title
+        self.settings: Settings = settings_of(options)
+        self.warnings: list[str] = []
+        self._options = options
+        self._started = time.time()
+        self._progress = progress_bars(options)
+        self._exit = ExitStack()
 
+    @classmethod
+    def execute(cls, main: Callable[[FigureRun], None], figure: str, *, kind: Kind, title: str, help: str) -> NoReturn:
+        """Run a figure script from the command line, to the end of the process.
 
-@contextmanager
-def workers(options: argparse.Namespace) -> Iterator[Cluster | None]:
-    """Workers of --dask for the time of a `with` block; None without that option."""
-    if options.dask is None:
-        yield None
-        return
-    from utils.parallel.dask_workers import connect, local_workers
+        Parameters
+        ----------
+        main : callable
+            The analysis and its figure.
+        figure, kind, title : str
+            As for `FigureRun`.
+        help : str
+            Docstring of the script, shown by --help.
+        """
+        parser = figure_parser(figure, kind, help)
+        options = parse(parser)
+        use_threads(options.threads)
+        run = cls(figure, kind, title, options)
+        execute(lambda: run._complete(main), parser, run.warnings.append)
 
-    n_local = local_workers(options.dask)
-    with connect(options.dask, max(1, options.threads // n_local) if n_local else None) as cluster:
-        yield cluster
+    def _complete(self, main: Callable[[FigureRun], None]) -> None:
+        with self._exit:
+            self._outputs = self._exit.enter_context(staged(self._options.results / self.figure))
+            self._device = choose_device(self._options)
+            main(self)
+            self._publish()
 
+    # ---------------------------------------------------------------------------------------------------------- inputs
 
-@contextmanager
-def progress(title: str, options: argparse.Namespace) -> Iterator[Callable[[int, int], None]]:
-    """Progress bar on stderr while a person looks on; yields a function of (done, in all)."""
-    from tqdm import tqdm
+    @cached_property
+    def sources(self) -> Sources:
+        """Where the data lie; the example is built where none are asked for."""
+        options = self._options
+        folder = options.data or default_data()
+        asked = options.data or holds_release(folder) or (options.dnn_rdms and options.fmri_rdms)
+        if not asked:
+            from utils.datasets.simulated import ensure_example
 
-    bar = tqdm(desc=title, disable=True if options.quiet else None, leave=False, dynamic_ncols=True)
+            with self._progress("simulating the example (once)") as advance:
+                folder = ensure_example(default_data() / "example", advance)
+        names = ("mask",) if self.kind == "searchlight" else ("roi_labels", "atlas")
+        given = {name: getattr(options, name) for name in ("dnn_rdms", "fmri_rdms", *names)}
+        sources = locate(self.kind, folder, **given)
+        if sources.simulated:
+            print(f"{SIMULATED}. Use --data DIR for real data (see data/README.md).", flush=True)
+        return sources
 
-    def advance(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
+    @property
+    def banner(self) -> str | None:
+        """What every figure and page of simulated data says."""
+        return SIMULATED if self.sources.simulated else None
 
-    with bar:
-        yield advance
+    @cached_property
+    def resources(self) -> Resources:
+        """Where to compute; workers are started when this is first asked for."""
+        connected = self._exit.enter_context(workers(self._options))
+        return Resources(self._device, connected, self._progress)
 
+    @cached_property
+    def models(self) -> ModelRdms:
+        """RDMs of the networks."""
+        return load_models(self.sources, self._options.layers, self._options.models)
 
-# Warnings of this run, for its report.
-warned: list[str] = []
+    @cached_property
+    def searchlights(self) -> SearchlightRdms:
+        """Searchlight RDMs."""
+        with self._progress("reading searchlights") as advance:
+            return load_searchlights(self.sources, self.models.n_conditions, advance)
 
+    @cached_property
+    def rois(self) -> RoiRdms:
+        """ROI RDMs."""
+        return load_rois(self.sources, self.models.n_conditions, self._options.rois)
 
-def warn(message: str) -> None:
-    """One line on stderr."""
-    warned.append(message)
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    @cached_property
+    def atlas(self) -> Atlas | None:
+        """The volume in which the ROIs lie, if there is one."""
+        return load_atlas(self.sources)
 
+    # --------------------------------------------------------------------------------------------------------- outputs
 
-def report(labels: Iterable[str], unit: str, n_tested: int) -> None:
-    """One line on what was found: how many places carry each of the significant labels."""
-    counts = Counter(labels)
-    found = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
-    print(f"{counts.total():,} of {n_tested:,} tested {unit} significant" + (f": {found}" if found else ""))
+    def beside_paper(self, fit: RoiFit, table: pd.DataFrame) -> pd.DataFrame:
+        """The table with the paper's own numbers, which are also printed, if the data are the published ones."""
+        if paper.applies(self.sources, fit.models, fit.rois):
+            table = paper.beside(self.figure, table)
+            print(paper.text(table))
+        return table
 
+    def save(self, fit: SearchlightFit | RoiFit, table: pd.DataFrame) -> None:
+        """Write results.tsv and arrays.npz, and keep what the record and the report need."""
+        self._fit, self._table = fit, table
+        write_arrays(self._outputs.path("arrays.npz"), **fit.arrays())
+        write_table(self._outputs.path("results.tsv"), table)
 
-def publish(
-    options: argparse.Namespace,
-    outputs: Outputs,
-    record: dict[str, Any],
-    table: pd.DataFrame,
-    *,
-    title: str,
-    banner: str | None,
-    started: float,
-) -> None:
-    """Write the report, move all results into place, say which files there are, and open the report if wanted."""
-    from utils.reporting import report
+    @cached_property
+    def colors(self) -> dict[str, str]:
+        """Colours of all networks and groups, whichever of them were chosen."""
+        return study_colors(self.models.table)
 
-    report.write_report(outputs.path("report.html"), record, table, title=title, warnings=[*warned], banner=banner)
-    written = outputs.publish(record)
-    report.write_index(options.results)
-    folder = options.results / options.figure
-    names = [path.relative_to(folder) for path in written]
-    print(f"{options.figure} took {time.time() - started:.1f} s and wrote")
-    for name in names:
-        if len(name.parts) == 1:
-            print(f"  {folder / name}")
-    n_maps = sum(len(name.parts) > 1 for name in names)
-    if n_maps:
-        print(f"  {folder / 'maps'}/ ({n_maps} files)")
-    if options.open:
-        webbrowser.open((folder / "report.html").resolve().as_uri())
+    def _look(self, title: str = "") -> Look:
+        return Look(title or self.title, self.banner, self._options.surface, self._options.style)
 
+    def draw_maps(self, maps: Sequence[Map], notes: Sequence[str], title: str = "") -> None:
+        """Write the brain map pages, and the maps as files for other programs."""
+        from utils.plotting.brain_maps import save_maps
 
-def record(
-    options: argparse.Namespace,
-    sources: Sources,
-    data: Mapping[str, Any],
-    arrays: Sequence[NDArray],
-    device: str,
-    started: float,
-    cluster: Cluster | None = None,
-) -> dict[str, Any]:
-    """Provenance of a run, for `run.json`: `data` is added to it, `arrays` are what the results were computed from."""
-    from utils.io.provenance import fingerprint, provenance
+        save_maps(self._outputs, maps, self._look(title), notes, self.atlas)
 
-    chosen = {name: value for name, value in vars(options).items() if name not in ("figure", "kind")}
-    places = {name: str(path) for name, path in vars(sources).items() if isinstance(path, Path)}
-    described = {"simulated": sources.simulated, **places, **data, "fingerprint": fingerprint(*arrays)}
-    if cluster is not None:
-        described["dask_workers"] = cluster.n_workers
-    return provenance(options.figure, chosen, described, device, started)
+    def draw_montage(self, maps: Sequence[Map], notes: Sequence[str]) -> None:
+        """Write the still picture of the first map as figure.svg and figure.png."""
+        from utils.plotting.brain_maps import save_montage
+
+        save_montage(self._outputs, maps, self._look(), notes)
+
+    def draw_rois(
+        self, panels: Sequence[RoiPanel], note: str, *, legend: dict[str, str], ceiling: CeilingPanel | None = None
+    ) -> None:
+        """Write the figure of the ROIs as figure.svg and figure.png."""
+        from utils.plotting.page_layout import save_figure
+        from utils.plotting.roi_figure import roi_figure
+
+        figure = roi_figure(panels, self._look(), note, legend=legend, ceiling=ceiling, figure=self.figure)
+        save_figure(figure, self._outputs.path("figure.svg"), self._outputs.path("figure.png"))
+
+    def draw_roi_maps(self, maps: Callable[[RoiLocations], Sequence[Map]], note: str, title: str) -> None:
+        """Write the brain maps of the ROIs; without an atlas, say in one line how to get them.
+
+        Raises
+        ------
+        InputError
+            If the atlas has none of the ROIs.
+        """
+        from utils.plotting.label_maps import RoiLocations
+
+        if self.atlas is None:
+            print(
+                "No brain map of the ROIs: there is no atlas. Give one with --atlas FILE (a NIfTI volume whose labels "
+                "are the ids of the ROI table), for the paper's ROIs the probabilistic atlas of Wang et al. 2015."
+            )
+            return
+        drawn = maps(RoiLocations(self.atlas, self.rois.ids))
+        self.draw_maps(drawn, [drawn[0].note, note], title)
+
+    # ------------------------------------------------------------------------------------------------------ the end
+
+    def _record(self) -> dict[str, Any]:
+        """Provenance of the run, for run.json."""
+        fit, models = self._fit, self.models
+        brain = [fit.brain.mean] if self.kind == "searchlight" else fit.rois.subjects  # type: ignore[union-attr]
+        described = {
+            "simulated": self.sources.simulated,
+            **{name: str(path) for name, path in vars(self.sources).items() if isinstance(path, Path)},
+            **fit.summary(),
+            "networks": dict(Counter(model.group for model in models.models)),
+            "layers": models.layers,
+            "fingerprint": fingerprint(fit.models.rdms, *brain),
+        }
+        if self.resources.workers is not None:
+            described["dask_workers"] = self.resources.workers.n_workers
+        return provenance(self.figure, vars(self._options), described, self._device, self._started)
+
+    def _publish(self) -> None:
+        """Write the report, move all results into place, say which files there are, and open the report."""
+        from utils.reporting import report
+
+        record, folder = self._record(), self._options.results / self.figure
+        report.write_columns(self._outputs.path("results.json"), record, self._table)
+        page = self._outputs.path("report.html")
+        report.write_report(page, record, self._table, title=self.title, warnings=self.warnings, banner=self.banner)
+        written = [path.relative_to(folder) for path in self._outputs.publish(record)]
+        report.write_index(self._options.results)
+        if self.kind == "searchlight":
+            print(self._found())
+        print(f"{self.figure} took {time.time() - self._started:.1f} s and wrote")
+        for name in written:
+            if len(name.parts) == 1:
+                print(f"  {folder / name}")
+        n_maps = sum(len(name.parts) > 1 for name in written)
+        if n_maps:
+            print(f"  {folder / 'maps'}/ ({n_maps} files)")
+        if self._options.open:
+            webbrowser.open((folder / "report.html").resolve().as_uri())
+
+    def _found(self) -> str:
+        """One line on what was found: how many searchlights carry each of the significant labels."""
+        counts = Counter(self._table["group"][self._table["significant"]])
+        found = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+        n_tested = int(self._table["tested"].sum())
+        return f"{counts.total():,} of {n_tested:,} tested searchlights significant" + (f": {found}" if found else "")

@@ -1,4 +1,7 @@
-"""The data folder: every path of both layouts."""
+"""Where the parts of a data set lie, in either layout.
+
+The names of all files stand in `utils.io.data_folder`: `DataFolder` and `SearchlightFolder`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from utils import InputError
+from utils.io.data_folder import RELEASE, DataFolder, SearchlightFolder
 
 Kind = Literal["searchlight", "roi"]
-_RELEASE_FMRI = ("sl_rad=1__max_blk_edge=2", "kastner_ROIs_RDMs_pearson")
-_SIMULATION_MARK = "truth.tsv"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Sources:
 
 def holds_release(folder: Path) -> bool:
     """Whether the published release lies in a folder."""
-    return (folder / "RDM_taskonomy_bonner50").is_dir()
+    return (folder / RELEASE["dnn_rdms"]).is_dir()
 
 
 def locate(
@@ -78,36 +80,31 @@ def locate(
     InputError
         One message with everything that is missing.
     """
-    given = {"dnn-rdms": dnn_rdms, "fmri-rdms": fmri_rdms, "mask": mask, "roi-labels": roi_labels, "atlas": atlas}
-    missing = [f"{path} (given as --{name})" for name, path in given.items() if path and not path.exists()]
+    given = {"dnn_rdms": dnn_rdms, "fmri_rdms": fmri_rdms, "mask": mask, "roi_labels": roi_labels, "atlas": atlas}
+    missing = [f"{path} (given as `{name}`)" for name, path in given.items() if path and not path.exists()]
     if not data.is_dir() and not (dnn_rdms and fmri_rdms):
-        raise InputError(f"data folder {data} does not exist: give one in the layout of data/README.md with --data")
+        raise InputError(f"data folder {data} does not exist: give one in the layout of data/README.md as `data`")
+    folder = DataFolder(data)
 
-    def find(path: Path | None, *candidates: str, required: bool = True) -> Path | None:
-        if path is not None:
-            return path
-        found = next((data / name for name in candidates if (data / name).exists()), None)
+    def find(part: str, path: Path | None, required: bool) -> Path | None:
+        found = path or folder.find(part)
         if found is None and required:
-            missing.append(" or ".join(str(data / name) for name in candidates))
+            missing.append(" or ".join(map(str, folder.candidates(part))))
         return found
 
-    dnn = find(dnn_rdms, "RDM_taskonomy_bonner50", "dnn_rdms")
-    table = next((f for f in (data / "models.tsv", dnn and dnn.parent / "models.tsv") if f and f.exists()), None)
-    if kind == "searchlight":
-        fmri = find(fmri_rdms, "sl_rad=1__max_blk_edge=2", "searchlight_rdms")
-        if fmri is None or not (fmri / "geometry.npz").exists():
-            mask = find(mask, "mask.nii", "mask.nii.gz", required=fmri is not None)
-    else:
-        fmri = find(fmri_rdms, "kastner_ROIs_RDMs_pearson", "roi_rdms")
-    roi_labels = find(roi_labels, "ROIfiles_Labeling.txt", "roi_labels.csv", required=kind == "roi")
-    atlas = find(atlas, "atlas.nii.gz", "atlas.nii", required=False)
+    dnn = find("dnn_rdms", dnn_rdms, required=True)
+    fmri = find("searchlight_rdms" if kind == "searchlight" else "roi_rdms", fmri_rdms, required=True)
+    if kind == "searchlight" and not (fmri and SearchlightFolder(fmri).geometry.exists()):
+        mask = find("mask", mask, required=fmri is not None)
+    roi_labels = find("roi_labels", roi_labels, required=kind == "roi")
+    atlas = find("atlas", atlas, required=False)
     if missing:
         raise InputError(
             f"{len(missing)} part(s) of the data are missing: {'; '.join(missing)}; "
             "see data/README.md for the layout and for how to get the published release"
         )
     assert dnn is not None and fmri is not None
-    parts = [dnn.parent, fmri.parent]
+    table = folder.find("models") or DataFolder(dnn.parent).find("models")
     return Sources(
         dnn_rdms=dnn,
         fmri_rdms=fmri,
@@ -115,7 +112,7 @@ def locate(
         mask=mask,
         roi_labels=roi_labels,
         atlas=atlas,
-        conditions=find(None, "conditions.txt", required=False),
-        published=table is None and fmri.name in _RELEASE_FMRI,
-        simulated=any((part / _SIMULATION_MARK).exists() for part in parts),
+        conditions=folder.find("conditions"),
+        published=table is None and fmri.name in RELEASE.values(),
+        simulated=any(DataFolder(part.parent).truth.exists() for part in (dnn, fmri)),
     )

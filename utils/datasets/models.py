@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from models.tasks import BASELINE, TASK_LAYERS, TASKS, Model, group_names
 from utils import InputError
 from utils.datasets.layout import Sources
-from utils.datasets.searchlights import _choose
-from utils.io.readers import read_rdms, read_table
+from utils.io.readers import check_unique, choose, read_rdms, read_table
 from utils.rdm import n_conditions_of
 
 
@@ -79,11 +78,11 @@ def load_models(sources: Sources, layers: Sequence[str] | None = None, keys: Seq
     Raises
     ------
     InputError
-        For an unknown model, a missing or doubled layer, or an RDM that is none.
+        For an unknown model, a missing or doubled layer, or a file that does not hold an RDM.
     """
     known: list[Model] = list(TASKS) if sources.models is None else read_model_table(sources.models)
     table = [model.key for model in known]
-    models = known if keys is None else _choose(keys, known, table, "model")
+    models = known if keys is None else choose(keys, known, table, "model")
     known_layers = list(layers) if layers else (list(TASK_LAYERS) if sources.models is None else None)
     files = _layer_files(sources.dnn_rdms, table, known_layers)
     chosen = {model.key for model in models}
@@ -118,16 +117,22 @@ def load_models(sources: Sources, layers: Sequence[str] | None = None, keys: Seq
 def read_model_table(path: Path) -> list[Model]:
     """Read `models.tsv`: tab-separated columns key, label, group and optionally color.
 
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    list of Model
+        In the order of the table; `color` is empty where the table gives none.
+
     Raises
     ------
     InputError
-        If columns are missing, a key stands twice, a value is empty, or a colour is not ``#rrggbb``.
+        If columns are missing, a key occurs twice, a value is empty, or a colour is not ``#rrggbb``.
     """
     rows = read_table(path, "\t", ("key", "label", "group"))
-    keys = [row["key"] for row in rows]
-    doubled = sorted({key for key in keys if keys.count(key) > 1})
-    if doubled:
-        raise InputError(f"{path}: model(s) {', '.join(doubled)} stand more than once; give every model one row")
+    check_unique(path, [row["key"] for row in rows], "give every model one row")
     models = [Model(row["key"], row["label"], row["group"], row.get("color") or "") for row in rows]
     for model in models:
         if model.color and not re.fullmatch("#[0-9a-fA-F]{6}", model.color):
@@ -173,7 +178,7 @@ def _check_layer_files(
         raise InputError(
             f"{folder}: no RDM file for {len(missing)} of {len(keys) * len(layers)} (model, layer): "
             f"{', '.join(missing)}; expected <model>_<layer>.npy or .mat with layers {', '.join(layers)}; "
-            "a layer that only some models have can be left out with --layers, a model with --models"
+            "a layer that only some models have can be left out by `layers`, a model by `models`"
         )
     doubled = {pair: found for pair, found in files.items() if len(found) > 1 and pair[0] in keys and pair[1] in layers}
     if doubled:

@@ -1,17 +1,19 @@
-"""The published release on OSF."""
+"""The published release on OSF, and the atlas of visual areas of Wang et al. (2015)."""
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin
 
+import pooch
+import requests
+
 from utils import InputError
 from utils.datasets.layout import Kind, locate
-from utils.io.download import TIMEOUT, Progress, download, http_status, safe_path, unpack, why_unreachable
+from utils.io.download import TIMEOUT, Progress, download, safe_path, unpack, why_failed
 
 OSF_API = "https://api.osf.io/v2"
 OSF_PROJECT = "dj7v2"
@@ -26,27 +28,30 @@ RELEASE_PARTS = (
 )
 _FIGURES: dict[Kind, str] = {"searchlight": "Fig 1 and Fig 3a", "roi": "Fig 2 and Fig 3b"}
 
+# The laboratory publishes no digest. Its server is reported to refuse programs, so the page to visit is named as well.
+ATLAS_ZIP = "http://scholar.princeton.edu/sites/default/files/napl/files/probatlas_v4.zip"
+ATLAS_PAGE = "https://napl.scholar.princeton.edu/resources"
+ATLAS_NAME = "ProbAtlas_v4"
+ATLAS_VOLUMES = ("maxprob_vol_lh.nii.gz", "maxprob_vol_rh.nii.gz")
+
 
 @dataclass(frozen=True)
 class Remote:
     """A file of an OSF project: its path there, address, digest (None if not stated) and size in bytes."""
 
-    path: PurePosixPath
+    path: str
     url: str
     sha256: str | None
     size: int
 
 
-def list_osf(base: str = OSF_API, project: str = OSF_PROJECT, folder: Path | None = None) -> list[Remote]:
-    """All files in the storage of a public OSF project, folders included.
+def list_osf(base: str = OSF_API) -> list[Remote]:
+    """All files in the storage of the paper's OSF project, including those in folders.
 
     Parameters
     ----------
     base : str
         Address of OSF's programming interface, version 2, or of a mirror of it.
-    project : str
-    folder : Path, optional
-        Where the files are meant to go, for messages.
 
     Returns
     -------
@@ -55,9 +60,10 @@ def list_osf(base: str = OSF_API, project: str = OSF_PROJECT, folder: Path | Non
     Raises
     ------
     InputError
-        If the listing cannot be had, is none, never ends, or names a file outside the project.
+        If there is no such listing, or it never ends.
     """
-    waiting = [f"{base.rstrip('/')}/nodes/{project}/files/osfstorage/?page[size]=100"]
+    waiting = [f"{base.rstrip('/')}/nodes/{OSF_PROJECT}/files/osfstorage/?page[size]=100"]
+    remedy = f"download {OSF_PAGE} by hand and give the zip as `archive`"
     seen: set[str] = set()
     files: list[Remote] = []
     while waiting:
@@ -65,134 +71,149 @@ def list_osf(base: str = OSF_API, project: str = OSF_PROJECT, folder: Path | Non
         if url in seen:
             raise InputError(f"{url}: the listing leads back to itself, expected one that ends; see {OSF_PAGE}")
         seen.add(url)
-        page = _json(url, folder)
         try:
-            for item in page["data"]:
-                if item["attributes"]["kind"] == "folder":
-                    waiting.append(urljoin(url, item["relationships"]["files"]["links"]["related"]["href"]))
-                else:
-                    files.append(_remote(url, item))
-            following = page["links"]["next"]
-        except InputError:
-            raise
+            response = requests.get(url, timeout=TIMEOUT, headers={"Accept": "application/json"})
+            response.raise_for_status()
+            page = response.json()
+            folders = [item for item in page["data"] if item["attributes"]["kind"] == "folder"]
+            links = [item["relationships"]["files"]["links"]["related"]["href"] for item in folders]
+            waiting += [urljoin(url, link) for link in (*links, page["links"]["next"]) if link]
+            files += [_remote(url, item) for item in page["data"] if item not in folders]
+        except requests.RequestException as error:
+            raise InputError(f"{url}: {why_failed(error)}; {remedy}") from None
         except (KeyError, TypeError, AttributeError, ValueError):
-            raise InputError(f"{url}: is no listing of OSF files; download {OSF_PAGE} by hand") from None
-        if following:
-            waiting.append(urljoin(url, following))
+            raise InputError(f"{url}: is not a listing of OSF files; {remedy}") from None
     return files
 
 
 def _remote(url: str, item: dict[str, Any]) -> Remote:
     attributes = item["attributes"]
-    name = (attributes.get("materialized_path") or attributes["name"]).removeprefix("/")
-    hashes = (attributes.get("extra") or {}).get("hashes") or {}
     return Remote(
-        path=safe_path(name, url),
+        path=(attributes.get("materialized_path") or attributes["name"]).removeprefix("/"),
         url=urljoin(url, item["links"]["download"]),
-        sha256=hashes.get("sha256"),
+        sha256=((attributes.get("extra") or {}).get("hashes") or {}).get("sha256"),
         size=int(attributes.get("size") or 0),
     )
 
 
-def _json(url: str, folder: Path | None) -> Any:
-    import requests
-
-    remedy = (
-        f"download {OSF_PAGE} by hand and unpack it into {folder or 'the data folder'}, or give the zip with --archive"
-    )
-    try:
-        response = requests.get(url, timeout=TIMEOUT, headers={"Accept": "application/json"})
-        response.raise_for_status()
-        return response.json()
-    except requests.HTTPError as error:
-        raise InputError(f"{url}: the server answers '{http_status(error)}'; {remedy}") from None
-    except requests.JSONDecodeError:
-        raise InputError(f"{url}: answers with something other than JSON; {remedy}") from None
-    except requests.RequestException as error:
-        raise InputError(f"{url}: cannot be reached: {why_unreachable(error)}; {remedy}") from None
-
-
 def release_path(path: PurePosixPath) -> PurePosixPath | None:
-    """Where a file belongs in the data folder; None if it is not part of the release."""
-    if path.parts[0] == "__MACOSX" or path.name.startswith("._"):  # what macOS adds to zips
-        return None
+    """Where a file belongs in the data folder.
+
+    Parameters
+    ----------
+    path : PurePosixPath
+        Path in the OSF project or in a zip.
+
+    Returns
+    -------
+    PurePosixPath or None
+        Path in the data folder; None if the file is not part of the release.
+    """
     for i, part in enumerate(path.parts):
         if part in RELEASE_PARTS:
             return PurePosixPath(*path.parts[i:])
     return None
 
 
-def fetch_release(folder: Path, base: str = OSF_API, progress: Progress | None = None) -> tuple[int, int, list[str]]:
-    """Fetch the published RDMs from OSF into the layout that the scripts read.
+def atlas_path(path: PurePosixPath) -> PurePosixPath:
+    """Where a file of the atlas belongs in the data folder: in a folder of its own.
+
+    The atlas's table of areas has the name of the release's, but another format.
 
     Parameters
     ----------
-    folder : Path
-    base : str
-        Address of OSF's programming interface or of a mirror.
-    progress : callable, optional
-        Told of (bytes done, bytes in all).
+    path : PurePosixPath
+        Path in the zip.
 
     Returns
     -------
-    n_fetched, n_files : int
-        Files that were downloaded, and files in all.
-    unverified : list of str
-        Names of files for which OSF states no digest.
+    PurePosixPath
+    """
+    return path if path.parts[0] == ATLAS_NAME else PurePosixPath(ATLAS_NAME, path)
+
+
+def fetch_release(out: Path, base: str = OSF_API, progress: Progress | None = None) -> tuple[int, list[Remote]]:
+    """Download the published RDMs from OSF into the layout that the scripts read.
+
+    Parameters
+    ----------
+    out : Path
+        Data folder.
+    base : str
+        Address of OSF's programming interface, or of a mirror.
+    progress : callable, optional
+        Called with (bytes done, bytes in total).
+
+    Returns
+    -------
+    n_fetched : int
+        How many files were downloaded; the others were there already.
+    files : list of Remote
+        All files of the release. Those without a digest were not verified.
 
     Raises
     ------
     InputError
-        As `download` and `unpack`, and if the project holds nothing of the release.
+        As `list_osf`, `download` and `unpack`, and if the project contains no part of the release.
     """
-    remotes = list_osf(base, folder=folder)
-    wanted = [(remote, _place(remote)) for remote in remotes]
-    parts = [(remote, place) for remote, place in wanted if place is not None]
-    if not parts:
-        found = ", ".join(sorted({remote.path.parts[0] for remote in remotes})) or "nothing"
+    remotes = list_osf(base)
+    files = {remote: place for remote in remotes if (place := _place(safe_path(remote.path, base)))}
+    if not files:
+        found = ", ".join(sorted({remote.path.partition("/")[0] for remote in remotes})) or "nothing"
         raise InputError(
-            f"{base}: project {OSF_PROJECT} holds {found}, expected {' or '.join(RELEASE_PARTS)} or a zip; "
-            f"see {OSF_PAGE}, and give a zip with --archive or --url"
+            f"{base}: project {OSF_PROJECT} contains {found}, expected {' or '.join(RELEASE_PARTS)} or a zip; "
+            f"see {OSF_PAGE}, and give a zip as `archive` or its address as `url`"
         )
-    total, done, fetched = sum(remote.size for remote, _ in parts), 0, 0
-    for remote, place in parts:
-        target = folder / place
+    total, done, n_fetched = sum(remote.size for remote in files), 0, 0
+    for remote, place in files.items():
         counted = None if progress is None else _shifted(progress, done, total)
         by_hand = f"{OSF_PAGE} ({remote.path})"
-        fetched += download(remote.url, target, remote.sha256, progress=counted, by_hand=by_hand)
-        if target.suffix == ".zip":
-            unpack(target, folder, release_path)
+        n_fetched += download(remote.url, out / place, remote.sha256, progress=counted, by_hand=by_hand)
+        if place.suffix == ".zip":
+            unpack(out / place, out, release_path)
         done += remote.size
-    return fetched, len(parts), [str(place) for remote, place in parts if remote.sha256 is None]
+    return n_fetched, list(files)
 
 
-def _place(remote: Remote) -> PurePosixPath | None:
-    return release_path(remote.path) or (PurePosixPath(remote.path.name) if remote.path.suffix == ".zip" else None)
+def _place(path: PurePosixPath) -> PurePosixPath | None:
+    return PurePosixPath(path.name) if path.suffix == ".zip" else release_path(path)
 
 
 def _shifted(progress: Progress, before: int, total: int) -> Progress:
     return lambda done, _: progress(before + done, max(total, before + done))
 
 
-def check_release(folder: Path) -> tuple[list[str], list[str]]:
-    """Figures whose data lie in a folder, and what the others lack, one line each."""
-    present, absent = [], []
+def check_release(folder: Path) -> dict[str, str]:
+    """What the figures lack in a data folder.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    dict of str to str
+        "Fig 1 and Fig 3a", "Fig 2 and Fig 3b" -> message, empty if nothing is missing.
+    """
+    lacking = dict.fromkeys(_FIGURES.values(), "")
     for kind, figures in _FIGURES.items():
         try:
             locate(kind, folder)
-            present.append(figures)
         except InputError as error:
-            absent.append(f"{figures}: {error}")
-    return present, absent
+            lacking[figures] = str(error)
+    return lacking
 
 
-def fetch_zip(
-    url: str, path: Path, progress: Progress | None = None, by_hand: str | None = None
-) -> tuple[str, bool, bool]:
-    """Download a zip whose digest nobody states, and keep a record of the digest that was found.
+def fetch_zip(url: str, path: Path, progress: Progress | None = None, by_hand: str | None = None) -> tuple[str, bool]:
+    """Download a zip whose publisher states no digest, unless it is there, and record the digest that was found.
 
-    The record, ``<name>.sha256`` in the form of `sha256sum`, is what later runs compare with: it shows that the file
-    has not changed since it was first fetched, not that it was right then.
+    Later calls compare with the record, ``<name>.sha256`` in the format of `sha256sum`. It shows that the file has
+    not changed since it was first downloaded, not that it was correct then.
+
+    Parameters
+    ----------
+    url, path, progress, by_hand
+        As in `download`.
 
     Returns
     -------
@@ -200,28 +221,26 @@ def fetch_zip(
         SHA-256 of the file.
     compared : bool
         Whether there was a record to compare it with.
-    fetched : bool
-        Whether it was downloaded now.
 
     Raises
     ------
     InputError
-        As `download`, and if the file is no zip.
+        As `download`, and if the file is not a zip.
     """
     record = path.with_name(f"{path.name}.sha256")
-    known = record.read_text().split()[:1] if record.is_file() else []
+    known = record.read_text().split()[0] if record.is_file() else None
     try:
-        fetched = download(url, path, known[0] if known else None, progress=progress, by_hand=by_hand)
+        fetched = download(url, path, known, progress=progress, by_hand=by_hand)
     except InputError as error:
-        again = f"; to accept another version, delete {record}" if known and "SHA-256" in str(error) else ""
+        again = f"; to accept another version, delete {record}" if known and known in str(error) else ""
         raise InputError(f"{error}{again}") from None
     if not zipfile.is_zipfile(path):
         if fetched:
-            path.unlink()  # a server's page of apology, most likely
+            path.unlink()  # most likely a web page that says why there is no file
         raise InputError(
-            f"{url if fetched else path}: is no zip; download {by_hand or url} by hand, save it as {path} and run again"
+            f"{url if fetched else path}: is not a zip; download {by_hand or url} by hand, save it as {path} and "
+            "run this again"
         )
-    with path.open("rb") as file:
-        digest = known[0] if known else hashlib.file_digest(file, "sha256").hexdigest()
+    digest = known or pooch.file_hash(path)
     record.write_text(f"{digest}  {path.name}\n")
-    return digest, bool(known), fetched
+    return digest, known is not None

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.datasets.layout import Sources
-from utils.datasets.searchlights import _check_conditions, _choose
-from utils.io.readers import read_rdms, read_roi_labels, read_volume
+from utils.io.readers import check_n_conditions, choose, read_rdms, read_roi_labels, read_volume
+from utils.rdms.atlas import Atlas
 from utils.stats.noise_ceiling import noise_ceiling
 
 # The 15 regions of the paper's figures, in its order.
@@ -39,25 +39,6 @@ class RoiRdms:
         return np.concatenate([low for low, _ in both]), np.concatenate([high for _, high in both])
 
 
-@dataclass(frozen=True)
-class Atlas:
-    """Where ROIs lie.
-
-    Attributes
-    ----------
-    labels : ndarray of int64, shape (X, Y, Z)
-        Number of each voxel's ROI.
-    affine : ndarray, shape (4, 4)
-        Voxel indices to mm.
-    names : dict of int to str
-        Names of the ROIs, by their numbers.
-    """
-
-    labels: NDArray[np.int64]
-    affine: NDArray[np.float64]
-    names: dict[int, str]
-
-
 def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None = None) -> RoiRdms:
     """Read and check the ROI RDMs of all subjects.
 
@@ -76,14 +57,14 @@ def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None =
     Raises
     ------
     InputError
-        For an unknown ROI, a table without its columns, missing files, or RDMs that are none.
+        For an unknown ROI, a table without its columns, missing files, or files that do not hold RDMs.
     """
     assert sources.roi_labels is not None
     table = read_roi_labels(sources.roi_labels)
     known = [name for _, name in table]
     if names is None:
         names = PAPER_ROIS if set(PAPER_ROIS) <= set(known) else known
-    chosen = _choose(names, table, known, "ROI")
+    chosen = choose(names, table, known, "ROI")
     files: dict[str, Path] = {}
     for path in sorted(sources.fmri_rdms.iterdir()):
         if path.suffix in (".mat", ".npy") and path.stem.strip() in known:
@@ -99,18 +80,27 @@ def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None =
     subjects = []
     for _, name in chosen:
         rdms = np.atleast_2d(read_rdms(files[name], "subject_rdm", f"ROI {name}"))
-        _check_conditions(files[name], rdms.shape[-1], n_conditions)
+        check_n_conditions(files[name], rdms.shape[-1], n_conditions)
         subjects.append(rdms)
     return RoiRdms([name for _, name in chosen], [number for number, _ in chosen], subjects)
 
 
 def load_atlas(sources: Sources) -> Atlas | None:
-    """ROIs as a volume; None where there is no volume or no table of their names.
+    """Read the ROIs as a volume.
+
+    Parameters
+    ----------
+    sources : Sources
+
+    Returns
+    -------
+    Atlas or None
+        None where there is no volume or no table of names.
 
     Raises
     ------
     InputError
-        If the volume is not made of whole numbers, or holds none of the ROIs of the table.
+        If values are not whole numbers, or none is the id of an ROI of the table.
     """
     if sources.atlas is None or sources.roi_labels is None:
         return None
@@ -119,5 +109,5 @@ def load_atlas(sources: Sources) -> Atlas | None:
         raise InputError(f"{sources.atlas}: found values that are not whole numbers, expected the ids of the ROI table")
     labels, names = data.astype(np.int64), dict(read_roi_labels(sources.roi_labels))
     if not np.isin(labels, list(names)).any():
-        raise InputError(f"{sources.atlas}: holds none of the ids of {sources.roi_labels}; give a matching --atlas")
-    return Atlas(labels, affine, names)
+        raise InputError(f"{sources.atlas}: holds none of the ids of {sources.roi_labels}; give a matching `atlas`")
+    return Atlas(labels, affine, names, str(sources.atlas))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numba
 import numpy as np
@@ -15,15 +14,16 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.datasets.layout import Sources
-from utils.io.readers import open_array, read_noise_ceiling, read_volume
+from utils.io.data_folder import SearchlightFolder
+from utils.io.output import write_ceilings
+from utils.io.readers import check_n_conditions, open_array, read_ceilings, read_noise_ceiling, read_volume
 from utils.parallel.threads import in_threads
-from utils.rdm import n_conditions_of, n_pairs_of
+from utils.rdm import n_pairs_of
 from utils.rdms.searchlights import Geometry, block_geometry
 from utils.stats.noise_ceiling import noise_ceiling, plain
 
-_PLACES_PER_THREAD = 8
-
 Progress = Callable[[int, int], None]
+_SEARCHLIGHTS_PER_THREAD = 8
 _SLICE_BYTES = 32 * 2**20
 
 
@@ -77,29 +77,30 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress | 
     InputError
         For files that are missing or unreadable, a mask that does not match, or no usable searchlight.
     """
-    published = sources.fmri_rdms if sources.fmri_rdms.is_file() else sources.fmri_rdms / "all_sub_slrdms.npy"
-    if published.exists():
-        n_subjects, n_searchlights, blocks = _published_searchlights(published, n_conditions)
+    folder = SearchlightFolder(sources.fmri_rdms)
+    if folder.released_rdms.exists():
+        n_subjects, n_searchlights, blocks = _published_searchlights(folder.released_rdms, n_conditions)
     else:
-        n_subjects, n_searchlights, blocks = _generic_searchlights(sources.fmri_rdms, n_conditions)
+        n_subjects, n_searchlights, blocks = _generic_searchlights(folder, n_conditions)
     geometry = _geometry(sources, n_searchlights)
-    ceilings = _stored_ceilings(sources.fmri_rdms, n_searchlights)
-    mean, usable = np.empty((n_searchlights, n_pairs_of(n_conditions))), np.empty(n_searchlights, dtype=bool)
-    lower, upper = ceilings or (np.full(n_searchlights, np.nan), np.full(n_searchlights, np.nan))
-    for places, rdms in blocks():
-        averages = partial(average, rdms, mean[places], usable[places])
-        in_threads(averages, rdms.shape[1], _PLACES_PER_THREAD)
-        if ceilings is None and n_subjects > 1:
-            lower[places], upper[places] = noise_ceiling(rdms)
-        if progress is not None:
-            progress(min(places.stop, n_searchlights), n_searchlights)
+    ceilings = _stored_ceilings(folder, n_searchlights)
     if n_subjects == 1 and ceilings is None:
         raise InputError(
             f"{sources.fmri_rdms}: found one subject, but the noise ceiling needs two or more; "
             "add subjects, or a noise_ceiling.npz with arrays lower and upper"
         )
+    mean, usable = np.empty((n_searchlights, n_pairs_of(n_conditions))), np.empty(n_searchlights, dtype=bool)
+    lower, upper = ceilings or (np.full(n_searchlights, np.nan), np.full(n_searchlights, np.nan))
+    for part, rdms in blocks():
+        averages = partial(average, rdms, mean[part], usable[part])
+        in_threads(averages, rdms.shape[1], _SEARCHLIGHTS_PER_THREAD)
+        if ceilings is None:
+            lower[part], upper[part] = noise_ceiling(rdms)
+        if progress is not None:
+            progress(min(part.stop, n_searchlights), n_searchlights)
     if ceilings is None:
-        _keep_ceilings(sources.fmri_rdms, lower, upper)
+        with suppress(InputError):  # a folder that cannot be written to stays as it is
+            write_ceilings(folder.noise_ceiling, folder.all_rdms(), lower, upper)
     usable &= np.isfinite(lower)
     if not usable.any():
         raise InputError(
@@ -118,25 +119,23 @@ def _published_searchlights(path: Path, n_conditions: int) -> tuple[int, int, Ca
         )
     _check_numbers(path, array)
     n_subjects, n_searchlights, n, _ = array.shape
-    _check_conditions(path, n_pairs_of(n), n_conditions)
+    check_n_conditions(path, n_pairs_of(n), n_conditions)
     step = max(1, _SLICE_BYTES // (n_subjects * n_pairs_of(n) * 8))
 
     def blocks() -> Iterator[tuple[slice, NDArray]]:
         for start in range(0, n_searchlights, step):
-            places = slice(start, min(start + step, n_searchlights))
+            part = slice(start, min(start + step, n_searchlights))
             # Mapped anew for every slice: pages that were read do not pile up in this process's memory.
-            yield places, upper_triangles(open_array(path)[:, places])
+            yield part, upper_triangles(open_array(path)[:, part])
 
     return n_subjects, n_searchlights, blocks
 
 
-def _generic_searchlights(folder: Path, n_conditions: int) -> tuple[int, int, Callable[[], Iterator]]:
+def _generic_searchlights(folder: SearchlightFolder, n_conditions: int) -> tuple[int, int, Callable[[], Iterator]]:
     """Reader of one condensed array (n_searchlights, n_pairs) per subject."""
-    from utils.parallel.threads import in_threads
-
-    paths = sorted(folder.glob("*.npy")) if folder.is_dir() else []
+    paths = folder.all_rdms()
     if not paths:
-        raise InputError(f"{folder}: found neither all_sub_slrdms.npy nor one .npy file per subject")
+        raise InputError(f"{folder.folder}: found neither all_sub_slrdms.npy nor one .npy file per subject")
     arrays = {path: open_array(path) for path in paths}
     shape = arrays[paths[0]].shape
     for path, array in arrays.items():
@@ -146,28 +145,28 @@ def _generic_searchlights(folder: Path, n_conditions: int) -> tuple[int, int, Ca
                 f"as in {paths[0].name}: condensed RDMs of the same searchlights for every subject"
             )
         _check_numbers(path, array)
-    _check_conditions(paths[0], shape[1], n_conditions)
+    check_n_conditions(paths[0], shape[1], n_conditions)
     dtype = np.float32 if all(array.dtype == np.float32 for array in arrays.values()) else np.float64
     step = max(1, _SLICE_BYTES // (len(paths) * shape[1] * 8))
 
     def blocks() -> Iterator[tuple[slice, NDArray]]:
         for start in range(0, shape[0], step):
-            places = slice(start, min(start + step, shape[0]))
-            rdms = np.empty((len(paths), places.stop - start, shape[1]), dtype=dtype)
+            part = slice(start, min(start + step, shape[0]))
+            rdms = np.empty((len(paths), part.stop - start, shape[1]), dtype=dtype)
 
-            def read(first: int, last: int, rdms: NDArray = rdms, places: slice = places) -> None:
+            def read(first: int, last: int, rdms: NDArray = rdms, part: slice = part) -> None:
                 for subject in range(first, last):
-                    rdms[subject] = open_array(paths[subject])[places]
+                    rdms[subject] = open_array(paths[subject])[part]
 
             in_threads(read, len(paths), 1)
-            yield places, rdms
+            yield part, rdms
 
     return len(paths), shape[0], blocks
 
 
 def _geometry(sources: Sources, n_searchlights: int) -> Geometry:
     if sources.mask is None:
-        origin = sources.fmri_rdms / "geometry.npz"
+        origin = SearchlightFolder(sources.fmri_rdms).geometry
         geometry = Geometry.load(origin)
     else:
         origin = sources.mask
@@ -176,63 +175,28 @@ def _geometry(sources: Sources, n_searchlights: int) -> Geometry:
     if len(geometry) != n_searchlights:
         raise InputError(
             f"{origin}: describes {len(geometry)} searchlights, but {sources.fmri_rdms} holds {n_searchlights}; "
-            "give the mask that the RDMs were computed with (--mask)"
+            "the RDMs need the `mask` that they were computed with"
         )
     return geometry
 
 
-def _stored_ceilings(folder: Path, n_searchlights: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def _stored_ceilings(
+    folder: SearchlightFolder, n_searchlights: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Noise ceilings that lie beside the RDMs, unless these have changed since."""
-    folder = folder if folder.is_dir() else folder.parent
-    released, kept = folder / "noise_ceiling.pkl", folder / "noise_ceiling.npz"
-    if released.exists():
-        lower, upper = read_noise_ceiling(released)
-        path = released
-    elif kept.exists() and kept.stat().st_mtime >= max(f.stat().st_mtime for f in folder.glob("*.npy")):
-        arrays = open_array(kept)
-        if not {"lower", "upper"} <= set(arrays.files):
-            raise InputError(f"{kept}: found arrays {', '.join(arrays.files)}, expected lower and upper")
-        if "names" in arrays.files and not _same_files(folder, arrays["names"], arrays["sizes"]):
-            return None
-        lower, upper, path = arrays["lower"], arrays["upper"], kept
+    path = folder.released_ceiling if folder.released_ceiling.exists() else folder.noise_ceiling
+    if path == folder.released_ceiling:
+        ceilings = read_noise_ceiling(path)
+    elif (kept := read_ceilings(path, folder.all_rdms())) is not None:
+        ceilings = kept
     else:
         return None
-    if lower.shape != (n_searchlights,) or upper.shape != (n_searchlights,):
+    if any(bound.shape != (n_searchlights,) for bound in ceilings):
         raise InputError(
-            f"{path}: found ceilings of shape {lower.shape} and {upper.shape}, expected ({n_searchlights},) as "
-            "there are searchlights; delete the file to have them computed"
+            f"{path}: found ceilings of shape {ceilings[0].shape} and {ceilings[1].shape}, expected "
+            f"({n_searchlights},) as there are searchlights; delete the file to have them computed"
         )
-    return lower, upper
-
-
-def _files(folder: Path) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """Names and sizes of the RDM files that noise ceilings were computed from."""
-    paths = sorted(folder.glob("*.npy"))
-    return np.array([path.name for path in paths]), np.array([path.stat().st_size for path in paths], dtype=np.int64)
-
-
-def _same_files(folder: Path, names: NDArray[np.str_], sizes: NDArray[np.int64]) -> bool:
-    found, found_sizes = _files(folder)
-    return np.array_equal(found, names) and np.array_equal(found_sizes, sizes)
-
-
-def _keep_ceilings(folder: Path, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> None:
-    """Store computed ceilings beside the RDMs; a folder that cannot be written to is left as it is."""
-    folder = folder if folder.is_dir() else folder.parent
-    temporary = folder / f".noise_ceiling.{os.getpid()}.npz"
-    try:
-        names, sizes = _files(folder)
-        np.savez(temporary, lower=lower, upper=upper, names=names, sizes=sizes)
-        temporary.replace(folder / "noise_ceiling.npz")
-    except OSError:
-        temporary.unlink(missing_ok=True)
-
-
-def _choose(wanted: Sequence[str], items: Sequence[Any], names: Sequence[str], kind: str) -> list[Any]:
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        raise InputError(f"unknown {kind}(s) {', '.join(unknown)}; there are {', '.join(names)}")
-    return [items[names.index(name)] for name in dict.fromkeys(wanted)]
+    return ceilings
 
 
 def _check_numbers(path: Path, array: NDArray) -> None:
@@ -240,23 +204,23 @@ def _check_numbers(path: Path, array: NDArray) -> None:
         raise InputError(f"{path}: holds values of type {array.dtype}, expected numbers")
 
 
-def _check_conditions(path: Path, n_pairs: int, n_conditions: int) -> None:
-    if n_pairs != n_pairs_of(n_conditions):
-        try:
-            found = f"{n_conditions_of(n_pairs)} conditions"
-        except ValueError:
-            found = f"{n_pairs} entries per RDM, which no number of conditions gives,"
-        raise InputError(
-            f"{path}: found {found} where the model RDMs have {n_conditions}; both must be of the same conditions"
-        )
-
-
 def upper_triangles(square: NDArray) -> NDArray:
-    """Condensed RDMs (n_subjects, n_places, n_pairs) of square ones; these may be memory-mapped, and are read once."""
+    """Condense square RDMs.
+
+    Parameters
+    ----------
+    square : ndarray, shape (n_subjects, n_searchlights, n, n)
+        May be memory-mapped, and is read once.
+
+    Returns
+    -------
+    ndarray, shape (n_subjects, n_searchlights, n_pairs)
+        Of the same dtype if that is float32 or float64, else float64.
+    """
     square = np.asarray(square) if square.dtype in (np.dtype(np.float32), np.dtype(np.float64)) else plain(square)
-    n_subjects, n_places, n, _ = square.shape
-    condensed = np.empty((n_subjects, n_places, n_pairs_of(n)), dtype=square.dtype)
-    in_threads(partial(_condense, square, condensed), n_places, _PLACES_PER_THREAD)
+    n_subjects, n_searchlights, n, _ = square.shape
+    condensed = np.empty((n_subjects, n_searchlights, n_pairs_of(n)), dtype=square.dtype)
+    in_threads(partial(_condense, square, condensed), n_searchlights, _SEARCHLIGHTS_PER_THREAD)
     return condensed
 
 
@@ -264,23 +228,34 @@ def upper_triangles(square: NDArray) -> NDArray:
 def _condense(square: NDArray, condensed: NDArray, first: int, last: int) -> None:
     n = square.shape[2]
     for subject in range(len(square)):
-        for place in range(first, last):
+        for row in range(first, last):
             k = 0
             for i in range(n - 1):
                 for j in range(i + 1, n):
-                    condensed[subject, place, k] = square[subject, place, i, j]
+                    condensed[subject, row, k] = square[subject, row, i, j]
                     k += 1
 
 
 @numba.njit(cache=True, nogil=True)
 def average(rdms: NDArray, mean: NDArray, usable: NDArray, first: int, last: int) -> None:
-    """Mean over subjects of RDMs (n_subjects, n_places, n_pairs), and whether it is finite and every RDM varies."""
+    """Average RDMs over subjects, and see whether the mean is finite and varies, as every RDM does; a numba kernel.
+
+    Parameters
+    ----------
+    rdms : ndarray, shape (n_subjects, n_searchlights, n_pairs)
+    mean : ndarray of float64, shape (n_searchlights, n_pairs)
+        Written to.
+    usable : ndarray of bool, shape (n_searchlights,)
+        Written to.
+    first, last : int
+        Searchlights to deal with.
+    """
     n_subjects, _, n_pairs = rdms.shape
-    for place in range(first, last):
-        total, all_vary = mean[place], True
+    for row in range(first, last):
+        total, all_vary = mean[row], True
         total[:] = 0.0
         for subject in range(n_subjects):
-            rdm, varies = rdms[subject, place], False
+            rdm, varies = rdms[subject, row], False
             for k in range(n_pairs):
                 total[k] += rdm[k]
                 varies |= rdm[k] != rdm[0]
@@ -290,4 +265,4 @@ def average(rdms: NDArray, mean: NDArray, usable: NDArray, first: int, last: int
             total[k] /= n_subjects
             finite &= np.isfinite(total[k])
             varies |= total[k] != total[0]
-        usable[place] = finite and varies and all_vary
+        usable[row] = finite and varies and all_vary

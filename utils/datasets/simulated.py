@@ -5,16 +5,12 @@ share, that those of one group share, and that one network has for itself. A pla
 areas have latents of their own, reliable over subjects yet unrelated to any network, or nothing but noise. Images
 differ in gain, in networks as in the brain, so that RDM entries with an image in common depend on each other. Voxel
 responses are simulated as beta maps and go through the same searchlight and ROI code as real ones.
-
-    python -m utils.example [--out DIR]
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,15 +20,17 @@ from numpy.typing import NDArray
 
 from models.tasks import TASK_LAYERS, TASKS
 from utils import InputError
+from utils.io.data_folder import DataFolder, SearchlightFolder
+from utils.io.output import Outputs, disk_errors, staged, write_conditions, write_lines, write_volume
 from utils.rdm import correlation_rdm, expand
-from utils.rdms.roi_rdms import roi_rdms
-from utils.rdms.searchlights import block_geometry, block_rdms, block_territory, release_blocks
+from utils.rdms.roi_rdms import roi_rdm
+from utils.rdms.searchlights import Searchlights, block_searchlights, member_rdms, usable_voxels
+from utils.stats.noise_ceiling import noise_ceiling
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLE_VERSION = "1"
-DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "data" / "example"
 N_SUBJECTS = 16
 N_CONDITIONS = 50
 _MARKER = "example.json"
@@ -90,7 +88,7 @@ _MEAN_PATTERN_SD = 1.4  # what all images have in common; the differences betwee
 _NOISE_SD = 2.4
 _LOG_NOISE_SPREAD = 0.2  # between subjects
 _STRENGTH = {"2D": 1.0, "3D": 0.9, "semantic": 0.9, "": 0.7}  # of a group's areas; "": of those without a network
-_CEILING_PLACES = 256  # searchlights at a time
+_CEILING_SEARCHLIGHTS = 256  # at a time
 _GROUP_OF = {task.key: task.group for task in TASKS}
 _README = """SIMULATED DATA. No brain was scanned and no network was run: made to try things out, with a known truth.
 
@@ -201,24 +199,19 @@ class _Area:
 class _Brain:
     """Where everything is. Volumes share one grid."""
 
-    affine: NDArray[np.float64]
     mask: NDArray[np.bool_]
     atlas: NDArray[np.int16]  # 1-25 as in the table of ROIs
     areas: tuple[_Area, ...]
     area_of: NDArray[np.int16]  # index into `areas`, -1 where there is nothing but noise
-    blocks: NDArray[np.int64]
+    searchlights: Searchlights  # the release's blocks
 
     def simulated_voxels(self) -> NDArray[np.int64]:
         """Flat indices of the voxels that any searchlight or ROI reads."""
-        needed = self.atlas.reshape(-1) > 0
-        for _, voxels in block_territory(self.blocks, _shape(self.mask)):
-            needed[voxels] = True
-        return np.flatnonzero(needed)
+        return np.union1d(self.searchlights.voxels, np.flatnonzero(self.atlas))
 
-
-def _shape(volume: NDArray) -> tuple[int, int, int]:
-    x, y, z = volume.shape
-    return x, y, z
+    def members(self, usable: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """Rows of `searchlights.voxels` that each searchlight holds, -1 for none; `usable` tells which may be held."""
+        return self.searchlights.members(self.searchlights.lookup(usable), slice(0, len(self.searchlights)))
 
 
 def _simulated_brain() -> _Brain:
@@ -237,7 +230,7 @@ def _simulated_brain() -> _Brain:
     rest = signal & (area_of < 0)
     seeds = _spread_out(position[mask & (area_of < 0)], _N_PARCELS)
     area_of[rest] = len(_ROIS) + _nearest(position[rest], seeds)[1]
-    return _Brain(affine, mask, atlas, _areas(), area_of, release_blocks(mask))
+    return _Brain(mask, atlas, _areas(), area_of, block_searchlights(mask, affine))
 
 
 def _grey_ribbon() -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
@@ -309,26 +302,26 @@ def _truth(brain: _Brain) -> pd.DataFrame:
     """What is planted in every searchlight and ROI; columns as in README.txt."""
     import pandas as pd
 
-    counts = np.zeros((len(brain.blocks), len(brain.areas) + 1), dtype=np.int64)
-    for rows, voxels in block_territory(brain.blocks, _shape(brain.mask)):
-        # Areas are counted one column to the right: column 0 is noise.
-        codes = brain.area_of.reshape(-1)[voxels] + 1 + np.arange(len(rows))[:, None] * counts.shape[1]
-        counts[rows] = np.bincount(codes.reshape(-1), minlength=len(rows) * counts.shape[1]).reshape(len(rows), -1)
-    rows_out = [{"kind": "searchlight", "place": str(i), **_row(brain, row)} for i, row in enumerate(counts)]
-    for number, (name, *_) in enumerate(_ROIS):
-        inside = brain.area_of[brain.atlas == number + 1]
-        row = np.bincount(inside + 1, minlength=len(brain.areas) + 1)
-        rows_out.append({"kind": "roi", "place": name, **_row(brain, row)})
-    return pd.DataFrame(rows_out)
+    areas = brain.area_of.reshape(-1)[brain.searchlights.voxels]
+    members = brain.members(np.ones(len(areas), dtype=bool))
+    rows = [
+        {"kind": "searchlight", "place": str(number), **_row(brain, areas[own[own >= 0]])}
+        for number, own in enumerate(members)
+    ]
+    rows += [
+        {"kind": "roi", "place": name, **_row(brain, brain.area_of[brain.atlas == number])}
+        for number, (name, *_) in enumerate(_ROIS, start=1)
+    ]
+    return pd.DataFrame(rows)
 
 
-def _row(brain: _Brain, counts: NDArray[np.int64]) -> dict[str, object]:
-    """Truth of one place from its number of voxels in noise (first) and in every area."""
+def _row(brain: _Brain, areas: NDArray[np.int16]) -> dict[str, object]:
+    """Truth of one searchlight or ROI from the area of each of its voxels, -1 for noise."""
     by_network: dict[str, int] = {}
     by_group: dict[str, int] = {}
     reliable = 0
-    for number in np.flatnonzero(counts[1:]):
-        area, n = brain.areas[number], int(counts[number + 1])
+    for number, n in zip(*np.unique(areas[areas >= 0], return_counts=True), strict=True):
+        area, n = brain.areas[number], int(n)
         reliable += n * area.reliable
         if area.network:
             by_network[area.network] = by_network.get(area.network, 0) + n
@@ -338,9 +331,9 @@ def _row(brain: _Brain, counts: NDArray[np.int64]) -> dict[str, object]:
         return {"model": "", "group": "", "share": 0.0, "model_share": 0.0, "status": "none", "signal": signal}
     group = max(by_group, key=lambda name: by_group[name])
     model = max((key for key in by_network if _GROUP_OF[key] == group), key=lambda key: by_network[key])
-    share = by_group[group] / int(counts.sum())
+    share = by_group[group] / len(areas)
     status = "planted" if share > 0.5 and len(by_group) == 1 else "mixed"
-    model_share = by_network[model] / int(counts.sum())
+    model_share = by_network[model] / len(areas)
     return {
         "model": model, "group": group, "share": round(share, 4), "model_share": round(model_share, 4),
         "status": status, "signal": signal,
@@ -371,18 +364,18 @@ def read_truth(folder: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    path = Path(folder) / "truth.tsv"
+    path = DataFolder(Path(folder)).truth
     if not path.is_file():
         raise InputError(f"{path}: no such file; only the simulated example has one, see `python -m utils.example`")
     return pd.read_csv(path, sep="\t", dtype={"place": str}, keep_default_na=False)
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
-def ensure_example(folder: str | Path = DEFAULT_FOLDER, progress: Callable[[int, int], None] | None = None) -> Path:
+def ensure_example(folder: str | Path, progress: Callable[[int, int], None] | None = None) -> Path:
     """Make the example, unless it is there complete and in this version.
 
-    It is written beside `folder` and renamed when whole: nobody ever sees half of it, and processes that make it at the
-    same time do not disturb each other.
+    Until all of it is written nobody sees any of it, and processes that make it at the same time do not disturb each
+    other: they write the same files.
 
     Parameters
     ----------
@@ -405,20 +398,17 @@ def ensure_example(folder: str | Path = DEFAULT_FOLDER, progress: Callable[[int,
     if _is_complete(folder):
         return folder
     _refuse_foreign(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            new, old = Path(scratch) / "new", Path(scratch) / "old"
-            new.mkdir()
-            old.mkdir()
-            _write(new, progress=progress)
-            _publish(new, folder, old)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: the example cannot be written ({error.strerror or error}); expected a place with 300 MB to "
-            "write to; choose another with `python -m utils.example --out DIR` and give it as --data DIR"
-        ) from error
+    with disk_errors(folder, "the example (300 MB)"), staged(folder, _MARKER) as outputs:
+        _write(outputs, progress=progress)
+        if not _is_complete(folder):  # another process was faster
+            outputs.publish(_record(outputs))
     return folder
+
+
+def _record(outputs: Outputs) -> dict[str, object]:
+    paths = sorted(path for path in outputs.staging.rglob("*") if path.is_file())
+    sizes = {path.relative_to(outputs.staging).as_posix(): path.stat().st_size for path in paths}
+    return {"version": EXAMPLE_VERSION, "simulated": True, "sizes": sizes}
 
 
 def _is_complete(folder: Path) -> bool:
@@ -427,7 +417,7 @@ def _is_complete(folder: Path) -> bool:
         marker = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
         if marker["version"] != EXAMPLE_VERSION:
             return False
-        return all((folder / name).stat().st_size == size for name, size in marker["files"].items())
+        return all((folder / name).stat().st_size == size for name, size in marker["sizes"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -445,67 +435,38 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
-def _publish(new: Path, folder: Path, old: Path) -> None:
-    """Put the finished folder in its place; what was there goes to `old`, but files of other origin stay."""
-    for attempt in range(5):
-        if _is_complete(folder):  # another process was faster
-            break
-        with suppress(FileNotFoundError):
-            folder.replace(old / str(attempt))
-        try:
-            new.replace(folder)
-            break
-        except OSError:
-            if attempt == 4:
-                raise
-    for entry in old.glob("*/*"):
-        if not (folder / entry.name).exists():
-            entry.replace(folder / entry.name)
-
-
-def _write(folder: Path, n_subjects: int = N_SUBJECTS, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write the whole experiment into an empty folder."""
+def _write(outputs: Outputs, n_subjects: int = N_SUBJECTS, progress: Callable[[int, int], None] | None = None) -> None:
+    """Write the whole experiment."""
     steps = n_subjects + 2
     report = progress or (lambda done, total: None)
     report(0, steps)
     brain = _simulated_brain()
-    for name in ("dnn_rdms", "roi_rdms", "searchlight_rdms"):
-        (folder / name).mkdir()
-    _write_tables(folder, brain)
-    _write_networks(folder)
+    data = DataFolder(outputs.staging)
+    for folder in (data.dnn_rdms, data.roi_rdms, data.searchlight_rdms):
+        folder.mkdir()
+    _write_tables(data, brain)
+    for task in TASKS:
+        for layer in TASK_LAYERS:
+            np.save(data.dnn_rdm(task.key, layer), _network_rdm(task.key, layer))
     report(1, steps)
-    for done in _write_subjects(folder, brain, n_subjects):
+    for done in _write_subjects(data, brain, n_subjects):
         report(1 + done, steps)
-    _write_ceiling(folder, n_subjects)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    _write_text(
-        folder / _MARKER, json.dumps({"version": EXAMPLE_VERSION, "simulated": True, "files": sizes}, indent=1) + "\n"
-    )
+    _write_ceiling(SearchlightFolder(data.searchlight_rdms))
     report(steps, steps)
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def _write_tables(folder: Path, brain: _Brain) -> None:
-    """Everything that is no RDM: names, mask, atlas, geometry, truth, explanation."""
-    import nibabel
-
+def _write_tables(data: DataFolder, brain: _Brain) -> None:
+    """Everything but RDMs: names, mask, atlas, geometry, truth, explanation."""
     models = [f"{task.key}\t{task.label}\t{task.group}\t{task.color}" for task in TASKS]
-    _write_text(folder / "models.tsv", "\n".join(["key\tlabel\tgroup\tcolor", *models, ""]))
-    rois = [f"{number},{name}" for number, (name, *_) in enumerate(_ROIS, start=1)]
-    _write_text(folder / "roi_labels.csv", "\n".join(["id,roi", *rois, ""]))
-    images = [f"simulated image {number:02d}" for number in range(1, N_CONDITIONS + 1)]
-    _write_text(folder / "conditions.txt", "\n".join([*images, ""]))
-    _write_text(folder / "README.txt", _readme())
-    _write_text(folder / "truth.tsv", _truth(brain).to_csv(sep="\t", index=False, lineterminator="\n"))
-    for name, volume in (("mask", brain.mask.astype(np.uint8)), ("atlas", brain.atlas)):
-        image = nibabel.Nifti1Image(volume, brain.affine)
-        image.header.set_xyzt_units("mm")
-        nibabel.save(image, folder / f"{name}.nii.gz")
-    block_geometry(brain.mask, brain.affine).save(folder / "searchlight_rdms" / "geometry.npz")
+    write_lines(data.models, ["key\tlabel\tgroup\tcolor", *models])
+    write_lines(data.roi_labels, ["id,roi", *(f"{number},{name}" for number, (name, *_) in enumerate(_ROIS, start=1))])
+    write_conditions(data.conditions, [f"simulated image {number:02d}" for number in range(1, N_CONDITIONS + 1)])
+    write_lines(data.root / "README.txt", _readme().splitlines())
+    write_lines(data.truth, _truth(brain).to_csv(sep="\t", index=False, lineterminator="\n").splitlines())
+    geometry = brain.searchlights.geometry
+    write_volume(data.mask, brain.mask.astype(np.uint8), geometry.affine)
+    write_volume(data.atlas, brain.atlas, geometry.affine)
+    geometry.save(SearchlightFolder(data.searchlight_rdms).geometry)
 
 
 def _readme() -> str:
@@ -530,36 +491,33 @@ def _readme() -> str:
     )
 
 
-def _write_networks(folder: Path) -> None:
-    for task in TASKS:
-        for layer in TASK_LAYERS:
-            np.save(folder / "dnn_rdms" / f"{task.key}_{layer}.npy", _network_rdm(task.key, layer))
-
-
-def _write_subjects(folder: Path, brain: _Brain, n_subjects: int) -> Iterator[int]:
+def _write_subjects(data: DataFolder, brain: _Brain, n_subjects: int) -> Iterator[int]:
     """Searchlight RDMs of one subject after the other, then the ROIs' of all; yields the number of subjects done."""
     simulated = brain.simulated_voxels()
-    names = [name for name, *_ in _ROIS]
-    in_rois = []
+    folder = SearchlightFolder(data.searchlight_rdms)
+    in_rois: dict[str, list[NDArray]] = {name: [] for name, *_ in _ROIS}
     for subject in range(1, n_subjects + 1):
         betas = _beta_maps(brain, simulated, subject)
-        np.save(folder / "searchlight_rdms" / f"sub-{subject:02d}.npy", block_rdms(betas, brain.blocks))
-        in_rois.append(roi_rdms(betas, brain.atlas, range(1, len(names) + 1), names))
+        np.save(folder.rdms(f"sub-{subject:02d}"), _searchlight_rdms(brain, betas))
+        for number, (name, rdms) in enumerate(in_rois.items(), start=1):
+            rdms.append(roi_rdm(betas[:, brain.atlas == number], f"ROI {name}"))
         yield subject
-    for number, name in enumerate(names):
-        rdms = expand(np.stack([rdms[number] for rdms in in_rois])).astype(np.float32)
-        np.save(folder / "roi_rdms" / f"{name}.npy", rdms)
+    for name, rdms in in_rois.items():
+        np.save(data.roi_rdm(name), expand(np.stack(rdms)).astype(np.float32))
 
 
-def _write_ceiling(folder: Path, n_subjects: int) -> None:
+def _searchlight_rdms(brain: _Brain, betas: NDArray[np.float32]) -> NDArray[np.float32]:
+    """RDMs of all searchlights of a subject, (n_searchlights, n_pairs)."""
+    flat = betas.reshape(len(betas), -1)[:, brain.searchlights.voxels]
+    return member_rdms(np.ascontiguousarray(flat.T), brain.members(usable_voxels(flat)), dtype=np.float64)
+
+
+def _write_ceiling(folder: SearchlightFolder) -> None:
     """Noise ceiling of the searchlights, read back a part at a time to bound the memory."""
-    from utils.stats.noise_ceiling import noise_ceiling
-
-    paths = [folder / "searchlight_rdms" / f"sub-{subject:02d}.npy" for subject in range(1, n_subjects + 1)]
-    maps = [np.load(path, mmap_mode="r") for path in paths]
+    maps = [np.load(path, mmap_mode="r") for path in folder.all_rdms()]
     parts = [
-        noise_ceiling(np.stack([subject[start : start + _CEILING_PLACES] for subject in maps]))
-        for start in range(0, len(maps[0]), _CEILING_PLACES)
+        noise_ceiling(np.stack([subject[start : start + _CEILING_SEARCHLIGHTS] for subject in maps]))
+        for start in range(0, len(maps[0]), _CEILING_SEARCHLIGHTS)
     ]
     lower, upper = (np.concatenate(bound) for bound in zip(*parts, strict=True))
-    np.savez(folder / "searchlight_rdms" / "noise_ceiling.npz", lower=lower, upper=upper)
+    np.savez(folder.noise_ceiling, lower=lower, upper=upper)

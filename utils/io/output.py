@@ -1,106 +1,193 @@
-"""Files that a run leaves behind: tables, arrays, volumes, provenance. All of them, or none."""
+"""The one way in which files get written: whole, or not at all."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from utils import InputError
+from utils.io.data_folder import RECORD
+from utils.io.readers import names_and_sizes
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 class Outputs:
-    """The result folder of a run, filled in one go.
-
-    Files are written to a hidden folder beside their destination. They are moved into place when the run has ended
-    well, and files of an earlier run that this one did not write again are removed then; a failed run changes nothing.
+    """Files of a run, written to a hidden folder until `publish` moves them all into place; `staged` gives one.
 
     Parameters
     ----------
     folder : Path
-        Where the files go; made if needed.
+        Where the files go.
+    staging : Path
+        Where they are until then; on the same disk.
+    record : str
+        Name of the file, relative to `folder`, that says what wrote the others.
+    """
+
+    def __init__(self, folder: Path, staging: Path, record: str = RECORD) -> None:
+        self.folder, self.staging, self.record = folder, staging, record
+
+    def path(self, name: str) -> Path:
+        """Where to write a file of this run now; `name` is relative to the destination."""
+        path = self.staging / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def latest(self, name: str) -> Path:
+        """Where a file lies now: as written by this run, else in its place."""
+        staged = self.staging / name
+        return staged if staged.exists() else self.folder / name
+
+    def publish(self, provenance: Mapping[str, Any], keep: Collection[str] = ()) -> list[Path]:
+        """Move all files into place, and remove those of an earlier run that this one has not.
+
+        The record goes first and comes back last: where it is, it is right. In between, files move in the order in
+        which they were written.
+
+        Parameters
+        ----------
+        provenance : mapping
+            What the record is to hold, beside the list of files.
+        keep : collection of str
+            Files of this run that are in place already.
+
+        Returns
+        -------
+        list of Path
+            All files of this run, in alphabetical order, then the record.
+
+        Raises
+        ------
+        InputError
+            If the disk is full, or a file cannot be replaced.
+        """
+        with disk_errors(self.folder):
+            written = [path for path in self.staging.rglob("[!.]*") if path.is_file()]
+            written.sort(key=lambda path: path.stat().st_mtime_ns)
+            moved = [path.relative_to(self.staging).as_posix() for path in written]
+            names = sorted({*moved, *keep} - {self.record})
+            text = json.dumps({**provenance, "files": names}, indent=2) + "\n"
+            stale = {name for name in read_record(self.folder / self.record)["files"] if _is_inside(name)} - {*names}
+            self.path(self.record).write_text(text, encoding="utf-8")
+            (self.folder / self.record).unlink(missing_ok=True)
+            for name in stale:
+                (self.folder / name).unlink(missing_ok=True)
+            for name in [*(name for name in moved if name != self.record), self.record]:
+                target = self.folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (self.staging / name).replace(target)
+        return [self.folder / name for name in [*names, self.record]]
+
+
+@contextmanager
+def staged(folder: Path, record: str = RECORD) -> Iterator[Outputs]:
+    """A folder to be filled in one go: whatever happens in the `with` block, only `Outputs.publish` changes it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files go; made if needed, and removed again if nothing came to be in it.
+    record : str
+        See `Outputs`.
+
+    Yields
+    ------
+    Outputs
 
     Raises
     ------
     InputError
-        If the folder cannot be written to.
+        If the folder cannot be written to, or the disk is full.
     """
+    existed = folder.exists()
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder, ignore_cleanup_errors=True)
+    try:
+        with temporary, disk_errors(folder, only_full=True):
+            yield Outputs(folder, Path(temporary.name), record)
+    finally:
+        if not existed:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
-        except OSError as error:
-            raise InputError(
-                f"results folder {folder} cannot be written to ({error.strerror}); choose another with --results"
-            ) from None
 
-    def __enter__(self) -> Outputs:
-        return self
+def read_record(path: Path) -> dict[str, Any]:
+    """What an earlier run recorded; always with `files` (empty where there is no record that can be read)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {**content, "files": [name for name in content["files"] if isinstance(name, str)]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"files": []}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        shutil.rmtree(self._staging, ignore_errors=True)
 
-    def path(self, name: str) -> Path:
-        """Where to write a file of this run now; `name` is relative to the result folder."""
-        path = self._staging / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def publish(self, provenance: dict[str, Any]) -> list[Path]:
-        """Write `run.json`, move all files into place, and return where they are now."""
-        names = sorted(str(path.relative_to(self._staging)) for path in self._staging.rglob("*") if path.is_file())
-        record = self.path("run.json")
-        record.write_text(json.dumps({**provenance, "files": names}, indent=2) + "\n")
-        stale = set(self._earlier_files()) - set(names)
-        for name in [*names, record.name]:
-            target = self.folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (self._staging / name).replace(target)
-        for name in stale:
-            (self.folder / name).unlink(missing_ok=True)
-        return [self.folder / name for name in [*names, record.name]]
-
-    def _earlier_files(self) -> list[str]:
-        """Files that an earlier run says it wrote here."""
-        try:
-            names = json.loads((self.folder / "run.json").read_text())["files"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
-        return [name for name in names if isinstance(name, str) and ".." not in Path(name).parts and name[:1] != "/"]
+def _is_inside(name: str) -> bool:
+    """Whether a name from a record stays in the record's folder."""
+    return ".." not in Path(name).parts and not Path(name).is_absolute()
 
 
 @contextmanager
-def disk_errors(path: Path, what: str = "") -> Iterator[None]:
-    """Errors of the file system as one line."""
+def disk_errors(path: Path, what: str = "", *, only_full: bool = False) -> Iterator[None]:
+    """Turn errors of the file system into one line.
+
+    Parameters
+    ----------
+    path : Path
+        What is being written.
+    what : str
+        What it is, where the path does not say it.
+    only_full : bool
+        Leave errors alone that have nothing to do with a full disk, as the block does more than write.
+
+    Raises
+    ------
+    InputError
+        In place of the OSError.
+    """
     try:
         yield
     except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        full = error.errno in _DISK_IS_FULL
+        if only_full and not full:
+            raise
+        reason = "the disk is full" if full else (error.strerror or str(error))
         raise InputError(
-            f"{path}: {what or 'it'} cannot be written ({reason}); free space, or choose another folder"
+            f"{path}: {what}{' ' if what else ''}cannot be written ({reason}); free space, or choose another folder"
         ) from None
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name when it is complete, and is removed if it never is."""
+    """A file that gets its name when it is complete, and is removed if it never is.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made if needed.
+
+    Yields
+    ------
+    binary file
+        Open for reading and writing.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,13 +199,36 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """UTF-8 text that is the same on every system; every line ends, the last one too."""
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8", newline="\n")
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Tab-separated text with a header, from rows of the same columns."""
+    write_lines(path, ["\t".join(rows[0]), *("\t".join(map(str, row.values())) for row in rows)])
+
+
+def write_conditions(path: Path, names: Sequence[str]) -> None:
+    """Names of the conditions, one per line; a file that is there already stays as it is."""
+    if not path.exists():
+        with written_whole(path) as file:
+            file.write("".join(f"{name}\n" for name in names).encode())
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Tab-separated text with a header; missing values are `n/a`, as in BIDS."""
     table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.9g")
 
 
 def write_arrays(path: Path, **arrays: ArrayLike) -> None:
-    """Numpy archive that opens with ``allow_pickle=False``."""
+    """Numpy archive that opens with ``allow_pickle=False``.
+
+    Raises
+    ------
+    ValueError
+        If an array is of objects.
+    """
     converted = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in converted.items():
         if array.dtype == object:
@@ -126,11 +236,29 @@ def write_arrays(path: Path, **arrays: ArrayLike) -> None:
     np.savez_compressed(path, allow_pickle=False, **converted)
 
 
+def write_ceilings(path: Path, rdms: Sequence[Path], lower: NDArray, upper: NDArray) -> None:
+    """Noise ceilings (n_searchlights,) for `read_ceilings`, with the names and sizes of the RDM files they are of."""
+    with written_whole(path) as file:
+        np.savez(file, allow_pickle=False, lower=lower, upper=upper, **names_and_sizes(rdms))
+
+
 def write_volume(path: Path, data: NDArray, affine: NDArray, intent: str = "none") -> None:
-    """NIfTI image: integers as int16, values as float32; `intent` "label" says that the integers are names."""
+    """NIfTI image in mm.
+
+    Parameters
+    ----------
+    path : Path
+    data : ndarray, shape (X, Y, Z)
+        Masks of uint8 stay so, other integers are written as int16, values as float32.
+    affine : ndarray, shape (4, 4)
+        Voxel indices to mm.
+    intent : str
+        NIfTI intent; "label" says that integers are names.
+    """
     import nibabel as nib
 
-    data = data.astype(np.int16 if data.dtype.kind in "iu" else np.float32)
+    if data.dtype != np.uint8:
+        data = data.astype(np.int16 if data.dtype.kind in "iu" else np.float32)
     image = nib.Nifti1Image(data, affine)
     image.header.set_xyzt_units("mm")
     image.header.set_intent(intent)

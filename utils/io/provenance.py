@@ -32,7 +32,17 @@ _PACKAGES = (
 
 
 def fingerprint(*arrays: NDArray) -> str:
-    """BLAKE2 digest of arrays, shapes and types included: which data a result comes from."""
+    """BLAKE2 digest of arrays, shapes and types included: which data a result comes from.
+
+    Parameters
+    ----------
+    *arrays : ndarray
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -43,11 +53,12 @@ def fingerprint(*arrays: NDArray) -> str:
 def provenance(
     figure: str, options: Mapping[str, Any], data: Mapping[str, Any], device: str, started: float
 ) -> dict[str, Any]:
-    """What a reader needs to run it again: command, options, data, versions, device, time taken.
+    """Describe a run so that a reader can repeat it: command, options, data, versions, device, time taken.
 
     Parameters
     ----------
     figure : str
+        What was made: a figure, or what a command writes.
     options : mapping
         All options with the values used.
     data : mapping
@@ -59,6 +70,7 @@ def provenance(
     Returns
     -------
     dict
+        What can be written as JSON.
     """
     versions = {}
     for package in _PACKAGES:
@@ -69,7 +81,7 @@ def provenance(
     return {
         "figure": figure,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
+        "options": {key: _plain(value) for key, value in options.items()},
         "data": dict(data),
         "device": device,
         "versions": {"dnn2brain": __version__, "python": platform.python_version(), **versions},
@@ -77,3 +89,10 @@ def provenance(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seconds": round(time.time() - started, 2),
     }
+
+
+def _plain(value: Any) -> Any:
+    """Paths, and those in lists, as text."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,7 +1,4 @@
-"""The data folder: where things lie, how they are read, and what is checked before any number is computed.
-
-Two layouts are read, the published release's and a generic one (data/README.md describes both).
-"""
+"""Readers of every file format, which check what they read and name the file in their errors."""
 
 from __future__ import annotations
 
@@ -15,15 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
+from utils.rdm import n_conditions_of, n_pairs_of
 
 
 def read_roi_labels(path: Path) -> list[tuple[int, str]]:
-    """Read the ROI table: CSV with columns id and roi; blanks around names are stripped.
+    """Read the ROI table: CSV with columns id and roi.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    list of (int, str)
+        Ids, from 1 on, and names without blanks around them, in the order of the table.
 
     Raises
     ------
     InputError
-        If a column is missing, an id is no positive whole number, or an id or name stands twice.
+        If a column is missing, an id is not a positive whole number, or an id or name occurs twice.
     """
     table = []
     for row in read_table(path, ",", ("id", "roi")):
@@ -31,10 +38,66 @@ def read_roi_labels(path: Path) -> list[tuple[int, str]]:
             raise InputError(f"{path}: ROI {row['roi']} has id '{row['id']}', expected a whole number from 1 on")
         table.append((int(row["id"]), row["roi"]))
     for column in zip(*table, strict=True):
-        doubled = sorted({str(value) for value in column if column.count(value) > 1})
-        if doubled:
-            raise InputError(f"{path}: {', '.join(doubled)} stand(s) more than once; ids and names must be unique")
+        check_unique(path, column, "ids and names must be unique")
     return table
+
+
+def check_unique(path: Path, values: Sequence[Any], expected: str) -> None:
+    """Raise an InputError with the values that occur more than once, if there are any."""
+    repeated = sorted({str(value) for value in values if values.count(value) > 1})
+    if repeated:
+        raise InputError(f"{path}: {', '.join(repeated)} occur(s) more than once; {expected}")
+
+
+def choose(wanted: Sequence[str], items: Sequence[Any], names: Sequence[str], kind: str) -> list[Any]:
+    """Those of the items whose names are wanted, in that order, each once; an InputError for an unknown name."""
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise InputError(f"unknown {kind}(s) {', '.join(unknown)}; there are {', '.join(names)}")
+    return [items[names.index(name)] for name in dict.fromkeys(wanted)]
+
+
+def check_n_conditions(path: Path, n_pairs: int, n_conditions: int) -> None:
+    """Raise an InputError if condensed RDMs of `n_pairs` are not of as many conditions as the model RDMs."""
+    if n_pairs != n_pairs_of(n_conditions):
+        try:
+            found = f"{n_conditions_of(n_pairs)} conditions"
+        except ValueError:
+            found = f"{n_pairs} entries per RDM, which no number of conditions gives,"
+        raise InputError(
+            f"{path}: found {found} where the model RDMs have {n_conditions}; both must be of the same conditions"
+        )
+
+
+def read_conditions(path: Path) -> list[str]:
+    """Read the names of conditions from a text file, one per line.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    InputError
+        If the file is unreadable, a line between others is empty, a name occurs twice, or there are fewer than two.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: is not a readable text file ({error}); expected one condition per line") from None
+    names = [line.strip() for line in text.rstrip().split("\n")]
+    if "" in names[:-1]:
+        raise InputError(f"{path}: line {names.index('') + 1} is empty; expected one condition per line")
+    check_unique(path, names, "give every condition one line")
+    if len(names) < 2:
+        raise InputError(
+            f"{path}: names {len([n for n in names if n])} condition(s), expected two or more, one per line"
+        )
+    return names
 
 
 # Square RDMs that differ from their transpose by more than this share of their range are not RDMs.
@@ -74,7 +137,7 @@ def read_rdms(path: Path, key: str, name: str) -> NDArray[np.float64]:
     vectors, mirrored = rdms[..., rows, columns], rdms[..., columns, rows]
     if np.abs(vectors - mirrored).max() > _SYMMETRY_TOLERANCE * max(np.ptp(vectors), np.finfo(float).tiny):
         raise InputError(
-            f"{path}: {name} is not symmetric (difference {np.abs(vectors - mirrored).max():.3g}), so it is no RDM"
+            f"{path}: {name} is not symmetric (difference {np.abs(vectors - mirrored).max():.3g}), so it is not an RDM"
         )
     constant = np.atleast_1d(np.ptp(vectors, axis=-1) == 0)
     if constant.any():
@@ -95,7 +158,7 @@ def _read_mat(path: Path, key: str) -> NDArray:
             f"{path}: is a MATLAB 7.3 file, which cannot be read; save it with `save(..., '-v7')`"
         ) from None
     except (MatReadError, ValueError, TypeError, OSError, EOFError) as error:
-        raise InputError(f"{path}: is no readable MATLAB file ({error})") from None
+        raise InputError(f"{path}: is not a readable MATLAB file ({error})") from None
     if key not in content:
         found = ", ".join(name for name in content if not name.startswith("__")) or "nothing"
         raise InputError(f"{path}: holds {found}, expected a variable named '{key}'")
@@ -103,15 +166,83 @@ def _read_mat(path: Path, key: str) -> NDArray:
 
 
 def open_array(path: Path) -> Any:
-    """A .npy file memory-mapped, or an .npz archive; never a pickle."""
+    """Open a .npy file memory-mapped, or an .npz archive; never a pickle.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    numpy.memmap or numpy.lib.npyio.NpzFile
+
+    Raises
+    ------
+    InputError
+        If the file is neither.
+    """
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: is no readable numpy file ({error})") from None
+        raise InputError(f"{path}: is not a readable numpy file ({error})") from None
+
+
+def names_and_sizes(paths: Sequence[Path]) -> dict[str, NDArray]:
+    """Names and sizes of RDM files, kept with their noise ceilings to tell later whether they are still the same."""
+    sizes = np.array([path.stat().st_size for path in paths], dtype=np.int64)
+    return {"names": np.array([path.name for path in paths]), "sizes": sizes}
+
+
+def read_ceilings(path: Path, rdms: Sequence[Path]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Read noise ceilings that were kept beside RDMs.
+
+    Parameters
+    ----------
+    path : Path
+        Archive with arrays lower and upper, and perhaps the names and sizes of the RDM files.
+    rdms : sequence of Path
+        RDM files that there are now, sorted by name.
+
+    Returns
+    -------
+    (lower, upper), each ndarray of float64, shape (n_searchlights,), or None
+        None if there is no such archive, or the RDMs have changed since.
+
+    Raises
+    ------
+    InputError
+        If it holds something else.
+    """
+    if not path.exists() or path.stat().st_mtime < max(rdm.stat().st_mtime for rdm in rdms):
+        return None
+    arrays = open_array(path)
+    if not {"lower", "upper"} <= set(arrays.files):
+        raise InputError(f"{path}: found arrays {', '.join(arrays.files)}, expected lower and upper")
+    kept = {name: arrays[name] for name in ("names", "sizes") if name in arrays.files}
+    if kept and not all(np.array_equal(kept.get(name, []), now) for name, now in names_and_sizes(rdms).items()):
+        return None
+    return arrays["lower"], arrays["upper"]
 
 
 def read_volume(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Data (X, Y, Z) and affine of a NIfTI image."""
+    """Read a volume.
+
+    Parameters
+    ----------
+    path : Path
+        NIfTI image of three dimensions, or of four of which the last is 1.
+
+    Returns
+    -------
+    data : ndarray of float64, shape (X, Y, Z)
+    affine : ndarray of float64, shape (4, 4)
+        Voxel indices to mm.
+
+    Raises
+    ------
+    InputError
+        If the file is not such an image.
+    """
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
 
@@ -119,7 +250,7 @@ def read_volume(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         image: Any = nib.load(path)
         data = np.asarray(image.dataobj, dtype=np.float64)
     except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: is no readable NIfTI image ({error})") from None
+        raise InputError(f"{path}: is not a readable NIfTI image ({error})") from None
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]
     if data.ndim != 3:
@@ -128,11 +259,29 @@ def read_volume(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def read_table(path: Path, delimiter: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a text table, stripped of blanks; the named columns are there and filled."""
+    """Read a text table with a header.
+
+    Parameters
+    ----------
+    path : Path
+    delimiter : str
+    columns : sequence of str
+        Columns that must be there, and filled in every row.
+
+    Returns
+    -------
+    list of dict of str to str
+        Rows, without blanks around names and values; empty lines are left out.
+
+    Raises
+    ------
+    InputError
+        If the file is unreadable, or a column, a value or all rows are missing.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: is no readable text table ({error})") from None
+        raise InputError(f"{path}: is not a readable text table ({error})") from None
     reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
     header = [(name or "").strip() for name in reader.fieldnames or []]
     absent = [name for name in columns if name not in header]
@@ -180,7 +329,15 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
 
 
 def read_noise_ceiling(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Read the release's pickled noise ceiling, (lower, upper), without running anything that the file brings.
+    """Read the pickled noise ceilings of the release without running any code that the file may bring.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    lower, upper : ndarray of float64, shape (n_searchlights,)
 
     Raises
     ------
@@ -195,7 +352,9 @@ def read_noise_ceiling(path: Path) -> tuple[NDArray[np.float64], NDArray[np.floa
             f"{path}: refused, since it asks for '{error}'; expected two numpy arrays (lower, upper) and nothing else"
         ) from None
     except (EOFError, ValueError, TypeError, AttributeError, IndexError, ImportError, KeyError) as error:
-        raise InputError(f"{path}: is no readable pickle ({error}); expected two numpy arrays (lower, upper)") from None
+        raise InputError(
+            f"{path}: is not a readable pickle ({error}); expected two numpy arrays (lower, upper)"
+        ) from None
     arrays = content if isinstance(content, (tuple, list, np.ndarray)) else ()
     if len(arrays) != 2 or any(not isinstance(a, np.ndarray) or a.dtype.kind not in "fiu" for a in arrays):
         raise InputError(f"{path}: found {type(content).__name__}, expected two numpy arrays of numbers (lower, upper)")

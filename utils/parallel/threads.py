@@ -12,15 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 def in_threads(work: Callable[[int, int], None], n: int, least: int) -> None:
     """Call ``work(first, last)`` on stretches that make up ``range(n)``, one for each thread that this process may use.
 
-    Within a thread of whatever pool, where the cores are at work already, it is one call.
+    It is a single call within a thread of any pool, since the cores are busy then.
 
     Parameters
     ----------
     work : callable
-        Releases Python's lock for most of its time, and writes only what no other stretch writes.
+        Releases Python's global lock for most of its time, and writes only what no other stretch writes.
     n : int
+        Length of the range.
     least : int
-        Shorter stretches are not worth a thread.
+        Length of the shortest stretch that is worth a thread.
+
+    Raises
+    ------
+    Exception
+        Whatever `work` raises, of the first stretch that fails.
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
     n_threads = int(given) if given.isdigit() and int(given) > 0 else available_cores()
@@ -34,7 +40,13 @@ def in_threads(work: Callable[[int, int], None], n: int, least: int) -> None:
 
 
 def available_cores() -> int:
-    """Cores that this process may use: its CPU affinity, or fewer if SLURM or OMP_NUM_THREADS grant fewer."""
+    """Cores that this process may use.
+
+    Returns
+    -------
+    int
+        Those of its CPU affinity, or fewer if SLURM_CPUS_PER_TASK or OMP_NUM_THREADS grant fewer.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     granted = [os.environ.get(name, "") for name in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS")]
     return min([cores, *(int(number) for number in granted if number.isdigit() and int(number) > 0)])
@@ -43,7 +55,12 @@ def available_cores() -> int:
 def use_threads(n: int) -> None:
     """Make numpy and torch use `n` threads, whether they are loaded already or not.
 
-    So does numba: `utils.stats.exceedances` takes torch's number, since numba has one for each thread that calls it.
+    Numba follows: `utils.stats.exceedances_cpu` takes torch's number, since numba keeps one per calling thread.
+
+    Parameters
+    ----------
+    n : int
+        Number of threads, 1 or more.
     """
     from threadpoolctl import threadpool_limits
 

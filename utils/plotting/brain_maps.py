@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.tasks import Model, group_names, legend_order
-from utils.datasets.rois import Atlas
 from utils.io.output import Outputs
 from utils.plotting.colors import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR
 from utils.plotting.explorer import write_explorer
@@ -18,6 +17,7 @@ from utils.plotting.label_maps import LabelMap, Locations, Map, ValueMap
 from utils.plotting.montage import montage
 from utils.plotting.nilearn_page import write_nilearn_page
 from utils.plotting.page_layout import Look, save_figure
+from utils.rdms.atlas import Atlas
 from utils.stats.noise_ceiling import ceiling_as_r2
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.datasets.rois import Atlas
+from utils.io.templates import render
 from utils.plotting.label_maps import OUTSIDE, SURFACE_NOTE, LabelMap, Map, ValueMap
 from utils.plotting.page_layout import Look, text_width
-from utils.plotting.pages import write_page
 from utils.plotting.surface import (
     HEMISPHERES,
     Hemisphere,
@@ -25,6 +23,7 @@ from utils.plotting.surface import (
     sample_values,
     triangle_corners,
 )
+from utils.rdms.atlas import Atlas
 
 # How far labels lie above the grey cortex: enough to hide it, too little to be seen.
 _LIFT_MM = 0.35
@@ -78,18 +77,16 @@ def write_explorer(
     titles = [own.title for own in maps]
     if "" in titles or len(set(titles)) < len(titles):
         raise ValueError(f"titles of the maps are {titles}: expected one of its own for each")
-    content = _content(maps, first, look.surface, atlas)
-    write_page(
-        path,
-        "explorer.html",
+    page = render(
+        "plotting/explorer.html",
         look=look,
         maps=titles,
         notes=" ".join([*notes, SURFACE_NOTE, _HELP_NOTE]),
         tables=[own for own in maps if isinstance(own, LabelMap)],
         plotly=get_plotlyjs(),
-        # Inside a script element nothing is escaped, and only this would end it.
-        content=json.dumps(content, separators=(",", ":")).replace("</", "<\\/"),
+        content=_content(maps, first, look.surface, atlas),
     )
+    Path(path).write_text(page, encoding="utf-8")
 
 
 def _content(maps: Sequence[Map], first: LabelMap, surface: str, atlas: Atlas | None) -> dict[str, Any]:

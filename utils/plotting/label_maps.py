@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from utils import InputError
-from utils.datasets.rois import Atlas
+from utils.rdms.atlas import Atlas
 
 OUTSIDE = "outside the map"
 SURFACE_NOTE = (

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.io.templates import render
 from utils.plotting.label_maps import OUTSIDE, SURFACE_NOTE, LabelMap
 from utils.plotting.page_layout import Look
-from utils.plotting.pages import write_page
 from utils.plotting.surface import HEMISPHERES, fetch_meshes, load_hemisphere, sample_labels
 
 _VIEWER_NOTE = (
@@ -40,15 +40,15 @@ def write_nilearn_page(path: str | Path, label_map: LabelMap, look: Look, notes:
     InputError
         If the surface cannot be downloaded.
     """
-    write_page(
-        path,
-        "nilearn_page.html",
+    page = render(
+        "plotting/nilearn_page.html",
         look=look,
         viewers={hemi: _viewer(label_map, hemi, look.surface) for hemi in HEMISPHERES},
         map=label_map,
         outside=OUTSIDE,
         notes=[*notes, SURFACE_NOTE, _VIEWER_NOTE],
     )
+    Path(path).write_text(page, encoding="utf-8")
 
 
 def _viewer(label_map: LabelMap, hemi: str, surface: str) -> str:

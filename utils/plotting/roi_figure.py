@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.tasks import Model
-from utils.analysis.rois import Partition
-from utils.analysis.significance import Outcome
+from utils.analysis.rois import RoiFit
 from utils.datasets.rois import PAPER_ROIS
 from utils.plotting import venn
 from utils.plotting.colors import to_published_color
@@ -532,48 +530,38 @@ def _ceiling(ceiling: CeilingPanel, page_width: float) -> list[Band]:
     ]
 
 
-def roi_panels(
-    rois: Sequence[str],
-    models: Sequence[Model],
-    colors: Mapping[str, str],
-    partition: Partition,
-    outcome: Outcome,
-    alpha: float,
-) -> list[RoiPanel]:
-    """What `roi_figure` shows of each ROI.
+def roi_panels(fit: RoiFit, colors: Mapping[str, str], alpha: float) -> list[RoiPanel]:
+    """What the figure shows of each ROI.
 
     Parameters
     ----------
-    rois : sequence of str
-    models : sequence of Model
-        What `partition.sets` counts.
+    fit : RoiFit
     colors : mapping of str to str
         Colours of the models, by their keys.
-    partition : Partition
-    outcome : Outcome
     alpha : float
-        Significance level.
+        Level of significance of stars and brackets.
 
     Returns
     -------
     list of RoiPanel
     """
-    subsets = [frozenset(part) for part in part_names(len(partition.sets))]
+    partition, test = fit.partition, fit.test
+    parts = [frozenset(part) for part in part_names(len(partition.sets))]
     panels = []
-    for i, roi in enumerate(rois):
-        members = [models[k] for k in partition.sets[:, i]]
-        differ = outcome.q_difference[:, i] <= alpha
+    for i, name in enumerate(fit.rois.names):
+        members = [fit.models.models[k] for k in partition.sets[:, i]]
+        differ = test.q_difference[:, i] <= alpha
         panels.append(
             RoiPanel(
-                roi=roi,
+                roi=name,
                 labels=[model.label for model in members],
                 colors=[colors[model.key] for model in members],
                 unique=partition.unique[:, i],
                 se=partition.se[:, i],
-                significant=list(outcome.q[:, i] <= alpha),
-                brackets=[pair for pair, differs in zip(outcome.pairs, differ, strict=True) if differs],
+                significant=list(test.q[:, i] <= alpha),
+                brackets=[pair for pair, differs in zip(test.pairs, differ, strict=True) if differs],
                 total=float(partition.total[i]),
-                parts=dict(zip(subsets, partition.parts[:, i].tolist(), strict=True)),
+                parts=dict(zip(parts, partition.parts[:, i].tolist(), strict=True)),
             )
         )
     return panels

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.io.readers import read_volume
+from utils.io.readers import check_unique, read_roi_labels, read_volume
 from utils.rdms.betas import Grid
 from utils.rdms.stimuli import natural_key
 
@@ -31,21 +31,24 @@ _LARGEST_ID = 32767  # label volumes are written as 16-bit integers
 
 @dataclass(frozen=True)
 class Atlas:
-    """ROI labels on the grid of the beta maps.
+    """A volume of ROI labels.
 
     Attributes
     ----------
-    labels : ndarray of int32, shape (X, Y, Z)
+    labels : ndarray of int, shape (X, Y, Z)
         Number of the ROI of each voxel, 0 outside all.
+    affine : ndarray of float64, shape (4, 4)
+        Voxel indices to mm.
     names : dict of int to str
-        Names of the ROIs, with or without voxels.
+        Names of the ROIs by their numbers, with or without voxels.
     source : str
         File or files, for messages.
     """
 
-    labels: NDArray[np.int32]
+    labels: NDArray
+    affine: NDArray[np.float64]
     names: dict[int, str]
-    source: str
+    source: str = ""
 
 
 def read_atlas(
@@ -96,51 +99,58 @@ def read_atlas(
     if not found & set(names):
         raise InputError(
             f"{source}: holds none of the {len(names)} ids of {table or 'Wang et al. 2015'} where the beta maps are "
-            f"(found {_few(found)}); give the matching --labels, or an atlas in the space of the beta maps"
+            f"(found {_few(found)}); give the matching table as `labels`, or an atlas in the space of the beta maps"
         )
     unnamed = found - set(names)
     if unnamed:
         warnings.warn(f"{source}: label(s) {_few(unnamed)} have no name in the table and are left out", stacklevel=2)
     if hemisphere in ("left", "right"):
-        return Atlas(volumes[hemisphere], names, source)
+        return Atlas(volumes[hemisphere], grid.affine, names, source)
     if hemisphere == "both":
-        return Atlas(_joined(list(volumes.values()), source), names, source)
+        return Atlas(_joined(list(volumes.values()), source), grid.affine, names, source)
     shift = 10 ** len(str(max(names)))
     if shift + max(names) > _LARGEST_ID:
-        raise InputError(f"{source}: ids up to {max(names)} leave no room for those of --hemisphere separate; renumber")
+        raise InputError(
+            f"{source}: ids up to {max(names)} leave no room for those of separate hemispheres (`hemisphere`); renumber"
+        )
     right = np.where(volumes["right"] > 0, volumes["right"] + shift, 0)
     halves = {number: name + _SUFFIX["left"] for number, name in names.items()}
     halves |= {number + shift: name + _SUFFIX["right"] for number, name in names.items()}
-    return Atlas(_joined([volumes["left"], right], source), halves, source)
+    return Atlas(_joined([volumes["left"], right], source), grid.affine, halves, source)
 
 
 def read_roi_names(path: Path) -> dict[int, str]:
-    """Names of ROIs by number, from a CSV with columns id and roi or from lines of a number and a name.
+    """Read the names of ROIs from a CSV with columns id and roi, or from lines of a number and a name.
 
     The second is how ROIfiles_Labeling.txt of Wang et al. 2015 has them: blank-separated, with further words between
     number and name, and a title.
 
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    dict of int to str
+        Names by number.
+
     Raises
     ------
     InputError
-        If the file is neither, or a number or name stands twice, or a name cannot be that of a file.
+        If the file is neither, a number or name occurs twice, or a name cannot be that of a file.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: is no readable text table ({error})") from None
+        raise InputError(f"{path}: is not a readable text table ({error})") from None
     if "," in next((line for line in lines if line.strip()), ""):
-        from utils.io.readers import read_roi_labels
-
         pairs = read_roi_labels(path)
     else:
         pairs = [pair for line in lines if (pair := _number_and_name(line))]
     if not pairs:
         raise InputError(f"{path}: no ROI found; expected a CSV with columns id and roi, or lines such as 1 V1v")
     for column in zip(*pairs, strict=True):
-        doubled = sorted({str(value) for value in column if column.count(value) > 1})
-        if doubled:
-            raise InputError(f"{path}: {', '.join(doubled)} stand(s) more than once; ids and names must be unique")
+        check_unique(path, column, "ids and names must be unique")
     for number, name in pairs:
         if re.search(r'[/\\:*?"<>|]', name) or name.startswith("."):
             raise InputError(f"{path}: ROI '{name}' (id {number}) cannot be the name of a file; call it something else")
@@ -160,7 +170,7 @@ def _wang_names(paths: Sequence[Path]) -> dict[int, str]:
     other = next((path for path in paths if not _WANG_FILE.search(path.name)), None)
     if other is not None:
         raise InputError(
-            f"{other}: names of its ROIs are not known; give --labels, a CSV with columns id and roi "
+            f"{other}: names of its ROIs are not known; give a CSV with columns id and roi as `labels` "
             "(only those of Wang et al. 2015, maxprob_vol_… and perc_VTPM_vol_…, are built in)"
         )
     return dict(enumerate(WANG_ROIS, start=1))
@@ -186,8 +196,8 @@ def _by_side(paths: Sequence[Path], wanted: Hemisphere) -> dict[str, list[Path]]
     for side in needed:
         if side not in sides:
             raise InputError(
-                f"{paths[0]}: no file of the {side} hemisphere is given, which --hemisphere {wanted} needs; give it, "
-                f"or --hemisphere {'left' if side == 'right' else 'right'}"
+                f"{paths[0]}: no file of the {side} hemisphere is given, which `hemisphere` {wanted} needs; give it, "
+                f"or `hemisphere` {'left' if side == 'right' else 'right'}"
             )
     return {side: sides[side] for side in needed}
 
@@ -218,16 +228,16 @@ def _read_labels(files: Sequence[Path], grid: Grid) -> NDArray[np.int32]:
     if len(files) > 1:
         raise InputError(
             f"{files[1]}: is a second volume of the same hemisphere beside {files[0].name}; expected one, "
-            "or probability maps with --threshold"
+            "or probability maps with a `threshold`"
         )
     data, affine = _read(files[0])
     if data.ndim != 3:
         raise InputError(
-            f"{files[0]}: has {data.ndim} dimensions, expected 3-D labels; for probability maps give --threshold"
+            f"{files[0]}: has {data.ndim} dimensions, expected 3-D labels; for probability maps give a `threshold`"
         )
     if not np.isfinite(data).all() or (data != np.round(data)).any() or data.min() < 0:
         raise InputError(
-            f"{files[0]}: holds values that are no labels (whole numbers); for probability maps give --threshold"
+            f"{files[0]}: holds values that are not labels (whole numbers); for probability maps give a `threshold`"
         )
     return _on_grid(data, affine, grid).astype(np.int32)
 
@@ -242,7 +252,7 @@ def _read_maps(files: Sequence[Path], grid: Grid, names: dict[int, str], thresho
         labels[larger], best[larger] = number, values[larger]
     if not labels.any():
         raise InputError(
-            f"{files[0]}: no value reaches --threshold {threshold:g} where the beta maps are; "
+            f"{files[0]}: no value reaches `threshold` {threshold:g} where the beta maps are; "
             "give one in the unit of the maps (percent or share), or maps in the space of the beta maps"
         )
     return labels
@@ -299,7 +309,7 @@ def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     except InputError:
         raise
     except Exception as error:  # nibabel, zlib and the system each have their own way to say "unreadable"
-        raise InputError(f"{path}: is no readable NIfTI image ({' '.join(str(error).split())})") from None
+        raise InputError(f"{path}: is not a readable NIfTI image ({' '.join(str(error).split())})") from None
 
 
 def _warn_of_resampling(files: Sequence[Path], grid: Grid) -> None:

@@ -25,10 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.io.readers import read_volume
+from utils.io.readers import read_conditions, read_volume
 from utils.rdms.stimuli import natural_key
 
-CONDITIONS_FILE = "conditions.txt"
 _GRID_TOLERANCE_MM = 1e-3
 _READ_BYTES = 64 * 2**20  # of a 4-D file at a time
 _SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+")
@@ -130,9 +129,27 @@ class Betas:
                 patterns /= len(subject.runs)
         return patterns
 
+    def __str__(self) -> str:
+        """One line on what was found, so that a wrong grouping shows."""
+        n_runs = [max([len(s.runs), *(len(files) for files in s.maps.values())]) for s in self.subjects]
+        runs = f"{n_runs[0]}" if len(set(n_runs)) == 1 else f"{min(n_runs)} to {max(n_runs)}"
+        names = [subject.name for subject in self.subjects]
+        shown = ", ".join(names if len(names) <= 4 else [*names[:2], "…", names[-1]])
+        return f"{len(names)} subject(s): {shown}; {len(self.conditions)} conditions, {runs} run(s) each"
 
-def find_betas(paths: Sequence[Path], conditions: Path | None = None, data: Path | None = None) -> Betas:
-    """Sort files into subjects, conditions and runs, and check all that headers tell.
+    def provenance(self) -> dict[str, Any]:
+        """What run.json says of them."""
+        return {
+            "simulated": False,
+            "n_subjects": len(self.subjects),
+            "n_conditions": len(self.conditions),
+            "grid": str(self.grid),
+            "files": {subject.name: [str(path) for path in subject.files] for subject in self.subjects},
+        }
+
+
+def find_betas(paths: Sequence[Path], conditions: Path | None = None, kept: Path | None = None) -> Betas:
+    """Sort files into subjects, conditions and runs, and check everything that their headers tell.
 
     Parameters
     ----------
@@ -140,8 +157,9 @@ def find_betas(paths: Sequence[Path], conditions: Path | None = None, data: Path
         See the top of this module.
     conditions : Path, optional
         Text file with the names of the conditions, in order, one per line.
-    data : Path, optional
-        Data folder whose conditions.txt counts where no other is given.
+    kept : Path, optional
+        Such a file of the data folder that the RDMs are for, which need not exist: its names are taken where no others
+        are given, and others are refused.
 
     Returns
     -------
@@ -150,16 +168,19 @@ def find_betas(paths: Sequence[Path], conditions: Path | None = None, data: Path
     Raises
     ------
     InputError
-        If a file is missing or unreadable; names or numbers of conditions differ, between subjects or from those given;
-        4-D files come without names of conditions; files are on different grids; or names of subjects are not clear.
+        If a file is missing or unreadable; names or numbers of conditions differ, between subjects or from those given
+        or kept; 4-D files come without names of conditions; files are on different grids; or subjects cannot be told
+        apart.
     """
     headers: dict[Path, _Header] = {}
     subjects = tuple(_as_subject(name, files, headers) for name, files in _group_by_subject(paths).items())
-    kept = None if data is None else data / CONDITIONS_FILE
-    source = conditions or (kept if kept is not None and kept.is_file() else None)
+    kept = kept if kept is not None and kept.is_file() else None
+    source = conditions or kept
     names = read_conditions(source) if source is not None else _names_of_maps(subjects)
     for subject in subjects:
         _check_conditions(subject, names, headers, source or subjects[0].name)
+    if kept is not None:
+        _check_same_conditions(kept, names)
     first = next(iter(headers))
     for path, header in headers.items():
         if not header.grid.equals(headers[first].grid):
@@ -179,7 +200,7 @@ def _group_by_subject(paths: Sequence[Path]) -> dict[str, list[Path]]:
             raise InputError(f"{path}: no such file or folder; give one 4-D NIfTI file or one folder per subject")
     repeated = sorted({str(path) for path in paths if list(paths).count(path) > 1})
     if repeated:
-        raise InputError(f"--betas: {', '.join(repeated)} is given more than once; give every file or folder once")
+        raise InputError(f"`betas`: {', '.join(repeated)} is given more than once; give every file or folder once")
     tokens = [_subject_token(path) for path in paths]
     own = _own_names([path for path, token in zip(paths, tokens, strict=True) if not token])
     grouped: dict[str, list[Path]] = {}
@@ -204,7 +225,7 @@ def _own_names(paths: Sequence[Path]) -> dict[Path, str]:
         if len(set(names)) == len(names) and all(names):
             return dict(zip(paths, names, strict=True))
     raise InputError(
-        f"--betas: cannot tell subjects apart, as files are named alike ({', '.join(sorted(set(names)))}); "
+        f"`betas`: cannot tell subjects apart, as files are named alike ({', '.join(sorted(set(names)))}); "
         "put the subject into the names of files or folders, such as sub-01"
     )
 
@@ -246,38 +267,13 @@ def _as_subject(name: str, files: Sequence[Path], headers: dict[Path, _Header]) 
     return Subject(name, maps=maps)
 
 
-def read_conditions(path: Path) -> list[str]:
-    """Names of conditions from a text file, one per line.
-
-    Raises
-    ------
-    InputError
-        If the file is unreadable, a line between others is empty, a name stands twice, or there are fewer than two.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: is no readable text file ({error}); expected one condition per line") from None
-    names = [line.strip() for line in text.rstrip().split("\n")]
-    if "" in names[:-1]:
-        raise InputError(f"{path}: line {names.index('') + 1} is empty; expected one condition per line")
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise InputError(f"{path}: {', '.join(doubled)} stand(s) more than once; give every condition one line")
-    if len(names) < 2:
-        raise InputError(
-            f"{path}: names {len([n for n in names if n])} condition(s), expected two or more, one per line"
-        )
-    return names
-
-
 def _names_of_maps(subjects: Sequence[Subject]) -> list[str]:
     """Conditions of the first subject's 3-D files, in natural order."""
     deep = next((subject for subject in subjects if subject.runs), None)
     if deep is not None:
         raise InputError(
             f"{deep.runs[0]}: a 4-D file does not say which volume is which condition; "
-            "give --conditions FILE with their names in order, one per line"
+            "give a file with their names in order, one per line, as `conditions`"
         )
     names = sorted(subjects[0].maps, key=natural_key)
     if len(names) < 2:
@@ -311,26 +307,17 @@ def _few(names: Sequence[str]) -> str:
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
-def check_conditions_of(data: Path, names: Sequence[str]) -> None:
-    """Make sure that a data folder is of these conditions, in this order, or has none yet.
-
-    Raises
-    ------
-    InputError
-        If its conditions.txt names others.
-    """
-    path = data / CONDITIONS_FILE
-    if not path.exists():
-        return
+def _check_same_conditions(path: Path, names: Sequence[str]) -> None:
+    """Make sure that the file of a data folder names these conditions, in this order."""
     kept = read_conditions(path)
     if list(names) == kept:
         return
-    place = next((i for i, pair in enumerate(zip(kept, names, strict=False)) if pair[0] != pair[1]), None)
-    found = f"{len(kept)} conditions" if place is None else f"{kept[place]} in line {place + 1}"
-    expected = f"{len(names)}" if place is None else f"{names[place]}"
+    line = next((i for i, pair in enumerate(zip(kept, names, strict=False)) if pair[0] != pair[1]), None)
+    found = f"{len(kept)} conditions" if line is None else f"{kept[line]} in line {line + 1}"
+    expected = f"{len(names)}" if line is None else f"{names[line]}"
     raise InputError(
         f"{path}: has {found} where the beta maps have {expected}; RDMs in one data folder must be of the same "
-        "conditions in the same order: give --conditions to match, or another --out"
+        "conditions in the same order: give `conditions` to match, or another folder as `out`"
     )
 
 
@@ -361,7 +348,7 @@ def _open(path: Path) -> Any:
         # An open file goes on where the last slice ended: compressed ones are then unpacked only once.
         return nib.load(path, keep_file_open=True)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: is no readable NIfTI image ({_one_line(error)}); copy or make it again") from None
+        raise InputError(f"{path}: is not a readable NIfTI image ({_one_line(error)}); copy or make it again") from None
 
 
 def _one_line(error: BaseException) -> str:
@@ -388,41 +375,34 @@ def _add_run(path: Path, flat: NDArray[np.int64], patterns: NDArray) -> None:
             patterns[:, start + i] += volumes[:, i][flat]
 
 
-def read_mask(path: Path) -> tuple[NDArray[np.bool_], Grid]:
-    """Brain mask, inside where values are greater than zero.
+def read_mask(path: Path, betas: Betas | None = None) -> tuple[NDArray[np.bool_], Grid]:
+    """Read a brain mask, inside where values are greater than zero.
+
+    Parameters
+    ----------
+    path : Path
+    betas : Betas, optional
+        Beta maps on whose grid it has to be.
+
+    Returns
+    -------
+    inside : ndarray of bool, shape (X, Y, Z)
+    grid : Grid
 
     Raises
     ------
     InputError
-        If the file is unreadable, or no voxel is inside.
+        If the file is unreadable, no voxel is inside, or the grid is another.
     """
     data, affine = read_volume(path)
     inside = np.nan_to_num(data) > 0
     if not inside.any():
         raise InputError(f"{path}: not a single voxel is inside (greater than 0); give the brain mask of the beta maps")
     x, y, z = inside.shape
-    return inside, Grid((x, y, z), affine)
-
-
-def check_same_grid(path: Path, grid: Grid, betas: Betas) -> None:
-    """Make sure that a volume is on the grid of the beta maps.
-
-    Raises
-    ------
-    InputError
-        If it is not.
-    """
-    if not grid.equals(betas.grid):
+    grid = Grid((x, y, z), affine)
+    if betas is not None and not grid.equals(betas.grid):
         raise InputError(
             f"{path}: is on a grid of {grid}, but the beta maps ({betas.subjects[0].name}) are on one of "
             f"{betas.grid}; resample it to theirs (nearest neighbour)"
         )
-
-
-def describe(betas: Betas) -> str:
-    """One line on what was found, so that a wrong grouping shows."""
-    n_runs = [max([len(s.runs), *(len(files) for files in s.maps.values())]) for s in betas.subjects]
-    runs = f"{n_runs[0]}" if len(set(n_runs)) == 1 else f"{min(n_runs)} to {max(n_runs)}"
-    names = [subject.name for subject in betas.subjects]
-    shown = ", ".join(names if len(names) <= 4 else [*names[:2], "…", names[-1]])
-    return f"{len(names)} subject(s): {shown}; {len(betas.conditions)} conditions, {runs} run(s) each"
+    return inside, grid

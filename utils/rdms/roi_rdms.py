@@ -3,69 +3,50 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from utils import InputError
-from utils.rdm import expand, n_pairs_of, pattern_rdms
+from utils.io.data_folder import RECORD, DataFolder
+from utils.io.output import staged, write_conditions, write_lines, write_rows, write_volume
+from utils.io.provenance import fingerprint
+from utils.rdm import expand, pattern_rdms
+from utils.rdms.atlas import Atlas
+from utils.rdms.betas import Betas, Subject
 from utils.rdms.searchlights import MIN_VOXELS, usable_voxels
 
-if TYPE_CHECKING:
-    from utils.rdms.atlas import Atlas
-    from utils.rdms.betas import Betas, Subject
+# An RDM of so few voxels is worth a warning: it is noise for the most part.
+_FEW_VOXELS = 10
 
 
-def roi_rdms(
-    betas: ArrayLike, atlas: ArrayLike, ids: Sequence[int], names: Sequence[str] | None = None
-) -> NDArray[np.float64]:
-    """RDM of every ROI: 1 - Pearson correlation of its voxel patterns, for all pairs of conditions.
+def roi_rdm(patterns: NDArray, title: str, metric: str = "correlation", center: bool = False) -> NDArray[np.float64]:
+    """RDM of an ROI, computed in float64.
 
     Voxels that are constant over conditions or not finite in one of them are left out.
 
     Parameters
     ----------
-    betas : array_like, shape (n_conditions, X, Y, Z)
-        Response of every voxel to every condition.
-    atlas : array_like of int, shape (X, Y, Z)
-        Label of every voxel, 0 outside all ROIs.
-    ids : sequence of int
-        Labels of the wanted ROIs.
-    names : sequence of str, optional
-        Their names, for messages.
+    patterns : ndarray, shape (n_conditions, n_voxels)
+    title : str
+        Which ROI it is, for messages.
+    metric : str
+        One of `utils.rdm.METRICS`.
+    center : bool
+        Subtract the mean over conditions from every voxel first.
 
     Returns
     -------
-    ndarray of float64, shape (len(ids), n_pairs)
-        Condensed RDMs.
+    ndarray of float64, shape (n_pairs,)
 
     Raises
     ------
     InputError
-        If the arrays do not fit together, an ROI has fewer than two usable voxels, or a condition's pattern in it is
-        constant.
+        If fewer than two voxels are usable, or a condition's pattern over them is constant.
     """
-    betas, atlas = np.asarray(betas), np.asarray(atlas)
-    if betas.ndim != 4 or betas.shape[0] < 2:
-        raise InputError(
-            f"beta maps: expected shape (conditions, X, Y, Z) with 2 conditions or more, found {betas.shape}"
-        )
-    if atlas.shape != betas.shape[1:]:
-        raise InputError(
-            f"atlas of shape {atlas.shape} is not on the grid of the beta maps {betas.shape[1:]}; resample it"
-        )
-    titles = [f"ROI {roi}" if names is None else f"ROI {names[i]} (label {roi})" for i, roi in enumerate(ids)]
-    flat, labels = betas.reshape(len(betas), -1), atlas.reshape(-1)
-    rdms = np.empty((len(ids), n_pairs_of(len(betas))))
-    for i, roi in enumerate(ids):
-        rdms[i] = roi_rdm(flat[:, labels == roi], titles[i])
-    return rdms
-
-
-def roi_rdm(patterns: NDArray, title: str, metric: str = "correlation", center: bool = False) -> NDArray[np.float64]:
-    """Condensed RDM of `patterns` (n_conditions, n_voxels)."""
     n_voxels = patterns.shape[1]
     if n_voxels == 0:
         raise InputError(f"{title}: the atlas has no voxel with that label; check the label, or leave the ROI out")
@@ -83,9 +64,52 @@ def roi_rdm(patterns: NDArray, title: str, metric: str = "correlation", center: 
     return rdm
 
 
-FOLDER = "roi_rdms"
-# An RDM of so few voxels is worth a warning: it is noise for the most part.
-_FEW_VOXELS = 10
+def write_roi_rdms(
+    betas: Betas,
+    atlas: Atlas,
+    data: DataFolder,
+    record: Callable[[Mapping[str, Any]], dict[str, Any]],
+    rdms: Mapping[str, NDArray[np.float32]],
+    counts: Sequence[Mapping[str, Any]],
+) -> list[Path]:
+    """Write the RDMs of all ROIs, their names and their volume into a data folder.
+
+    Parameters
+    ----------
+    betas : Betas
+    atlas : Atlas
+    data : DataFolder
+    record : callable
+        Makes what run.json holds from a description of the data, as `utils.io.provenance.provenance` does.
+    rdms, counts
+        As from `subject_rdms`.
+
+    Returns
+    -------
+    list of Path
+        All files.
+
+    Raises
+    ------
+    InputError
+        If they cannot be written; the folder is as it was then.
+    """
+
+    def name(path: Path) -> str:
+        return path.relative_to(data.root).as_posix()
+
+    ids = {roi: number for number, roi in atlas.names.items() if roi in rdms}
+    labels = np.where(np.isin(atlas.labels, list(ids.values())), atlas.labels, 0)
+    described = {**betas.provenance(), "fingerprint": fingerprint(atlas.labels, *rdms.values())}
+    with staged(data.root, name(data.roi_rdms / RECORD)) as outputs:
+        for roi, stack in rdms.items():
+            np.save(outputs.path(name(data.roi_rdm(roi))), stack)
+        write_rows(outputs.path(name(data.roi_rdms / "roi_voxels.tsv")), counts)
+        write_lines(outputs.path(name(data.roi_labels)), ["id,roi", *(f"{ids[roi]},{roi}" for roi in rdms)])
+        write_volume(outputs.path(name(data.atlas)), labels.astype(np.int16), atlas.affine)
+        files = outputs.publish(record(described))
+    write_conditions(data.conditions, betas.conditions)
+    return [*files, data.conditions]
 
 
 def subject_rdms(
@@ -97,7 +121,9 @@ def subject_rdms(
     center: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, NDArray[np.float32]], list[dict[str, Any]]]:
-    """RDMs of all ROIs and subjects. An ROI that a subject has no RDM of is left out, with a warning that names both.
+    """Compute the RDMs of all ROIs and subjects.
+
+    An ROI of which a subject has no RDM is left out, with a warning that names both.
 
     Parameters
     ----------

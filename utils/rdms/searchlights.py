@@ -233,80 +233,17 @@ def _box_voxels(
     return (position[..., 0] * y + position[..., 1]) * z + position[..., 2], inside
 
 
-def block_territory(
-    blocks: ArrayLike, shape: tuple[int, int, int]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Voxels of the outer blocks, those of equal size together.
+def usable_voxels(betas: NDArray) -> NDArray[np.bool_]:
+    """Which voxels are finite in every condition and not the same in all.
 
     Parameters
     ----------
-    blocks : array_like of int, shape (n, 6)
-        As from `release_blocks`.
-    shape : tuple of int
-        Size of the volume in voxels.
-
-    Yields
-    ------
-    rows : ndarray of int64, shape (m,)
-        Positions in `blocks` of the blocks of one size.
-    voxels : ndarray of int64, shape (m, n_voxels)
-        Flat indices (C order) of their voxels.
-    """
-    blocks = np.asarray(blocks, dtype=np.int64)
-    sizes, group = np.unique(blocks[:, 3:], axis=0, return_inverse=True)
-    for number in range(len(sizes)):
-        rows = np.flatnonzero(group.reshape(-1) == number)
-        voxels, _ = _box_voxels(blocks[rows, :3], blocks[rows, 3:], shape)
-        yield rows, voxels
-
-
-def block_rdms(betas: ArrayLike, blocks: ArrayLike) -> NDArray[np.float32]:
-    """RDM of every block: 1 - Pearson correlation of its voxel patterns, for all pairs of conditions.
-
-    All voxels of the outer block count, in the brain mask or not, as in the release. Voxels that are constant over
-    conditions or not finite in one of them say nothing about conditions and are left out.
-
-    Parameters
-    ----------
-    betas : array_like, shape (n_conditions, X, Y, Z)
-        Response of every voxel to every condition.
-    blocks : array_like of int, shape (n, 6)
-        As from `release_blocks`.
+    betas : ndarray, shape (n_conditions, n_voxels)
 
     Returns
     -------
-    ndarray of float32, shape (n, n_pairs)
-        Condensed RDMs, computed in float64. NaN throughout where fewer than two voxels are usable; NaN in the pairs of
-        a condition whose pattern is constant over voxels.
-
-    Raises
-    ------
-    InputError
-        If `betas` has not four dimensions or fewer than two conditions, or a block reaches outside the volume.
+    ndarray of bool, shape (n_voxels,)
     """
-    betas = np.asarray(betas)
-    blocks = np.asarray(blocks, dtype=np.int64)
-    if betas.ndim != 4 or betas.shape[0] < 2:
-        raise InputError(
-            f"beta maps: expected shape (conditions, X, Y, Z) with 2 conditions or more, found {betas.shape}"
-        )
-    x, y, z = betas.shape[1:]
-    if (blocks[:, :3] < 0).any() or (blocks[:, :3] + blocks[:, 3:] > (x, y, z)).any():
-        raise InputError(
-            f"beta maps of {x} x {y} x {z} voxels: a searchlight reaches outside; is the mask on another grid?"
-        )
-    flat = betas.reshape(len(betas), -1)
-    usable = usable_voxels(flat)
-    patterns = np.ascontiguousarray(flat[:, usable].T)
-    row_of = np.where(usable, np.cumsum(usable) - 1, -1)
-    rdms = np.empty((len(blocks), n_pairs_of(len(betas))), dtype=np.float32)
-    for rows, voxels in block_territory(blocks, (x, y, z)):
-        rdms[rows] = member_rdms(patterns, row_of[voxels], dtype=np.float64)
-    return rdms
-
-
-def usable_voxels(betas: NDArray) -> NDArray[np.bool_]:
-    """Which voxels are finite in every condition and not the same in all; `betas` is (n_conditions, n_voxels)."""
     # NaN and infinity survive in the extremes, so that no array of the size of `betas` is needed.
     low, high = betas.min(axis=0), betas.max(axis=0)
     return np.isfinite(low) & np.isfinite(high) & (low < high)
@@ -366,7 +303,7 @@ def _chunks(n: int, values_each: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Searchlights:
-    """Which voxels each searchlight's RDM is made from: one shape, set down at many places.
+    """Which voxels each searchlight's RDM is made from: one shape, at many locations.
 
     Attributes
     ----------
@@ -374,28 +311,28 @@ class Searchlights:
         The voxels that each searchlight's value goes back to.
     voxels : ndarray of int64, shape (n_voxels,)
         Flat indices (C order) of all voxels that any searchlight may hold.
-    places : ndarray of int64, shape (n_searchlights, 3)
-        Voxel at which the shape is set down.
+    origins : ndarray of int64, shape (n_searchlights, 3)
+        Voxel from which the steps of the shape lead.
     steps : ndarray of int64, shape (n_steps, 3)
         The shape: voxels relative to that one.
     """
 
     geometry: Geometry
     voxels: NDArray[np.int64]
-    places: NDArray[np.int64]
+    origins: NDArray[np.int64]
     steps: NDArray[np.int64]
 
     def __len__(self) -> int:
         """Number of searchlights."""
-        return len(self.places)
+        return len(self.origins)
 
     @cached_property
     def _padded(self) -> tuple[NDArray[np.int64], tuple[int, ...], NDArray[np.int64], NDArray[np.int64]]:
-        """Margin that holds every step, size of the volume with it, and flat places and steps in there."""
+        """Margin that holds every step, size of the volume with it, and flat origins and steps in there."""
         margin = np.abs(self.steps).max(axis=0)
         x, y, z = (int(size) for size in np.array(self.geometry.shape) + 2 * margin)
         strides = np.array([y * z, z, 1])
-        return margin, (x, y, z), (self.places + margin) @ strides, self.steps @ strides
+        return margin, (x, y, z), (self.origins + margin) @ strides, self.steps @ strides
 
     def lookup(self, usable: NDArray[np.bool_]) -> NDArray[np.int32]:
         """Row of `voxels` for each position of the volume with its margin, -1 where it is no usable voxel.
@@ -415,10 +352,10 @@ class Searchlights:
         table[np.ravel_multi_index(tuple(p + m for p, m in zip(position, margin, strict=True)), shape)] = rows
         return table
 
-    def members(self, lookup: NDArray[np.int32], part: slice) -> NDArray[np.int32]:
+    def members(self, lookup: NDArray[np.int32], part: slice | NDArray[np.int64]) -> NDArray[np.int32]:
         """Rows of `voxels` that some of the searchlights hold, (n, n_steps), with -1 for none."""
-        *_, places, steps = self._padded
-        return lookup[places[part, None] + steps]
+        *_, origins, steps = self._padded
+        return lookup[origins[part, None] + steps]
 
     def counts(self, usable: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Number of usable voxels of every searchlight, (n_searchlights,)."""
@@ -447,11 +384,10 @@ def block_searchlights(mask: ArrayLike, affine: ArrayLike) -> Searchlights:
         As `release_blocks`.
     """
     blocks = release_blocks(mask)
-    x, y, z = np.shape(mask)
-    held = np.zeros(x * y * z, dtype=bool)
-    for _, voxels in block_territory(blocks, (x, y, z)):
-        held[voxels] = True
+    voxels, inside = _box_voxels(blocks[:, :3], blocks[:, 3:], np.shape(mask))
     steps = _cube(0, MAX_BLOCK_EDGE + 2 * RADIUS - 1)
+    held = np.zeros(np.size(mask), dtype=bool)
+    held[voxels[inside]] = True
     return Searchlights(block_geometry(mask, affine), np.flatnonzero(held), blocks[:, :3], steps)
 
 
@@ -494,8 +430,8 @@ def sphere_searchlights(mask: ArrayLike, affine: ArrayLike, radius_mm: float, mi
     counts = around(centers).counts(np.ones(len(centers), dtype=bool))
     if counts.max() < min_voxels:
         raise InputError(
-            f"--min-voxels {min_voxels}: the largest sphere of {radius_mm:g} mm holds {counts.max()} of the mask "
-            f"(a whole one has {len(steps)}); give a larger --radius-mm or a smaller --min-voxels"
+            f"`min_voxels` is {min_voxels}, but the largest sphere of {radius_mm:g} mm has {counts.max()} voxels in "
+            f"the mask (a whole one has {len(steps)}); give a larger `radius_mm` or a smaller `min_voxels`"
         )
     return around(centers[counts >= min_voxels])
 
@@ -514,7 +450,7 @@ def sphere_steps(affine: NDArray[np.float64], radius_mm: float, shape: tuple[int
     limit = radius_mm * (1 + 1e-5)
     if not limit >= nearest:
         raise InputError(
-            f"--radius-mm {radius_mm:g} reaches no neighbour, as voxels are {nearest:g} mm apart; "
+            f"`radius_mm` {radius_mm:g} reaches no neighbour, as voxels are {nearest:g} mm apart; "
             f"give {nearest:g} or more ({3 * nearest:g} is usual)"
         )
     # How far along each axis a sphere reaches, whatever the angles between the axes.

@@ -1,4 +1,4 @@
-"""Chance levels, t-tests, corrections for many tests, standard errors."""
+"""Chance levels, t-tests, corrections for many tests, and tests of differences."""
 
 from __future__ import annotations
 
@@ -27,12 +27,17 @@ def chance_adjusted_r2(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike
     basis : Basis
     statistic : LinearStatistic
         Of that basis.
-    rdms : array_like, shape (n_places, n_pairs)
+    rdms : array_like, shape (n_locations, n_pairs)
         Condensed brain RDMs of at least 4 conditions.
 
     Returns
     -------
-    ndarray of float64, shape (n_statistics, n_places)
+    ndarray of float64, shape (n_statistics, n_locations)
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 4 conditions, or a brain RDM is constant.
 
     References
     ----------
@@ -56,7 +61,15 @@ def _condition_energy(unit_rdms: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class TTest:
-    """Outcome of `t_test`: one-sided `p` (n_statistics, n_places), two-sided `p_difference` (n_pairs, n_places)."""
+    """Outcome of `t_test`.
+
+    Attributes
+    ----------
+    p : ndarray of float64, shape (n_statistics, n_locations)
+        One-sided.
+    p_difference : ndarray of float64, shape (n_pairs, n_locations)
+        Two-sided.
+    """
 
     p: NDArray[np.float64]
     p_difference: NDArray[np.float64]
@@ -73,7 +86,7 @@ def t_test(
 
     Parameters
     ----------
-    values : ndarray of float64, shape (n_statistics, n_subjects, n_places)
+    values : ndarray of float64, shape (n_statistics, n_subjects, n_locations)
         Statistics of each subject's own RDMs.
     pairs : sequence of (int, int)
         Statistics to be compared with one another.
@@ -96,7 +109,18 @@ def t_test(
 
 
 def fdr(p: NDArray[np.float64], axis: int | None = None) -> NDArray[np.float64]:
-    """Benjamini-Hochberg q values over all entries, or along one axis; 1 where p is not a number.
+    """Benjamini-Hochberg q values.
+
+    Parameters
+    ----------
+    p : ndarray of float64
+    axis : int, optional
+        Correct along this axis only, not over all entries.
+
+    Returns
+    -------
+    ndarray of float64
+        Same shape; NaN counts as 1.
 
     References
     ----------
@@ -110,10 +134,21 @@ def fdr(p: NDArray[np.float64], axis: int | None = None) -> NDArray[np.float64]:
     return np.asarray(q).reshape(p.shape)
 
 
-def published_fdr(p: NDArray[np.float64], across_places: bool) -> NDArray[np.float64]:
-    """The published correction: over models within each place, then (searchlights only) over places for each model."""
+def published_fdr(p: NDArray[np.float64], across_locations: bool) -> NDArray[np.float64]:
+    """The published correction: over models within each location, then perhaps over locations for each model.
+
+    Parameters
+    ----------
+    p : ndarray of float64, shape (n_models, n_locations)
+    across_locations : bool
+        Whether to correct over locations, too, as published for searchlights.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_models, n_locations)
+    """
     within = fdr(p, axis=0)
-    return fdr(within, axis=1) if across_places else within
+    return fdr(within, axis=1) if across_locations else within
 
 
 def difference_p(
@@ -124,6 +159,16 @@ def difference_p(
     The permutation of conditions asks whether two sets differ more than two that explain nothing. Two sets that explain
     the same, but something, differ by more than that from sample to sample: their difference has to be held against its
     own standard error (t distribution with n_conditions - 1 degrees of freedom). docs/METHODS.md, "Differences".
+
+    Parameters
+    ----------
+    difference, standard_error : ndarray of float64, of the same shape
+    n_conditions : int
+
+    Returns
+    -------
+    ndarray of float64
+        Same shape; 1 where the standard error is 0.
     """
     from scipy.stats import t
 
@@ -134,7 +179,19 @@ def difference_p(
 def largest_difference_p(
     winner: NDArray[np.int64], pairs: Sequence[tuple[int, int]], p_difference: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Largest p value, (n_places,), of the differences between each place's winner and all others."""
+    """Largest p value of the differences between each location's winner and all others.
+
+    Parameters
+    ----------
+    winner : ndarray of int, shape (n_locations,)
+    pairs : sequence of (int, int)
+        All pairs of statistics.
+    p_difference : ndarray of float64, shape (n_pairs, n_locations)
+
+    Returns
+    -------
+    ndarray of float64, shape (n_locations,)
+    """
     involved = np.array([[w in pair for w in winner] for pair in pairs])
     return np.where(involved, p_difference, 0.0).max(axis=0)
 
@@ -142,3 +199,22 @@ def largest_difference_p(
 def all_pairs(n: int) -> list[tuple[int, int]]:
     """All pairs (i, j) with i < j < n."""
     return list(combinations(range(n), 2))
+
+
+def difference_contrasts(pairs: Sequence[tuple[int, int]], n: int) -> NDArray[np.float64]:
+    """Matrix that turns n values into their differences.
+
+    Parameters
+    ----------
+    pairs : sequence of (int, int)
+    n : int
+
+    Returns
+    -------
+    ndarray of float64, shape (n_pairs, n)
+        1 for the first of a pair, -1 for the second.
+    """
+    contrasts = np.zeros((len(pairs), n))
+    for row, (i, j) in enumerate(pairs):
+        contrasts[row, i], contrasts[row, j] = 1.0, -1.0
+    return contrasts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,14 +12,19 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-Product = Callable[[Any, Any], Any]
+Matmul = Callable[[Any, Any], Any]
 
 
-def products() -> list[Product]:
-    """Ways to compute ``a @ b.T`` in float32 on the CPU, for matrices of equal row length.
+def available_matmuls() -> list[Matmul]:
+    """Ways to compute ``a @ b.T`` in float32 on the CPU.
 
     Torch multiplies with MKL, which is slow on processors of other makers; where its oneDNN operator is there, that one
     is up to twice as fast on them.
+
+    Returns
+    -------
+    list of callable
+        Each takes two tensors of float32, (n, k) and (m, k), and returns one of shape (n, m).
     """
     import torch
 
@@ -36,23 +42,30 @@ def _by_onednn(a: torch.Tensor, b: torch.Tensor) -> Any:
     return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
-# What was found to be the fastest, for some ways, threads and sizes: a trial takes as long as forty permutations.
-_known: dict[tuple[Any, ...], Product] = {}
+def fastest_matmul(a: torch.Tensor, b: torch.Tensor) -> Matmul:
+    """The fastest of `available_matmuls` on this machine, by a trial of each, once per process, threads and shape.
 
+    Parameters
+    ----------
+    a, b : tensor of float32, shapes (n, k) and (m, k)
+        Matrices to be multiplied.
 
-def fastest_product(a: torch.Tensor, b: torch.Tensor) -> Product:
-    """The fastest of `products` on this machine, by trying each on some rows of `a` and `b`, once per process."""
+    Returns
+    -------
+    callable
+    """
     import torch
 
-    a, b = a[:512], b[:2048]
-    key = (*products(), torch.get_num_threads(), a.shape, b.shape)
-    if key not in _known:
-        _known[key] = _fastest(a, b)
-    return _known[key]
+    return _fastest(
+        tuple(available_matmuls()), torch.get_num_threads(), min(len(a), 512), min(len(b), 2048), a.shape[1]
+    )
 
 
-def _fastest(a: torch.Tensor, b: torch.Tensor) -> Product:
-    ways = products()
+@cache  # a trial takes as long as forty permutations
+def _fastest(ways: tuple[Matmul, ...], n_threads: int, n: int, m: int, k: int) -> Matmul:
+    import torch
+
+    a, b = (torch.nn.functional.normalize(torch.rand(rows, k) - 0.5, dim=1) for rows in (n, m))
     expected, seconds = ways[0](a, b), []
     for way in ways:
         try:

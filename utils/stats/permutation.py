@@ -1,8 +1,9 @@
-"""Permutation tests: what could have happened by chance.
+"""The permutation test: p values of statistics, and of their differences, at many locations at once.
 
 A permutation test exchanges conditions (rows and columns of an RDM together) and counts how often a statistic reaches
-the observed value. Since the same permutation serves every place in the brain, permuting the predictors' basis instead
-of thousands of brain RDMs gives the same numbers for the price of one matrix product per permutation.
+the observed value. Since the same permutation serves every location in the brain, permuting the predictors' basis
+instead of thousands of brain RDMs gives the same numbers for the price of one matrix product per permutation. How a
+`LinearStatistic` is counted stands in `exceedances`; every other statistic, as `TopModels`, is counted here.
 """
 
 from __future__ import annotations
@@ -14,29 +15,59 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.stats.exceedances import Draws, Unit
+from utils.parallel.resources import Progress, Resources
+from utils.stats.exceedances import (
+    PLAIN,
+    SIGNED,
+    TWO_SIDED,
+    Contrasts,
+    Counts,
+    NullPlan,
+    PermutationStream,
+    Targets,
+    Unit,
+    permute,
+)
+from utils.stats.exceedances_cpu import count_on_cpu
+from utils.stats.inference import difference_contrasts
 from utils.stats.regression import RANK_TOLERANCE, Basis, LinearStatistic, adjust, own_adjusted_r2, standardise
 
 if TYPE_CHECKING:
     import torch
 
-    from utils.parallel.dask_workers import Cluster
-    from utils.stats.exceedances import Counts, Places, Plan
+    from utils.parallel.dask_workers import Workers
 
 Statistic = Callable[[Any], Any]
-Progress = Callable[[int, int], None]
 # Two values closer than this are equal but for rounding; without it, a permutation that changes nothing (or only swaps
 # equal entries) would count or not depending on how the product was cut into blocks.
 _TIE = 1e-11
 # Blocks of the test in float64.
 _BLOCK_BYTES = 20 * 2**20
-_PLACES_PER_BLOCK = 1024
-# Directions of sets of models that are kept, to be used again.
-_TEAM_BYTES = 256 * 2**20
-# What a cluster gets: places that its workers hold at once, seconds of work per task, tasks enough to share.
-_PIECE_BYTES = 2**30
+_LOCATIONS_PER_BLOCK = 1024
+# Directions of subsets of models that are kept, to be used again.
+_DIRECTIONS_BYTES = 256 * 2**20
+# What workers get: locations that they hold at once, operations per task (seconds of work), tasks enough to share.
+_CHUNK_BYTES = 2**30
 _TASK_FLOP = 1e12
 _LEAST_TASKS = 20
+
+
+@dataclass(frozen=True)
+class Permutations:
+    """Which permutations a test draws.
+
+    Attributes
+    ----------
+    n : int
+        How many.
+    unit : {"conditions", "entries"}
+        What is exchanged, see `PermutationStream`.
+    seed : int
+    """
+
+    n: int
+    unit: Unit = "conditions"
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,15 +76,16 @@ class PermutationTest:
 
     Attributes
     ----------
-    observed : ndarray of float64, shape (n_statistics, n_places)
-    p, p_max : ndarray of float64, shape (n_statistics, n_places)
-        One-sided p values, and the same corrected for all statistics and places by the maximum statistic.
-    p_best : ndarray of float64, shape (n_places,)
-        Of the largest statistic at each place: how often the largest one of a permutation, whichever it is, reaches it.
+    observed : ndarray of float64, shape (n_statistics, n_locations)
+    p, p_max : ndarray of float64, shape (n_statistics, n_locations)
+        One-sided p values, and the same corrected for all statistics and locations by the maximum statistic.
+    p_best : ndarray of float64, shape (n_locations,)
+        Of the largest statistic at each location: how often the largest one of a permutation, whichever it is, reaches
+        it.
     pairs : list of (int, int)
         Pairs of statistics that were compared.
-    p_difference, p_difference_max : ndarray of float64, shape (n_pairs, n_places)
-        p values of their differences, and corrected for all pairs and places.
+    p_difference, p_difference_max : ndarray of float64, shape (n_pairs, n_locations)
+        p values of their differences, and corrected for all pairs and locations.
     n_permutations : int
     """
 
@@ -65,138 +97,116 @@ class PermutationTest:
     p_difference: NDArray[np.float64]
     p_difference_max: NDArray[np.float64]
     n_permutations: int
-    slack: float = 0.0
 
 
 def permutation_test(
     basis: Basis,
     statistic: Statistic,
     rdms: ArrayLike,
-    n_permutations: int,
+    permutations: Permutations,
     *,
-    unit: Unit = "conditions",
     pairs: Sequence[tuple[int, int]] = (),
     two_sided: bool = True,
-    seed: int = 0,
-    device: str = "cpu",
-    tf32: bool = False,
-    cluster: Cluster | None = None,
+    resources: Resources = Resources(),
     progress: Progress | None = None,
 ) -> PermutationTest:
-    """Permutation test of statistics, and of their differences, at many places at once.
+    """Permutation test of statistics, and of their differences, at many locations at once.
 
-    p values are ``(1 + #{null >= observed}) / (1 + n_permutations)`` (Phipson & Smyth 2010, Stat Appl Genet Mol Biol
-    9:39); the observed data are one of the arrangements, so p is never 0. The maximum statistic (Nichols & Holmes 2002,
-    Hum Brain Mapp 15:1) takes, per permutation, the largest value over all statistics and places.
+    p values are ``(1 + #{null >= observed}) / (1 + n)`` for n permutations (Phipson & Smyth 2010, Stat Appl Genet Mol
+    Biol 9:39); the observed data are one of the arrangements, so p is never 0. The maximum statistic (Nichols & Holmes
+    2002, Hum Brain Mapp 15:1) takes, per permutation, the largest value over all statistics and locations.
 
     Parameters
     ----------
     basis : Basis
         Of all predictors.
     statistic : callable
-        Maps projected responses (rank, n) to values (n_statistics, n): a `LinearStatistic` or `TopModels`.
-    rdms : array_like, shape (n_places, n_pairs)
-        Condensed brain RDMs of the places to be tested.
-    n_permutations : int
-    unit : {"conditions", "entries"}
-        What is exchanged, see `Draws`.
+        Maps projected responses (rank, n) to values (n_statistics, n). A `LinearStatistic` is counted from products in
+        float32, rechecked in float64, and workers can share it; any other callable, such as `TopModels`, gets tensors
+        of float64 on `resources.device`.
+    rdms : array_like, shape (n_locations, n_pairs)
+        Condensed brain RDMs of the locations to be tested.
+    permutations : Permutations
     pairs : sequence of (int, int)
         Statistics to be compared with one another.
     two_sided : bool
         Compare absolute differences; otherwise count in the direction observed, as the published code does.
-    seed : int
-    device : str
-        Where torch computes. Counts are those of float64 everywhere.
-    tf32 : bool
-        Let a GPU multiply a `LinearStatistic` with numbers of 11 bits: faster, and p values become larger by up to
-        `slack`.
-    cluster : Cluster, optional
-        Workers that share the counting of a `LinearStatistic`, in place of `device`.
+    resources : Resources
+        Device and workers to count on. Counts are those of float64 on every device and with any number of workers.
     progress : callable, optional
         Called with (permutations done, permutations in all).
 
     Returns
     -------
     PermutationTest
+
+    Raises
+    ------
+    ValueError
+        If there are workers and the statistic is no `LinearStatistic`, or if a brain RDM is constant.
     """
-    responses, draws = standardise(np.asarray(rdms)), Draws(basis.n_pairs, unit, seed)
-    if not isinstance(statistic, LinearStatistic):
-        return _test_in_double_precision(
-            basis, statistic, responses, draws, list(pairs), two_sided, n_permutations, device, progress
+    responses = standardise(np.asarray(rdms))
+    if isinstance(statistic, LinearStatistic):
+        test = _test_linear_statistic
+    elif resources.workers is None:
+        test = _test_any_statistic
+    else:
+        raise ValueError(
+            f"`workers` can share the test of a LinearStatistic, not of {type(statistic).__name__}; leave them out"
         )
-
-    def count(plan: Plan, places: Places) -> Counts:
-        if cluster is not None:
-            return _count_on_cluster(cluster, plan, places, n_permutations, progress)
-        if device == "cpu":
-            from utils.stats.exceedances_cpu import count_exceedances
-
-            return count_exceedances(plan, places, 0, n_permutations, progress)
-        from utils.stats import exceedances_gpu
-
-        return exceedances_gpu.count_exceedances(plan, places, 0, n_permutations, progress, device=device, tf32=tf32)
-
-    return _test_linear(basis, statistic, responses, draws, list(pairs), two_sided, count)
+    return test(basis, statistic, responses, permutations, list(pairs), two_sided, resources, progress)
 
 
-def _test_linear(
+def _test_linear_statistic(
     basis: Basis,
     statistic: LinearStatistic,
     responses: NDArray[np.float64],
-    draws: Draws,
+    permutations: Permutations,
     pairs: list[tuple[int, int]],
     two_sided: bool,
-    count: Callable[[Plan, Places], Counts],
+    resources: Resources,
+    progress: Progress | None,
 ) -> PermutationTest:
-    """Counts from products in float32, settled in float64 where this leaves them open; see `stats.exceedances`."""
-    from utils.stats.exceedances import PLAIN, SIGNED, TWO_SIDED, Places, Plan, Rows
-
+    """Counts from products in float32, rechecked in float64 where this leaves them open; see `exceedances`."""
     n = len(statistic.weights)
-    weights = np.vstack([statistic.weights, *(statistic.weights[[i]] - statistic.weights[[j]] for i, j in pairs)])
-    offset = np.concatenate([statistic.offset, *(statistic.offset[[i]] - statistic.offset[[j]] for i, j in pairs)])
+    contrasts = np.vstack([np.eye(n), difference_contrasts(pairs, n)])
+    weights, offset = contrasts @ statistic.weights, contrasts @ statistic.offset
     kind = np.array([PLAIN] * n + [TWO_SIDED if two_sided else SIGNED] * len(pairs))
     observed = weights @ np.square(statistic.directions.T @ basis.q.T @ responses.T) + offset
-    targets = np.concatenate([observed[:n], np.abs(observed[n:])]) - _TIE
-    sorted_targets = (np.sort(targets[:n], axis=None), np.sort(targets[n:], axis=None))
-    rows = Rows(weights, offset[:, 0], kind)
-    plan = Plan(basis.q.T, statistic.directions.T, rows, draws, sorted_targets)
-    counts = count(plan, Places(responses, targets, np.where(observed < 0, -1.0, 1.0)))
-    n_permutations = counts.largest.shape[1]
-    largest = np.sort(counts.largest, axis=1)
-    return PermutationTest(
-        observed=observed[:n],
-        p=_p_values(counts.count[:n], n_permutations),
-        p_max=_corrected_p_values(largest[0], targets[:n]),
-        p_best=_p_values(counts.best, n_permutations),
-        pairs=pairs,
-        p_difference=_p_values(counts.count[n:], n_permutations),
-        p_difference_max=_corrected_p_values(largest[1], targets[n:]),
-        n_permutations=n_permutations,
-        slack=counts.slack / (1 + n_permutations),
+    thresholds = np.concatenate([observed[:n], np.abs(observed[n:])]) - _TIE
+    plan = NullPlan(
+        basis.q.T,
+        statistic.directions.T,
+        Contrasts(weights, offset[:, 0], kind),
+        PermutationStream(basis.n_pairs, permutations.unit, permutations.seed),
+        (np.sort(thresholds[:n], axis=None), np.sort(thresholds[n:], axis=None)),
     )
+    targets = Targets(responses, thresholds, np.where(observed < 0, -1.0, 1.0))
+    counts = _count(plan, targets, permutations.n, resources, progress)
+    return _p_values(observed[:n], thresholds, counts, pairs)
 
 
-def _p_values(counts: NDArray, n_permutations: int) -> NDArray[np.float64]:
-    return np.asarray((1.0 + counts) / (1.0 + n_permutations), dtype=np.float64)
-
-
-def _corrected_p_values(largest: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
-    """p values of targets among the largest null values of all permutations, which are in ascending order."""
-    return _p_values(largest.size - np.searchsorted(largest, targets), largest.size)
-
-
-def _count_on_cluster(
-    cluster: Cluster, plan: Plan, places: Places, n_permutations: int, progress: Progress | None
+def _count(
+    plan: NullPlan, targets: Targets, n_permutations: int, resources: Resources, progress: Progress | None
 ) -> Counts:
-    """Count on the workers of a cluster: pieces of the brain one after another, permutations of each side by side."""
-    from utils.stats.exceedances import Counts
-    from utils.stats.exceedances_cpu import count_exceedances
+    if resources.workers is not None:
+        return _count_on_workers(resources.workers, plan, targets, n_permutations, progress)
+    if resources.device == "cpu":
+        return count_on_cpu(plan, targets, 0, n_permutations, progress)
+    from utils.stats.exceedances_gpu import count_on_gpu
 
+    return count_on_gpu(plan, targets, 0, n_permutations, progress, device=resources.device)
+
+
+def _count_on_workers(
+    workers: Workers, plan: NullPlan, targets: Targets, n_permutations: int, progress: Progress | None
+) -> Counts:
+    """Count chunks of the brain one after another, permutations of each side by side."""
     flop_each = 2 * plan.permuted.size
-    pieces = list(places.pieces(max(1, _PIECE_BYTES // (8 * places.responses.shape[1]))))
+    chunks = list(targets.chunks(max(1, _CHUNK_BYTES // (8 * targets.responses.shape[1]))))
     parts = []
-    for number, piece in enumerate(pieces):
-        step = int(np.clip(_TASK_FLOP // (flop_each * len(piece)), 16, max(16, n_permutations // _LEAST_TASKS)))
+    for number, chunk in enumerate(chunks):
+        step = int(np.clip(_TASK_FLOP // (flop_each * len(chunk)), 16, max(16, n_permutations // _LEAST_TASKS)))
         tasks = [(start, min(start + step, n_permutations)) for start in range(0, n_permutations, step)]
         found: dict[int, Counts] = {}
 
@@ -204,118 +214,92 @@ def _count_on_cluster(
             found[task] = counts
             if progress is not None:
                 done = sum(tasks[i][1] - tasks[i][0] for i in found)
-                progress((number * n_permutations + done) // len(pieces), n_permutations)
+                progress((number * n_permutations + done) // len(chunks), n_permutations)
 
-        cluster.run(count_exceedances, (plan, piece), tasks, keep)
-        parts.append(Counts.after([found[i] for i in range(len(tasks))]))
-    return Counts.beside(parts)
+        workers.run(count_on_cpu, (plan, chunk), tasks, keep)
+        parts.append(Counts.over_permutations([found[i] for i in range(len(tasks))]))
+    return Counts.over_locations(parts)
 
 
-def _test_in_double_precision(
+def _test_any_statistic(
     basis: Basis,
     statistic: Statistic,
     responses: NDArray[np.float64],
-    draws: Draws,
+    permutations: Permutations,
     pairs: list[tuple[int, int]],
     two_sided: bool,
-    n_permutations: int,
-    device: str,
+    resources: Resources,
     progress: Progress | None,
 ) -> PermutationTest:
     """All in float64, for any statistic and any device of torch."""
     import torch
 
-    from utils.stats.exceedances import permute
-
-    q, brain = _tensor(basis.q.T, device), _tensor(responses.T, device)
+    q, brain = _float64(basis.q.T, resources.device), _float64(responses.T, resources.device)
     observed = statistic(q @ brain)
-    contrast = _contrast(pairs, len(observed)).to(observed)
-    difference = contrast @ observed
+    n = len(observed)
+    contrasts = _float64(difference_contrasts(pairs, n), resources.device)
+    difference = contrasts @ observed
     direction = torch.where(difference < 0, -1.0, 1.0).to(difference)
-    tally, tally_difference = _Tally(observed), _Tally(difference.abs())
-    rank, n_places = q.shape[0], brain.shape[1]
-    size = max(1, _BLOCK_BYTES // (8 * rank * max(basis.n_pairs, min(n_places, _PLACES_PER_BLOCK))))
-    for start in range(0, n_permutations, size):
-        rows = draws.indices(draws.orders(start, min(start + size, n_permutations)))
-        n = len(rows)
-        permuted = torch.from_numpy(permute(basis.q.T, rows)).reshape(rank * n, basis.n_pairs).to(q.device)
-        tally.begin(n)
-        tally_difference.begin(n)
-        for left in range(0, n_places, _PLACES_PER_BLOCK):
-            here = slice(left, left + _PLACES_PER_BLOCK)
-            null = statistic((permuted @ brain[:, here]).reshape(rank, -1))
-            tally.add(null.reshape(len(observed), n, -1), here)
+    thresholds = torch.cat([observed, difference.abs()]) - _TIE
+    best_threshold = thresholds[:n].amax(dim=0)
+    count, best = torch.zeros_like(thresholds, dtype=torch.long), torch.zeros_like(best_threshold, dtype=torch.long)
+    largest = thresholds.new_full((2, permutations.n), -torch.inf)
+    (rank, n_pairs), n_locations = q.shape, brain.shape[1]
+    stream = PermutationStream(n_pairs, permutations.unit, permutations.seed)
+    size = max(1, _BLOCK_BYTES // (8 * rank * max(n_pairs, min(n_locations, _LOCATIONS_PER_BLOCK))))
+    for start in range(0, permutations.n, size):
+        block = slice(start, min(start + size, permutations.n))
+        moved = torch.from_numpy(permute(basis.q.T, stream.indices(block.start, block.stop))).to(q.device)
+        for left in range(0, n_locations, _LOCATIONS_PER_BLOCK):
+            here = slice(left, left + _LOCATIONS_PER_BLOCK)
+            null = statistic((moved.reshape(-1, n_pairs) @ brain[:, here]).reshape(rank, -1))
+            null, change = (values.unflatten(1, (moved.shape[1], -1)) for values in (null, contrasts @ null))
+            change = change.abs() if two_sided else change * direction[:, None, here]
+            top = null.amax(dim=0)
+            count[:, here] += (torch.cat([null, change]) >= thresholds[:, None, here]).sum(dim=1)
+            best[here] += (top >= best_threshold[here]).sum(dim=0)
+            largest[0, block] = largest[0, block].maximum(top.amax(dim=1))
             if pairs:
-                change = (contrast @ null).reshape(len(pairs), n, -1)
-                tally_difference.add(change.abs() if two_sided else change * direction[:, None, here], here)
+                largest[1, block] = largest[1, block].maximum(change.amax(dim=(0, 2)))
         if progress is not None:
-            progress(start + n, n_permutations)
+            progress(block.stop, permutations.n)
+    counts = Counts(*(tensor.cpu().numpy() for tensor in (count, best, largest)))
+    return _p_values(observed.cpu().numpy(), thresholds.cpu().numpy(), counts, pairs)
+
+
+def _p_values(
+    observed: NDArray[np.float64], thresholds: NDArray[np.float64], counts: Counts, pairs: list[tuple[int, int]]
+) -> PermutationTest:
+    """p values from counts of the statistics, and of the differences of `pairs` behind them."""
+    n, n_permutations = len(observed), counts.largest.shape[1]
+    largest = np.sort(counts.largest, axis=1)
+    p = (1.0 + counts.count) / (1.0 + n_permutations)
+    at_least = [
+        n_permutations - np.searchsorted(null, values)
+        for null, values in zip(largest, (thresholds[:n], thresholds[n:]), strict=True)
+    ]
     return PermutationTest(
-        observed=observed.cpu().numpy(),
-        p=_p_values(tally.count.cpu().numpy(), n_permutations),
-        p_max=_corrected_p_values(np.sort(tally.maxima()), tally.target.cpu().numpy()),
-        p_best=_p_values(tally.count_best.cpu().numpy(), n_permutations),
+        observed=observed,
+        p=p[:n],
+        p_max=(1.0 + at_least[0]) / (1.0 + n_permutations),
+        p_best=(1.0 + counts.best) / (1.0 + n_permutations),
         pairs=pairs,
-        p_difference=_p_values(tally_difference.count.cpu().numpy(), n_permutations),
-        p_difference_max=_corrected_p_values(np.sort(tally_difference.maxima()), tally_difference.target.cpu().numpy()),
+        p_difference=p[n:],
+        p_difference_max=(1.0 + at_least[1]) / (1.0 + n_permutations),
         n_permutations=n_permutations,
     )
 
 
-class _Tally:
-    """Counts the null values that reach the observed ones, and keeps each permutation's largest."""
-
-    def __init__(self, observed: torch.Tensor) -> None:
-        self.target = observed - _TIE
-        self.count = self.target.new_zeros(self.target.shape)
-        self.count_best = self.target.new_zeros(self.target.shape[1])
-        self.best = self.target.amax(dim=0) if len(self.target) else self.count_best
-        self.largest: list[torch.Tensor] = []
-
-    def begin(self, n: int) -> None:
-        """A new batch of `n` permutations."""
-        self.largest.append(self.target.new_full((n,), -float("inf")))
-
-    def add(self, null: torch.Tensor, places: slice) -> None:
-        """Null values (n_statistics, n, places) of the batch at some places."""
-        best = null.amax(dim=0)
-        self.count[:, places] += (null >= self.target[:, None, places]).sum(dim=1)
-        self.count_best[places] += (best >= self.best[places]).sum(dim=0)
-        self.largest[-1] = self.largest[-1].maximum(best.amax(dim=1))
-
-    def maxima(self) -> NDArray[np.float64]:
-        """Largest value of every permutation."""
-        import torch
-
-        return torch.cat(self.largest).cpu().numpy()
-
-
-def _contrast(pairs: Sequence[tuple[int, int]], n_statistics: int) -> torch.Tensor:
-    """Matrix that turns values into the differences of `pairs`."""
-    import torch
-
-    contrast = torch.zeros((len(pairs), n_statistics), dtype=torch.float64)
-    for row, (i, j) in enumerate(pairs):
-        contrast[row, i], contrast[row, j] = 1.0, -1.0
-    return contrast
-
-
-def _single(array: NDArray) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
-
-def _tensor(array: NDArray, device: str) -> torch.Tensor:
+def _float64(array: NDArray, device: str) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(device)
 
 
 class TopModels:
-    """Unique variance of the models that explain a place best, for `permutation_test`.
+    """Unique variance of the models that explain a location best, for `permutation_test`.
 
-    At every place, and in every permutation anew, the `n_top` models with the largest adjusted R2 are chosen and
+    At every location, and in every permutation anew, the `n_top` models with the largest adjusted R2 are chosen and
     ranked; the statistics are the unique variance of the first, second, ... among the chosen. Repeating the choice
     keeps the test honest, since the best of many models explains something by chance (Kriegeskorte et al. 2009, Nat
     Neurosci 12:535).
@@ -326,8 +310,8 @@ class TopModels:
         Of all models.
     n_top : int
         How many are chosen.
-    fixed : ndarray of int, shape (n_top, n_places), optional
-        Choose once: these models at each place, in this order, in every permutation (as published).
+    fixed : ndarray of int, shape (n_top, n_locations), optional
+        Choose once: these models at each location, in this order, in every permutation (as published).
     device : str
         Where torch computes.
     """
@@ -339,12 +323,12 @@ class TopModels:
 
         self.n_top, self.n_pairs = n_top, basis.n_pairs
         own = own_adjusted_r2(basis)
-        self._own = LinearStatistic(*(_tensor(part, device) for part in (own.directions, own.weights, own.offset)))
+        self._own = LinearStatistic(*(_float64(part, device) for part in (own.directions, own.weights, own.offset)))
         width = max(c.shape[1] for c in basis.coordinates)
         padded = [np.pad(c, ((0, 0), (0, width - c.shape[1]))) for c in basis.coordinates]
-        self._coordinates = _tensor(np.stack(padded), device)
+        self._coordinates = _float64(np.stack(padded), device)
         self._fixed = None if fixed is None else torch.from_numpy(fixed).to(device)
-        self._known = {size: _Teams(self._coordinates, size) for size in (n_top - 1, n_top) if size}
+        self._known = {size: _SubsetDirections(self._coordinates, size) for size in (n_top - 1, n_top) if size}
 
     def select(self, projected: Any) -> Any:
         """Indices (n_top, n) of the best models, best first, for projected responses (rank, n)."""
@@ -370,13 +354,13 @@ class TopModels:
         """Adjusted R2, (n,), of each response on its own models; `members`, (size, n), in ascending order."""
         import torch
 
-        directions, rank, team = self._known[len(members)].of(members)
-        r2 = torch.einsum("rn,nrk->nk", projected, directions[team]).square().sum(dim=1)
-        return adjust(r2, self.n_pairs, rank[team])
+        directions, rank, subset = self._known[len(members)].of(members)
+        r2 = torch.einsum("rn,nrk->nk", projected, directions[subset]).square().sum(dim=1)
+        return adjust(r2, self.n_pairs, rank[subset])
 
 
-class _Teams:
-    """Orthonormal directions of sets of `size` models, kept from one block of permutations to the next."""
+class _SubsetDirections:
+    """Orthonormal directions of subsets of `size` models, kept from one block of permutations to the next."""
 
     def __init__(self, coordinates: torch.Tensor, size: int) -> None:
         self._coordinates, self._size = coordinates, size
@@ -389,14 +373,14 @@ class _Teams:
         self._rank = self._coordinates.new_empty(0)
 
     def of(self, members: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Directions (n_teams, rank, k), 0 beyond their number (n_teams,), and the team of each response."""
+        """Directions (n_subsets, rank, k), 0 beyond their number (n_subsets,), and the subset of each response."""
         import torch
 
-        if self._directions.nbytes > _TEAM_BYTES:
+        if self._directions.nbytes > _DIRECTIONS_BYTES:
             self._forget()
         n_models = len(self._coordinates)
         powers = n_models ** torch.arange(self._size, device=members.device)
-        codes, team = (powers @ members).unique(return_inverse=True)
+        codes, subset = (powers @ members).unique(return_inverse=True)
         new = torch.tensor([c for c in codes.tolist() if c not in self._slot], dtype=torch.long, device=codes.device)
         if len(new):
             self._slot |= {code: len(self._slot) + i for i, code in enumerate(new.tolist())}
@@ -406,4 +390,4 @@ class _Teams:
             self._directions = torch.cat([self._directions, u * kept[:, None]])
             self._rank = torch.cat([self._rank, kept.sum(dim=1).to(s)])
         slots = torch.tensor([self._slot[code] for code in codes.tolist()], device=codes.device)
-        return self._directions, self._rank, slots[team]
+        return self._directions, self._rank, slots[subset]

@@ -1,47 +1,302 @@
-"""Regressions refitted to subsets of the conditions: standard errors, and how often the same model wins."""
+"""Regressions refitted to subsets of the conditions: standard errors, and how often the same model wins.
+
+`unique_in_subsets` is the one engine. A refit needs sums of products over the pairs that a subset holds; they are
+quickly taken from the sums over all pairs (`_kept_sums`). The spread of its values is the standard error (`jackknife`),
+and how often the same set is the largest is `winner_stability`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
 
+from utils.parallel.resources import Progress
 from utils.parallel.threads import in_threads
 from utils.rdm import n_conditions_of
-from utils.stats.matmul import Product, fastest_product
-from utils.stats.regression import Basis, LinearStatistic, orthonormal_basis, standardise
+from utils.stats.inference import difference_contrasts
+from utils.stats.regression import (
+    Basis,
+    LinearStatistic,
+    orthonormal_basis,
+    own_adjusted_r2,
+    standardise,
+    unique_adjusted_r2,
+)
 
-_PLACES_PER_THREAD = 32
-
+# Subsets of the conditions that winners are compared on.
+N_SUBSETS = 1000
 # A predictor with a smaller sum of squares of its own in a subset, of about 1 in all conditions, says nothing there.
 _SINGULAR = 1e-10
-# Places that are refitted together: their sums over a subset fill whole vector registers, their products a cache.
+# What is refitted at once, and at least by one thread.
+_LOCATIONS_PER_REFIT, _SUBSETS_PER_REFIT, _LOCATIONS_PER_THREAD = 500, 1000, 32
+# Locations that one thread refits together: their sums over a subset fill whole vector registers, their products a
+# cache.
 _LANES, _LANE_BYTES = 32, 4 * 2**20
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
-def kept_sums(values: NDArray, left_out: NDArray) -> NDArray:
-    """Sums of values over the pairs of conditions that each subset holds.
+@dataclass(frozen=True)
+class StandardErrors:
+    """Standard errors of unique variances, and of their differences.
+
+    Attributes
+    ----------
+    unique : ndarray of float64, shape (n_sets, n_locations)
+    difference : ndarray of float64, shape (n_pairs, n_locations)
+    """
+
+    unique: NDArray[np.float64]
+    difference: NDArray[np.float64]
+
+
+def jackknife(
+    basis: Basis,
+    rdms: ArrayLike,
+    subsets: NDArray[np.bool_],
+    pairs: Sequence[tuple[int, int]] = (),
+    *,
+    scaled: bool = True,
+) -> StandardErrors:
+    """Standard errors of unique variance and its differences, from refitting on random subsets of the conditions.
+
+    Delete-d jackknife: the standard deviation over subsets of m of n conditions, times ``sqrt(m / (n - m))``, because
+    subsets of 90 % of the conditions differ far less among themselves than new experiments would.
 
     Parameters
     ----------
-    values : ndarray of float64, shape (n_pairs, n_columns)
-    left_out : ndarray of int64, shape (n_subsets, n_left_out)
-        Conditions that are not in the subset, in ascending order.
+    basis : Basis
+    rdms : array_like, shape (n_locations, n_pairs)
+        Condensed brain RDMs.
+    subsets : ndarray of bool, shape (n_subsets, n_conditions)
+        From `condition_subsets`.
+    pairs : sequence of (int, int)
+        Sets whose unique variances are compared.
+    scaled : bool
+        False leaves the factor out, as the published code does.
 
     Returns
     -------
-    ndarray of float64, shape (n_subsets, n_columns)
+    StandardErrors
+
+    References
+    ----------
+    Shao & Wu 1989, Ann Stat 17:1176.
+    """
+    responses, n_sets, kept = standardise(np.asarray(rdms)), len(basis.coordinates), subsets[0].sum()
+    factor = np.sqrt(kept / (subsets.shape[1] - kept)) if scaled else 1.0
+    contrasts = np.vstack([np.eye(n_sets), difference_contrasts(pairs, n_sets)])
+    errors = []
+    for here in _blocks(len(responses)):
+        values = unique_in_subsets(basis, responses[here], subsets)
+        errors.append(np.empty((len(contrasts), values.shape[2])))
+        in_threads(partial(_deviations, values, contrasts, errors[-1]), values.shape[2], _LOCATIONS_PER_THREAD)
+    error = factor * np.concatenate(errors, axis=1)
+    return StandardErrors(error[:n_sets], error[n_sets:])
+
+
+def winner_stability(
+    models: ArrayLike,
+    statistic: Callable[[Basis], LinearStatistic],
+    rdms: ArrayLike,
+    *,
+    ratio: float = 0.9,
+    n_subsets: int = N_SUBSETS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
+    """Share of random subsets of the conditions in which the same model wins as with all conditions.
+
+    A map of winners shows a narrow lead like a wide one. Here everything is fitted anew to each subset; 1 means that no
+    subset changes the winner, and of two models that explain the same each wins about half of the time. Subsets of 90 %
+    of the conditions differ less than new experiments would, so the share is a description of these data and no
+    probability.
+
+    Parameters
+    ----------
+    models : array_like, shape (n_models, n_layers, n_pairs)
+        Condensed model RDMs.
+    statistic : callable
+        What is compared, `own_adjusted_r2` or `unique_adjusted_r2`; the largest one wins.
+    rdms : array_like, shape (n_locations, n_pairs)
+        Condensed brain RDMs.
+    ratio : float
+        Share of the conditions in a subset.
+    n_subsets : int
+    seed : int
+    progress : callable, optional
+        Called with (locations done, locations in all).
+
+    Returns
+    -------
+    ndarray of float64, shape (n_locations,)
+        Over the subsets that leave every predictor something of its own to vary; NaN if there is none.
+
+    Raises
+    ------
+    ValueError
+        If the statistic is another one.
+    """
+    refit = {own_adjusted_r2: own_in_subsets, unique_adjusted_r2: unique_in_subsets}.get(statistic)
+    if refit is None:
+        raise ValueError(f"`statistic` is {statistic!r}, expected own_adjusted_r2 or unique_adjusted_r2")
+    responses = standardise(np.asarray(rdms))
+    basis = orthonormal_basis(list(np.asarray(models, dtype=np.float64)))
+    n = n_conditions_of(basis.n_pairs)
+    subsets = condition_subsets(n, round(ratio * n), n_subsets, seed)
+    subsets = subsets[_is_of_full_rank(basis, subsets)]
+    winner = statistic(basis)(basis.q.T @ responses.T).argmax(axis=0)
+    share = np.full(len(responses), np.nan)
+    for here in _blocks(len(responses)):
+        if len(subsets):
+            share[here] = (refit(basis, responses[here], subsets).argmax(axis=1) == winner[here]).mean(axis=0)
+        if progress is not None:
+            progress(min(here.stop, len(responses)), len(responses))
+    return share
+
+
+def _blocks(n_locations: int) -> Iterator[slice]:
+    for start in range(0, n_locations, _LOCATIONS_PER_REFIT):
+        yield slice(start, start + _LOCATIONS_PER_REFIT)
+
+
+def condition_subsets(n_conditions: int, size: int, n_subsets: int, seed: int) -> NDArray[np.bool_]:
+    """Random subsets of conditions without replacement.
+
+    Parameters
+    ----------
+    n_conditions, size, n_subsets : int
+        Each of the subsets holds `size` of the conditions.
+    seed : int
+
+    Returns
+    -------
+    ndarray of bool, shape (n_subsets, n_conditions)
+    """
+    # A stream apart from those of the permutations, [seed, number].
+    order = np.random.default_rng([seed, 0, 1]).random((n_subsets, n_conditions)).argsort(axis=1)
+    return order < size
+
+
+def own_in_subsets(basis: Basis, rdms: NDArray[np.float64], subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Adjusted R2 of every set by itself, refitted on subsets: its unique variance where there are no other sets.
+
+    Parameters and value are those of `unique_in_subsets`.
+    """
+    spans = [basis.subset([i]) for i in range(len(basis.coordinates))]
+    alone = [Basis(basis.q @ span, (np.eye(span.shape[1]),), ()) for span in spans]
+    return np.concatenate([unique_in_subsets(own, rdms, subsets) for own in alone], axis=1)
+
+
+def unique_in_subsets(basis: Basis, rdms: NDArray[np.float64], subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Unique variance of every set of predictors, refitted on subsets of the conditions.
+
+    Parameters
+    ----------
+    basis : Basis
+    rdms : ndarray of float64, shape (n_locations, n_pairs)
+        Standardised brain RDMs.
+    subsets : ndarray of bool, shape (n_subsets, n_conditions)
+        From `condition_subsets`.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_subsets, n_sets, n_locations)
 
     Notes
     -----
+    In terms of the orthonormal basis the normal equations are well conditioned, since a subset of 90 % of the
+    conditions leaves the basis nearly orthonormal. Where a predictor is constant in a subset, or two are the same,
+    there are fewer predictors to adjust for.
+    """
+    n_sets, n_subsets, left_out = len(basis.coordinates), len(subsets), _left_out(subsets)
+    responses = np.ascontiguousarray(rdms.T)
+    predictors = np.column_stack([np.ones(basis.n_pairs), basis.q])
+    arrangements = [_Arrangement.of(basis, predictors, i) for i in range(n_sets)]
+    result = np.empty((n_subsets, n_sets, len(rdms)))
+
+    def refit(first: int, last: int) -> None:
+        for start in range(first, last, _SUBSETS_PER_REFIT):
+            here = slice(start, min(start + _SUBSETS_PER_REFIT, last))
+            axes, starts, slopes = _axes_in_subsets(arrangements, left_out[here])
+            operands = (responses, predictors, left_out[here], axes, starts, slopes, result[here])
+            in_threads(partial(_unique, *operands), len(rdms), _LOCATIONS_PER_THREAD)
+
+    # Threads share the subsets where there are many, as for ROIs, and the locations where not.
+    in_threads(refit, n_subsets, _SUBSETS_PER_REFIT)
+    return result
+
+
+@dataclass(frozen=True)
+class _Arrangement:
+    """Predictors in terms of which a set adds to the others: the constant, what spans the others, what is left.
+
+    `directions`, (n, n), are in terms of the constant and the basis; `products`, (n_pairs, n (n + 1) / 2), are those of
+    all pairs of the predictors; the set adds those from number `first` on.
+    """
+
+    directions: NDArray[np.float64]
+    products: NDArray[np.float64]
+    first: int
+
+    @classmethod
+    def of(cls, basis: Basis, predictors: NDArray[np.float64], i: int) -> _Arrangement:
+        others = basis.subset([j for j in range(len(basis.coordinates)) if j != i])
+        directions = np.eye(predictors.shape[1])
+        directions[1:, 1:] = np.linalg.qr(others, mode="complete")[0].T
+        return cls(directions, _products(predictors @ directions.T), 1 + others.shape[1])
+
+
+def _products(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Products of all pairs of columns, row by row of their upper triangle."""
+    rows, columns = np.triu_indices(vectors.shape[1])
+    return vectors[:, rows] * vectors[:, columns]
+
+
+def _left_out(subsets: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Conditions that each subset lacks, (n_subsets, n_left_out), in ascending order."""
+    return np.flatnonzero(~subsets).reshape(len(subsets), -1) % subsets.shape[1]
+
+
+def _is_of_full_rank(basis: Basis, subsets: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether each subset has enough pairs to fit all predictors, and leaves each something of its own."""
+    vectors = np.column_stack([np.ones(basis.n_pairs), basis.q])
+    n_subsets, n = len(subsets), vectors.shape[1]
+    sums, found = _kept_sums(_products(vectors), _left_out(subsets)), np.empty((n_subsets, n), dtype=np.bool_)
+    _orthonormal_axes(sums, np.empty((n, 0)), _SINGULAR, np.empty((n_subsets, n, 0)), found)
+    return found.all(axis=1) & (sums[:, 0] - n >= 1)
+
+
+def _axes_in_subsets(
+    arrangements: Sequence[_Arrangement], left_out: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Arguments `axes`, `starts` and `slopes` of `_unique`."""
+    axes: list[NDArray[np.float64]] = []
+    ranks: list[NDArray[np.int64]] = []  # with the constant
+    for arrangement in arrangements:
+        products, first = _kept_sums(arrangement.products, left_out), arrangement.first
+        shape = (len(left_out), *arrangement.directions.shape)
+        own, found = np.empty(shape), np.empty(shape[:2], dtype=np.bool_)
+        _orthonormal_axes(products, arrangement.directions, _SINGULAR, own, found)
+        if not axes:
+            axes.append(own[:, :first])
+            ranks.append(found.sum(axis=1))
+        axes.append(own[:, first:])
+        ranks.append(found[:, :first].sum(axis=1))
+    n_kept = products[:, :1]
+    slopes = (n_kept - 1) / (n_kept - np.column_stack(ranks))
+    return np.concatenate(axes, axis=1), np.cumsum([part.shape[1] for part in axes]), slopes
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+def _kept_sums(values: NDArray, left_out: NDArray) -> NDArray:
+    """Sums of values (n_pairs, n_columns) over the pairs that are in each subset: (n_subsets, n_columns).
+
     The sum over all pairs, minus those of each condition left out, plus the pairs of two such conditions, which were
-    taken away twice: of 50 conditions without 5, that is 16 terms instead of 990.
+    taken away twice: of 50 conditions without 5, that is 16 terms instead of 990. `left_out` as from `_left_out`.
     """
     n_subsets, n_left_out = left_out.shape
     n_pairs, n_columns = values.shape
@@ -72,21 +327,12 @@ def kept_sums(values: NDArray, left_out: NDArray) -> NDArray:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def orthonormal_axes(products: NDArray, directions: NDArray, least: float, axes: NDArray, found: NDArray) -> None:
-    """Orthonormalise predictors in every subset, one after the other (Cholesky).
+def _orthonormal_axes(products: NDArray, directions: NDArray, least: float, axes: NDArray, found: NDArray) -> None:
+    """Orthonormalise n predictors in every subset, one after the other (Cholesky).
 
-    Parameters
-    ----------
-    products : ndarray of float64, shape (n_subsets, n (n + 1) / 2)
-        Upper triangles, row by row, of the sums of products of the n predictors.
-    directions : ndarray of float64, shape (n, n_coordinates)
-        Coordinates of the predictors.
-    least : float
-        A predictor with a smaller sum of squares outside the span of those before it adds no axis.
-    axes : ndarray of float64, shape (n_subsets, n, n_coordinates)
-        Filled with the coordinates of the axes; 0 where a predictor adds none.
-    found : ndarray of bool, shape (n_subsets, n)
-        Filled: whether a predictor adds an axis.
+    `products`, (n_subsets, n (n + 1) / 2), are upper triangles, row by row, of their sums of products; `directions`,
+    (n, n_coordinates), their coordinates. Fills `axes`, (n_subsets, n, n_coordinates), and `found`, (n_subsets, n):
+    a predictor whose sum of squares outside the span of those before it is not above `least` adds no axis, but 0.
     """
     n_subsets, n, n_coordinates = axes.shape
     work = np.empty((n, n + n_coordinates))
@@ -112,7 +358,7 @@ def orthonormal_axes(products: NDArray, directions: NDArray, least: float, axes:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _unique_in_subsets(
+def _unique(
     rdms: NDArray,
     predictors: NDArray,
     left_out: NDArray,
@@ -123,22 +369,12 @@ def _unique_in_subsets(
     first: int,
     last: int,
 ) -> None:
-    """Unique variance of sets of predictors in every subset of the conditions.
+    """Fill `unique`, (n_subsets, n_sets, n_locations), for the locations from `first` to `last` - 1.
 
-    Parameters
-    ----------
-    rdms : ndarray of float64, shape (n_pairs, n_places)
-    predictors : ndarray of float64, shape (n_pairs, n_predictors)
-    left_out : ndarray of int64, shape (n_subsets, n_left_out)
-    axes : ndarray of float64, shape (n_subsets, n_axes, n_predictors)
-        Orthonormal axes in terms of the predictors; the first is the constant.
-    starts : ndarray of int64, shape (n_sets + 1,)
-        Axes before ``starts[1]`` span all predictors; ``starts[i]`` to ``starts[i + 1] - 1`` what set i adds to the
-        others.
-    slopes : ndarray of float64, shape (n_subsets, 1 + n_sets)
-        Factor that adjusts unexplained variance for the number of predictors: of all sets, and of all but set i.
-    unique : ndarray of float64, shape (n_subsets, n_sets, n_places)
-        Filled for the places from `first` to `last` - 1.
+    `rdms` is (n_pairs, n_locations), `predictors` (n_pairs, n_predictors). `axes`, (n_subsets, n_axes, n_predictors),
+    are orthonormal in each subset; the first is the constant, those before ``starts[1]`` span all predictors, and
+    ``starts[i]`` to ``starts[i + 1] - 1`` are what set i adds to the others. `slopes`, (n_subsets, 1 + n_sets), adjust
+    unexplained variance for the number of predictors: of all sets, and of all but set i.
     """
     n_pairs, n_predictors = predictors.shape
     n_subsets, n_sets, _ = unique.shape
@@ -152,7 +388,7 @@ def _unique_in_subsets(
                 for c in range(n_predictors):
                     products[k, c, s] = predictors[k, c] * value
                 products[k, n_predictors, s] = value * value
-        sums = kept_sums(products.reshape(n_pairs, -1), left_out).reshape(n_subsets, n_predictors + 1, lanes)
+        sums = _kept_sums(products.reshape(n_pairs, -1), left_out).reshape(n_subsets, n_predictors + 1, lanes)
         z, constant, others, added = np.empty(lanes), np.empty(lanes), np.empty(lanes), np.empty((n_sets, lanes))
         for b in range(n_subsets):
             _sum_of_squares(sums[b], axes[b, :1], z, constant)
@@ -180,8 +416,8 @@ def _sum_of_squares(sums: NDArray, axes: NDArray, z: NDArray, squares: NDArray) 
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def deviations(values: NDArray, contrasts: NDArray, deviation: NDArray, first: int, last: int) -> None:
-    """Standard deviations over subsets of contrasts, (n_contrasts, n_sets), of values (n_subsets, n_sets, n_places)."""
+def _deviations(values: NDArray, contrasts: NDArray, deviation: NDArray, first: int, last: int) -> None:
+    """Fill the standard deviations over subsets of contrasts, (n_contrasts, n_sets), of `values` (see `_unique`)."""
     n_subsets, n_sets, _ = values.shape
     n_contrasts = len(contrasts)
     for left in range(first, last, _LANES):
@@ -202,319 +438,3 @@ def deviations(values: NDArray, contrasts: NDArray, deviation: NDArray, first: i
         for row in range(n_contrasts):
             for s in range(lanes):
                 deviation[row, left + s] = np.sqrt(squares[row, s] / (n_subsets - 1))
-
-
-_PLACES_PER_REFIT = 500
-_SUBSETS_PER_REFIT = 1000
-
-
-@dataclass(frozen=True)
-class StandardErrors:
-    """Standard errors of unique variances (n_sets, n_places) and of their differences (n_pairs, n_places)."""
-
-    unique: NDArray[np.float64]
-    difference: NDArray[np.float64]
-
-
-def jackknife(
-    basis: Basis,
-    rdms: ArrayLike,
-    subsets: NDArray[np.bool_],
-    pairs: Sequence[tuple[int, int]] = (),
-    *,
-    scaled: bool = True,
-) -> StandardErrors:
-    """Standard errors of unique variance and its differences, from refitting on random subsets of the conditions.
-
-    Delete-d jackknife: the standard deviation over subsets of m of n conditions, times ``sqrt(m / (n - m))``, because
-    subsets of 90 % of the conditions differ far less among themselves than new experiments would.
-
-    Parameters
-    ----------
-    basis : Basis
-    rdms : array_like, shape (n_places, n_pairs)
-    subsets : ndarray of bool, shape (n_subsets, n_conditions)
-        From `condition_subsets`.
-    pairs : sequence of (int, int)
-        Sets whose unique variances are compared.
-    scaled : bool
-        False leaves the factor out, as the published code does.
-
-    Returns
-    -------
-    StandardErrors
-
-    References
-    ----------
-    Shao & Wu 1989, Ann Stat 17:1176.
-    """
-    responses = standardise(np.asarray(rdms))
-    n_sets, n_places = len(basis.coordinates), len(responses)
-    kept = subsets[0].sum()
-    factor = np.sqrt(kept / (subsets.shape[1] - kept)) if scaled else 1.0
-    contrasts = np.vstack([np.eye(n_sets), np.zeros((len(pairs), n_sets))])
-    for row, (i, j) in enumerate(pairs, start=n_sets):
-        contrasts[row, i], contrasts[row, j] = 1.0, -1.0
-    errors = np.empty((len(contrasts), n_places))
-    for start in range(0, n_places, _PLACES_PER_REFIT):
-        here = slice(start, start + _PLACES_PER_REFIT)
-        values = unique_in_subsets(basis, responses[here], subsets)
-        deviation = np.empty((len(contrasts), values.shape[2]))
-        in_threads(partial(deviations, values, contrasts, deviation), values.shape[2], _PLACES_PER_THREAD)
-        errors[:, here] = deviation
-    return StandardErrors(factor * errors[:n_sets], factor * errors[n_sets:])
-
-
-def condition_subsets(n_conditions: int, size: int, n_subsets: int, seed: int) -> NDArray[np.bool_]:
-    """Random subsets of conditions without replacement, (n_subsets, n_conditions) of bool."""
-    # A stream apart from those of the permutations, [seed, number].
-    order = np.random.default_rng([seed, 0, 1]).random((n_subsets, n_conditions)).argsort(axis=1)
-    return order < size
-
-
-def unique_in_subsets(basis: Basis, rdms: NDArray[np.float64], subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Unique variance of every set of predictors, refitted on subsets of the conditions.
-
-    Parameters
-    ----------
-    basis : Basis
-    rdms : ndarray of float64, shape (n_places, n_pairs)
-    subsets : ndarray of bool, shape (n_subsets, n_conditions)
-        All of the same number of conditions.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_subsets, n_sets, n_places)
-
-    Notes
-    -----
-    A refit needs sums of products over the pairs that the subset holds; they are quickly taken from the sums over all
-    pairs (`kept_sums`). In terms of the orthonormal basis the normal equations are well conditioned,
-    since a subset of 90 % of the conditions leaves the basis nearly orthonormal.
-    """
-    n_sets, (n_subsets, n) = len(basis.coordinates), subsets.shape
-    left_out = np.flatnonzero(~subsets).reshape(n_subsets, -1) % n
-    responses = np.ascontiguousarray(rdms.T)
-    predictors = np.column_stack([np.ones(basis.n_pairs), basis.q])
-    arrangements = [_Arrangement.of(basis, predictors, i) for i in range(n_sets)]
-    result = np.empty((n_subsets, n_sets, len(rdms)))
-
-    def refit(first: int, last: int) -> None:
-        for start in range(first, last, _SUBSETS_PER_REFIT):
-            here = slice(start, min(start + _SUBSETS_PER_REFIT, last))
-            axes, starts, slopes = _axes_in_subsets(arrangements, left_out[here])
-            places = partial(
-                _unique_in_subsets, responses, predictors, left_out[here], axes, starts, slopes, result[here]
-            )
-            in_threads(places, len(rdms), _PLACES_PER_THREAD)
-
-    # Threads share the subsets where there are many, as for ROIs, and the places where not.
-    in_threads(refit, n_subsets, _SUBSETS_PER_REFIT)
-    return result
-
-
-@dataclass(frozen=True)
-class _Arrangement:
-    """Predictors in terms of which a set adds to the others: the constant, what spans the others, what is left.
-
-    `directions`, (n, n), are in terms of the constant and the basis; `products`, (n_pairs, n (n + 1) / 2), are those of
-    all pairs of the predictors; the set adds those from number `first` on.
-    """
-
-    directions: NDArray[np.float64]
-    products: NDArray[np.float64]
-    first: int
-
-    @classmethod
-    def of(cls, basis: Basis, predictors: NDArray[np.float64], i: int) -> _Arrangement:
-        others = basis.subset([j for j in range(len(basis.coordinates)) if j != i])
-        directions = np.eye(predictors.shape[1])
-        directions[1:, 1:] = np.linalg.qr(others, mode="complete")[0].T
-        ordered = predictors @ directions.T
-        rows, columns = np.triu_indices(len(directions))
-        return cls(directions, ordered[:, rows] * ordered[:, columns], 1 + others.shape[1])
-
-
-def _axes_in_subsets(
-    arrangements: Sequence[_Arrangement], left_out: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """Arguments `axes`, `starts` and `slopes` of `_unique_in_subsets`.
-
-    In some subset a predictor may be constant, or two the same: there are fewer axes then, and fewer predictors to
-    adjust for.
-    """
-    axes: list[NDArray[np.float64]] = []
-    ranks = []  # with the constant
-    for arrangement in arrangements:
-        products, first = kept_sums(arrangement.products, left_out), arrangement.first
-        shape = (len(left_out), *arrangement.directions.shape)
-        own, found = np.empty(shape), np.empty(shape[:2], dtype=np.bool_)
-        orthonormal_axes(products, arrangement.directions, _SINGULAR, own, found)
-        if not axes:
-            axes.append(own[:, :first])
-            ranks.append(found.sum(axis=1))
-        axes.append(own[:, first:])
-        ranks.append(found[:, :first].sum(axis=1))
-    n_kept = products[:, :1]
-    slopes = (n_kept - 1) / (n_kept - np.column_stack(ranks))
-    return np.concatenate(axes, axis=1), np.cumsum([part.shape[1] for part in axes]), slopes
-
-
-# Subsets of the conditions that winners are compared on.
-N_SUBSETS = 1000
-_PLACES_PER_PRODUCT = 5000
-_SUBSETS_PER_PRODUCT = 16
-# Predictors with less of their own on a subset, of 1 on all conditions, cannot be told apart there.
-_SINGULAR_AXIS = 1e-5
-
-
-def winner_stability(
-    models: ArrayLike,
-    statistic: Callable[[Basis], LinearStatistic],
-    rdms: ArrayLike,
-    *,
-    ratio: float = 0.9,
-    n_subsets: int = N_SUBSETS,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> NDArray[np.float64]:
-    """Share of random subsets of the conditions in which the same model wins as with all conditions.
-
-    A map of winners shows a narrow lead like a wide one. Here everything is fitted anew to each subset; 1 means that no
-    subset changes the winner, and of two models that explain the same each wins about half of the time. Subsets of 90 %
-    of the conditions differ less than new experiments would, so the share is a description of these data and no
-    probability.
-
-    Parameters
-    ----------
-    models : array_like, shape (n_models, n_layers, n_pairs)
-        Condensed model RDMs.
-    statistic : callable
-        What is compared, such as `own_adjusted_r2` or `unique_adjusted_r2`; the largest one wins.
-    rdms : array_like, shape (n_places, n_pairs)
-        Condensed brain RDMs.
-    ratio : float
-        Share of the conditions in a subset.
-    n_subsets : int
-    seed : int
-    progress : callable, optional
-        Called with (subsets done, subsets in all).
-
-    Returns
-    -------
-    ndarray of float64, shape (n_places,)
-        NaN if no subset leaves every predictor something to vary.
-    """
-    models, responses = np.asarray(models, dtype=np.float64), standardise(np.asarray(rdms))
-    n = n_conditions_of(models.shape[-1])
-    subsets = condition_subsets(n, round(ratio * n), n_subsets, seed)
-    basis = orthonormal_basis(list(models))
-    race = _Race(basis, responses, statistic(basis)(basis.q.T @ responses.T).argmax(axis=0))
-    # Numpy's products here are too small to share; the large one is torch's.
-    with threadpool_limits(1, user_api="blas"):
-        for start in range(0, n_subsets, _SUBSETS_PER_PRODUCT):
-            race.run(_fits(basis, statistic, subsets[start : start + _SUBSETS_PER_PRODUCT]))
-            if progress is not None:
-                progress(min(start + _SUBSETS_PER_PRODUCT, n_subsets), n_subsets)
-    return race.wins / race.n if race.n else np.full(len(responses), np.nan)
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """A statistic, fitted to a subset of the conditions.
-
-    Attributes
-    ----------
-    pairs : ndarray of bool, shape (n_pairs,)
-        Which pairs the subset holds.
-    mean : ndarray of float32, shape (rank, 1)
-        Mean of each axis of the basis over them.
-    turn : ndarray of float32, shape (n_directions, rank)
-        What products of the axes with RDMs, over these pairs, are to be multiplied with to become projections on
-        directions that are orthonormal on the subset.
-    weights, offset : ndarray of float32
-        Of the `LinearStatistic`.
-    """
-
-    pairs: NDArray[np.bool_]
-    mean: NDArray[np.float32]
-    turn: NDArray[np.float32]
-    weights: NDArray[np.float32]
-    offset: NDArray[np.float32]
-
-    def values(self, sums: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The statistic, (n_models, n_places), from sums over the subset.
-
-        `sums`, (rank + 2, n_places), are of the products of axes and RDMs, of RDMs, and of squared RDMs.
-        """
-        products, total, squares = sums[:-2], sums[-2], sums[-1]
-        variation = squares - total**2 / self.pairs.sum()
-        along = self.turn @ (products - self.mean * total)
-        return self.weights @ np.square(along) / np.maximum(variation, np.finfo(np.float32).tiny) + self.offset
-
-
-def _fits(basis: Basis, statistic: Callable[[Basis], LinearStatistic], subsets: NDArray[np.bool_]) -> list[_Fit]:
-    """Fits to all subsets (n_subsets, n_conditions) but those where predictors depend on one another.
-
-    With the products G of the axes on a subset, centred, and G = L L', the axes ``L^-1 q`` are orthonormal there, and
-    predictors have the coordinates ``L' B`` in place of B.
-    """
-
-    rank = basis.q.shape[1]
-    left_out = np.stack([np.flatnonzero(~kept) for kept in subsets])
-    upper = np.triu_indices(rank)
-    sums = kept_sums(np.hstack([basis.q, basis.q[:, upper[0]] * basis.q[:, upper[1]]]), left_out)
-    first, second = np.triu_indices(subsets.shape[1], k=1)
-    fits = []
-    for kept, row in zip(subsets, sums, strict=True):
-        pairs = kept[first] & kept[second]
-        n_pairs = int(pairs.sum())
-        mean = row[:rank] / n_pairs
-        gram = np.empty((rank, rank))
-        gram[upper] = gram[upper[::-1]] = row[rank:]
-        gram -= n_pairs * np.outer(mean, mean)
-        try:
-            lower = np.linalg.cholesky(gram)
-        except np.linalg.LinAlgError:
-            continue
-        if n_pairs - rank < 2 or np.diag(lower).min() < _SINGULAR_AXIS:
-            continue
-        # Of its axes, only the number of pairs matters to a statistic.
-        there = Basis(np.broadcast_to(0.0, (n_pairs, rank)), tuple(lower.T @ b for b in basis.coordinates), ())
-        linear = statistic(there)
-        turn = np.linalg.solve(lower.T, linear.directions).T
-        single = (array.astype(np.float32) for array in (mean[:, None], turn, linear.weights, linear.offset))
-        fits.append(_Fit(pairs, *single))
-    return fits
-
-
-class _Race:
-    """Counts in how many fits the winner of each place wins. In float32: a tie of two models is one either way."""
-
-    def __init__(self, basis: Basis, responses: NDArray[np.float64], winner: NDArray[np.int64]) -> None:
-        import torch
-
-        parts = np.array_split(np.arange(len(responses)), -(-len(responses) // _PLACES_PER_PRODUCT))
-        self._places = [slice(part[0], part[-1] + 1) for part in parts]
-        self._brains = [torch.from_numpy(responses[places].astype(np.float32)) for places in self._places]
-        self._axes = np.vstack([basis.q.T, np.ones(len(basis.q))]).astype(np.float32)
-        self._winner = winner
-        self._product: Product | None = None
-        self.wins = np.zeros(len(winner), dtype=np.int64)
-        self.n = 0
-
-    def run(self, fits: Sequence[_Fit]) -> None:
-        import torch
-
-        if not fits:
-            return
-        self.n += len(fits)
-        stacked = torch.from_numpy(np.concatenate([self._axes * fit.pairs for fit in fits]))
-        held = stacked[len(self._axes) - 1 :: len(self._axes)].contiguous()
-        self._product = self._product or fastest_product(stacked, self._brains[0])
-        for places, brain in zip(self._places, self._brains, strict=True):
-            sums = self._product(stacked, brain).numpy().reshape(len(fits), len(self._axes), -1)
-            squares = self._product(held, brain.square()).numpy()
-            for fit, mine, square in zip(fits, sums, squares, strict=True):
-                best = fit.values(np.vstack([mine, square])).argmax(axis=0)
-                self.wins[places] += best == self._winner[places]

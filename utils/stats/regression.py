@@ -98,7 +98,21 @@ def orthonormal_basis(predictor_sets: Sequence[ArrayLike]) -> Basis:
 
 
 def standardise(rdms: NDArray) -> NDArray[np.float64]:
-    """Centre condensed RDMs (..., n_pairs) and scale them to unit length; a constant one raises ValueError."""
+    """Centre condensed RDMs and scale them to unit length.
+
+    Parameters
+    ----------
+    rdms : array_like, shape (..., n_pairs)
+
+    Returns
+    -------
+    ndarray of float64, shape (..., n_pairs)
+
+    Raises
+    ------
+    ValueError
+        If an RDM is constant but for rounding.
+    """
     rdms = np.asarray(rdms, dtype=np.float64)
     centred = rdms - rdms.mean(axis=-1, keepdims=True)
     norm = np.linalg.norm(centred, axis=-1, keepdims=True)
@@ -115,19 +129,33 @@ def project(basis: Basis, rdms: ArrayLike) -> NDArray[np.float64]:
     Parameters
     ----------
     basis : Basis
-    rdms : array_like, shape (n_places, n_pairs)
+    rdms : array_like, shape (n_locations, n_pairs)
         Condensed brain RDMs.
 
     Returns
     -------
-    ndarray of float64, shape (rank, n_places)
+    ndarray of float64, shape (rank, n_locations)
         The squared length of a column is the R2 of all predictors together.
     """
     return basis.q.T @ standardise(np.asarray(rdms)).T
 
 
 def adjust(r2: Any, n_pairs: Any, n_predictors: Any) -> Any:
-    """Adjusted R2, ``1 - (1 - R2) (n - 1) / (n - k - 1)`` (Ezekiel 1930), elementwise on arrays or tensors."""
+    """Adjusted R2, ``1 - (1 - R2) (n - 1) / (n - k - 1)``.
+
+    Parameters
+    ----------
+    r2, n_pairs, n_predictors : float, ndarray or torch.Tensor
+        Broadcast against one another.
+
+    Returns
+    -------
+    float, ndarray or torch.Tensor
+
+    References
+    ----------
+    Ezekiel 1930, Methods of Correlation Analysis.
+    """
     return 1.0 - (1.0 - r2) * ((n_pairs - 1.0) / (n_pairs - n_predictors - 1.0))
 
 
@@ -186,29 +214,79 @@ def linear_statistic(
 
 
 def own_r2(basis: Basis) -> LinearStatistic:
-    """R2 of every set of predictors by itself."""
+    """R2 of every set of predictors by itself.
+
+    Parameters
+    ----------
+    basis : Basis
+
+    Returns
+    -------
+    LinearStatistic
+        One statistic per set.
+    """
     return linear_statistic(basis, [[((i,), 1.0)] for i in range(len(basis.coordinates))], adjusted=False)
 
 
 def own_adjusted_r2(basis: Basis) -> LinearStatistic:
-    """Adjusted R2 of every set of predictors by itself."""
+    """Adjusted R2 of every set of predictors by itself.
+
+    Parameters
+    ----------
+    basis : Basis
+
+    Returns
+    -------
+    LinearStatistic
+        One statistic per set.
+    """
     return linear_statistic(basis, [[((i,), 1.0)] for i in range(len(basis.coordinates))])
 
 
 def total_adjusted_r2(basis: Basis) -> LinearStatistic:
-    """Adjusted R2 of all sets of predictors together."""
+    """Adjusted R2 of all sets of predictors together.
+
+    Parameters
+    ----------
+    basis : Basis
+
+    Returns
+    -------
+    LinearStatistic
+        One statistic.
+    """
     return linear_statistic(basis, [[(tuple(range(len(basis.coordinates))), 1.0)]])
 
 
 def unique_adjusted_r2(basis: Basis) -> LinearStatistic:
-    """Unique variance of every set: adjusted R2 of all sets minus that of all others."""
+    """Unique variance of every set: adjusted R2 of all sets minus that of all others.
+
+    Parameters
+    ----------
+    basis : Basis
+
+    Returns
+    -------
+    LinearStatistic
+        One statistic per set.
+    """
     everything = tuple(range(len(basis.coordinates)))
     without = [tuple(j for j in everything if j != i) for i in everything]
     return linear_statistic(basis, [[(everything, 1.0), (others, -1.0)] for others in without])
 
 
 def part_names(n_sets: int) -> list[tuple[int, ...]]:
-    """The parts of the variance that `n_sets` sets explain: by number of sets that share it, then in order."""
+    """Names of the parts of the variance that several sets of predictors explain.
+
+    Parameters
+    ----------
+    n_sets : int
+
+    Returns
+    -------
+    list of tuple of int
+        Sets that share each part: by their number, then in order. ``[(0,), (1,), (0, 1)]`` for two sets.
+    """
     return [part for size in range(1, n_sets + 1) for part in combinations(range(n_sets), size)]
 
 
@@ -218,6 +296,15 @@ def variance_parts(basis: Basis) -> LinearStatistic:
     The part that exactly the sets T share follows from inclusion-exclusion over the adjusted R2, V, of unions of sets:
     the sum over all subsets U of T of ``(-1)**(|U| + 1) V(U and all sets outside T)``. The parts add up to the total.
     Shared parts may be negative (suppression).
+
+    Parameters
+    ----------
+    basis : Basis
+
+    Returns
+    -------
+    LinearStatistic
+        One statistic per part.
 
     References
     ----------

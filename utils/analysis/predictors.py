@@ -1,4 +1,4 @@
-"""The statistical route that the options choose, and its way from p values to what a figure calls significant."""
+"""The regression's predictors: the RDMs of all models, and whether there are enough conditions for them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import warnings
 from utils import InputError
 from utils.datasets.models import ModelRdms
 from utils.rdm import n_conditions_of, n_pairs_of
-from utils.stats.regression import (
-    Basis,
-    orthonormal_basis,
-)
+from utils.stats.regression import Basis, orthonormal_basis
 
 
 def fit_basis(models: ModelRdms) -> Basis:
-    """Basis of all predictors; warns of those that are linear combinations of others.
+    """Orthonormal basis of the RDMs of all models; warns of those that are linear combinations of others.
+
+    Parameters
+    ----------
+    models : ModelRdms
+
+    Returns
+    -------
+    Basis
 
     Raises
     ------
@@ -30,15 +35,27 @@ def fit_basis(models: ModelRdms) -> Basis:
     dependent = [f"{models.models[i].key} {models.layers[j]}" for i, j in basis.dependent]
     if dependent:
         warnings.warn(
-            f"collinear predictors: {', '.join(dependent)} (model, layer) are linear combinations of those before them "
-            "and add nothing; going on with the rank that is there",
+            f"collinear predictors: {', '.join(dependent)} (model, layer) are linear combinations of the preceding "
+            "ones and add nothing; continuing with the remaining rank",
             stacklevel=2,
         )
     return basis
 
 
-def _check_refits(basis: Basis, ratio: float) -> None:
-    """Regressions on subsets of the conditions need conditions to leave out, and enough of them left."""
+def check_subsets(basis: Basis, ratio: float) -> None:
+    """Check that regressions can be refitted to subsets of the conditions.
+
+    Parameters
+    ----------
+    basis : Basis
+    ratio : float
+        Share of the conditions in a subset.
+
+    Raises
+    ------
+    InputError
+        If a subset leaves no condition out, or keeps too few for so many predictors.
+    """
     n, n_predictors = n_conditions_of(basis.n_pairs), sum(c.shape[1] for c in basis.coordinates)
     kept = round(ratio * n)
     if kept == n or n_pairs_of(kept) < n_predictors + 2:

@@ -1,0 +1,40 @@
+"""What a computation may use, and how it reports its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from utils.parallel.dask_workers import Workers
+
+# Called with (steps done, steps in all).
+Progress = Callable[[int, int], None]
+
+
+@contextmanager
+def silent(title: str) -> Iterator[Progress]:
+    """Progress that is reported to nobody."""
+    yield lambda done, total: None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where and how to compute; none of it changes a result.
+
+    Attributes
+    ----------
+    device : str
+        Device of torch: "cpu" or "cuda".
+    workers : Workers, optional
+        Processes of a Dask cluster that share the work, in place of `device`.
+    progress : callable
+        Takes the title of a long step, and returns a context manager for the time of the step, which yields a
+        function of (steps done, steps in all).
+    """
+
+    device: str = "cpu"
+    workers: Workers | None = None
+    progress: Callable[[str], AbstractContextManager[Progress]] = silent
