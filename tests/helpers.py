@@ -93,3 +93,12 @@ def lstsq_adjusted(sets, response):
 def lstsq_unique(sets, response):
     total = lstsq_adjusted(sets, response)
     return [total - lstsq_adjusted([s for j, s in enumerate(sets) if j != i], response) for i in range(len(sets))]
+
+
+def load_batch(paths, preprocessing):
+    """Images as the input of a network."""
+    import torch
+
+    from utils.rdms.stimuli import decode
+
+    return preprocessing.finish(torch.stack([preprocessing.prepare(decode(path)) for path in paths]))

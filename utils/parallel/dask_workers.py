@@ -282,7 +282,7 @@ def _local_cluster(n_workers: int, threads: int) -> Any:
     from distributed import LocalCluster
 
     # A terminal sends Ctrl-C to all processes. Threads and processes that start meanwhile, and theirs, never get it:
-    # it is this process that ends the workers.
+    # this process ends the workers.
     resource_tracker.ensure_running()  # starting it, as the first process does otherwise, lets Ctrl-C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
