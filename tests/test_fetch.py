@@ -467,7 +467,7 @@ def test_release_from_a_listing(site, tmp_path, rng, capsys):
 
 def test_parts_of_the_release_are_those_that_the_scripts_read(tmp_path):
     """The names by which files are recognised are those of the layout in utils/datasets/layout.py."""
-    for name in release.RELEASE_PARTS:
+    for name in RELEASE.values():
         (tmp_path / name).touch() if "." in name else (tmp_path / name).mkdir()
     for kind in ("roi", "searchlight"):
         assert layout.locate(kind, tmp_path).published

@@ -355,4 +355,3 @@ def _version_text(versions: dict[str, Any]) -> str:
     return f"Python {python} with distributed {packages['distributed']} and numpy {packages['numpy']}"
 
 
-Cluster = Workers  # the former name, until all callers use the new one
