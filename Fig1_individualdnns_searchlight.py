@@ -24,7 +24,7 @@ def main(run: FigureRun) -> None:
     fit = fit_searchlights(run.models, run.searchlights, run.settings, run.resources)
     table = best_networks(fit, run.settings.alpha)
     run.save(fit, table)
-    maps = network_maps(fit.models.models, fit.brain.geometry, table)
+    maps = network_maps(fit.brain.geometry, fit.models.models, run.colors, table)
     explanation = [notes.best_network(run.settings), *notes.searchlight_tests(run.settings, fit.summary())]
     run.draw_maps(maps, explanation)
     run.draw_montage(maps, explanation)

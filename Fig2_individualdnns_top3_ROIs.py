@@ -32,12 +32,12 @@ def main(run: FigureRun) -> None:
     first = table[table["rank"] == 1]
     tested = notes.significance(run.settings, fit.summary()["n_subjects"], "ROIs")
     run.draw_rois(
-        roi_panels(fit, run.settings.alpha),
+        roi_panels(fit, run.colors, run.settings.alpha),
         f"{notes.bars(run.settings)} {tested} {notes.subjects_and_ceiling(IN_WORDS)}",
         legend={},  # every bar carries its name
         ceiling=single_subjects(first),
     )
-    run.draw_roi_maps(lambda atlas: roi_maps(atlas, fit.rois, fit.models.models, first, "network"), tested, MAP_TITLE)
+    run.draw_roi_maps(lambda where: roi_maps(where, fit.models.models, run.colors, first), tested, MAP_TITLE)
 
 
 def single_subjects(first: pd.DataFrame) -> CeilingPanel | None:

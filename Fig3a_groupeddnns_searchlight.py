@@ -25,7 +25,7 @@ def main(run: FigureRun) -> None:
     fit = partition_searchlights(groups, run.searchlights, run.settings, run.resources)
     table = strongest_groups(fit, run.settings.alpha)
     run.save(fit, table)
-    maps = group_maps(groups.models, fit.brain.geometry, table, fit.unique, fit.shared)
+    maps = group_maps(fit.brain.geometry, groups.models, run.colors, table, fit.unique, fit.shared)
     explanation = [*notes.strongest_group(table, run.settings), *notes.searchlight_tests(run.settings, fit.summary())]
     run.draw_maps(maps, explanation)
     run.draw_montage(maps, explanation)

@@ -31,14 +31,14 @@ def main(run: FigureRun) -> None:
     run.save(fit, table)
     tested = notes.significance(run.settings, fit.summary()["n_subjects"], "ROIs")
     run.draw_rois(
-        roi_panels(fit, alpha),
+        roi_panels(fit, run.colors, alpha),
         f"{notes.bars(run.settings)} {tested}",
-        legend={group.label: group.color for group in groups.models},
+        legend={group.label: run.colors[group.key] for group in groups.models},
     )
     # On the map, a ROI is coloured if its strongest group is above chance and above every other.
     first = table[table["rank"] == 1]
     strongest = first.assign(significant=first["significant"].to_numpy() & fit.winner_exceeds_others(run.settings))
-    run.draw_roi_maps(lambda atlas: roi_maps(atlas, fit.rois, groups.models, strongest, "group"), tested, MAP_TITLE)
+    run.draw_roi_maps(lambda where: roi_maps(where, groups.models, run.colors, strongest), tested, MAP_TITLE)
 
 
 def command() -> None:

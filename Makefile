@@ -51,8 +51,9 @@ check: lint
 test: lint
 	$(RUN) -m pytest
 
-# Any warning of Sphinx ends the build, after all of them were shown.
+# Any warning of Sphinx ends the build, after all of them were shown. Pages of modules that are gone must not stay.
 docs: $(VENV)/.ready-docs
+	rm -rf docs/api
 	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 

@@ -43,9 +43,9 @@ myst_heading_anchors = 3
 
 # A page per module, with what it defines itself; the tree follows the folders.
 autosummary_generate = True
-autosummary_ignore_module_all = False
 autodoc_typehints = "none"
-default_role = "py:obj"
+default_role = "py:obj"  # `name` in a docstring links to what is called so, if there is one
+suppress_warnings = ["ref.python"]  # several modules may have a function of the same name
 highlight_language = "none"
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False

@@ -686,16 +686,21 @@ def test_the_shell_gets_one_line_and_status_2(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_rdms_of_real_images_go_into_the_figures(tmp_path, algonauts):
-    """Networks of one's own on the 78 images, then Fig 3b with the RDMs of real brains."""
-    listed = list_images(algonauts / "stimuli")
+def test_rdms_of_photographs_go_into_the_figures(tmp_path, fifteen_subjects):
+    """Networks of one's own on 78 images, then Fig 3b with the RDMs of fifteen brains."""
+    listed = list_images(fifteen_subjects / "stimuli")
     networks = []
     for seed, group in enumerate(("2D", "semantic", "2D")):
         network = tiny(seed)
         networks.append(Network(Model(f"net{seed}", f"Net {seed}", group, ""), network.load, network.preprocessing, ""))
     compute_rdms(listed, networks, DataFolder(tmp_path / "own"), ExtractionSettings(LAYERS))
     command = [sys.executable, str(HOME / "Fig3b_groupeddnns_ROIs.py"), "--dnn-rdms", str(tmp_path / "own/dnn_rdms")]
-    command += ["--fmri-rdms", str(algonauts / "roi_rdms"), "--roi-labels", str(algonauts / "roi_labels.csv")]
+    command += [
+        "--fmri-rdms",
+        str(fifteen_subjects / "roi_rdms"),
+        "--roi-labels",
+        str(fifteen_subjects / "roi_labels.csv"),
+    ]
     command += ["--results", str(tmp_path / "results"), "--n-permutations", "99", "--no-open", "-q"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,9 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-
-from utils import InputError
 from utils.analysis import paper
 from utils.analysis.settings import Settings
 from utils.cli.command import choose_device, execute, progress_bars, workers
@@ -28,13 +25,15 @@ from utils.io.output import staged, write_arrays, write_table
 from utils.io.provenance import fingerprint, provenance
 from utils.parallel.resources import Resources
 from utils.parallel.threads import use_threads
+from utils.plotting.colors import study_colors
+from utils.plotting.page_layout import Look
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from utils.analysis.rois import RoiFit
     from utils.analysis.searchlights import SearchlightFit
-    from utils.plotting.label_maps import Map
+    from utils.plotting.label_maps import Map, RoiLocations
     from utils.plotting.roi_figure import CeilingPanel, RoiPanel
 
 SIMULATED = "SIMULATED EXAMPLE - not measured data"
@@ -164,23 +163,25 @@ class FigureRun:
         write_arrays(self._outputs.path("arrays.npz"), **fit.arrays())
         write_table(self._outputs.path("results.tsv"), table)
 
+    @cached_property
+    def colors(self) -> dict[str, str]:
+        """Colours of all networks and groups, whichever of them were chosen."""
+        return study_colors(self.models.table)
+
+    def _look(self, title: str = "") -> Look:
+        return Look(title or self.title, self.banner, self._options.surface, self._options.style)
+
     def draw_maps(self, maps: Sequence[Map], notes: Sequence[str], title: str = "") -> None:
         """Write the brain map pages, and the maps as files for other programs."""
         from utils.plotting.brain_maps import save_maps
 
-        save_maps(
-            self._outputs, maps, title=title or self.title, notes=notes, banner=self.banner,
-            surface=self._options.surface, atlas=self.atlas,
-        )  # fmt: skip
+        save_maps(self._outputs, maps, self._look(title), notes, self.atlas)
 
     def draw_montage(self, maps: Sequence[Map], notes: Sequence[str]) -> None:
         """Write the still picture of the first map as figure.svg and figure.png."""
         from utils.plotting.brain_maps import save_montage
 
-        save_montage(
-            self._outputs, maps, title=self.title, note=" ".join(notes), banner=self.banner,
-            surface=self._options.surface, style=self._options.style,
-        )  # fmt: skip
+        save_montage(self._outputs, maps, self._look(), notes)
 
     def draw_rois(
         self, panels: Sequence[RoiPanel], note: str, *, legend: dict[str, str], ceiling: CeilingPanel | None = None
@@ -189,13 +190,10 @@ class FigureRun:
         from utils.plotting.page_layout import save_figure
         from utils.plotting.roi_figure import roi_figure
 
-        figure = roi_figure(
-            panels, title=self.title, note=note, legend=legend, ceiling=ceiling, banner=self.banner,
-            style=self._options.style,
-        )  # fmt: skip
+        figure = roi_figure(panels, self._look(), note, legend=legend, ceiling=ceiling, figure=self.figure)
         save_figure(figure, self._outputs.path("figure.svg"), self._outputs.path("figure.png"))
 
-    def draw_roi_maps(self, maps: Callable[[Atlas], Sequence[Map]], note: str, title: str) -> None:
+    def draw_roi_maps(self, maps: Callable[[RoiLocations], Sequence[Map]], note: str, title: str) -> None:
         """Write the brain maps of the ROIs; without an atlas, say in one line how to get them.
 
         Raises
@@ -203,18 +201,16 @@ class FigureRun:
         InputError
             If the atlas has none of the ROIs.
         """
+        from utils.plotting.label_maps import RoiLocations
+
         if self.atlas is None:
             print(
                 "No brain map of the ROIs: there is no atlas. Give one with --atlas FILE (a NIfTI volume whose labels "
                 "are the ids of the ROI table), for the paper's ROIs the probabilistic atlas of Wang et al. 2015."
             )
             return
-        if not np.isin(self.atlas.labels, self.rois.ids).any():
-            raise InputError(
-                f"{self.sources.atlas}: contains none of the ROIs {', '.join(self.rois.names)}; give a matching `atlas`"
-            )
-        drawn = maps(self.atlas)
-        self.draw_maps(drawn, [drawn[0].drawn.note, note], title)
+        drawn = maps(RoiLocations(self.atlas, self.rois.ids))
+        self.draw_maps(drawn, [drawn[0].note, note], title)
 
     # ------------------------------------------------------------------------------------------------------ the end
 
