@@ -258,7 +258,7 @@ def test_a_worker_that_comes_late_gets_work_at_once(tmp_path):
 def test_a_restarted_scheduler_is_one_line():
     def keep(_number: int, _result: int) -> None:
         with distributed.Client(there.scheduler_address, set_as_default=False) as other:
-            other.restart()
+            other.restart(timeout=300, wait_for_workers=False)
 
     with scheduler() as there:
         there.scale(1)

@@ -25,6 +25,7 @@ from models.tasks import TASKS
 from utils import InputError, cli, fetch
 from utils.datasets import layout, release
 from utils.io import download as downloads
+from utils.io.data_folder import RELEASE
 
 HOME = Path(__file__).resolve().parents[1]
 

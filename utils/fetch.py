@@ -74,7 +74,7 @@ def _main_data(options: argparse.Namespace) -> None:
         else:
             print(f"{figures}: all data are in {options.out}")
     if not holds_release(options.out):
-        raise InputError(f"{options.out}: still has no {RELEASE["dnn_rdms"]}, the RDMs of the networks; "
+        raise InputError(f"{options.out}: still has no {RELEASE['dnn_rdms']}, the RDMs of the networks; "
                          f"see {release.OSF_PAGE}")  # fmt: skip
 
 
