@@ -353,8 +353,3 @@ def _version_text(versions: dict[str, Any]) -> str:
     packages = versions["packages"]
     python = ".".join(packages["python"].split(".")[:2])
     return f"Python {python} with distributed {packages['distributed']} and numpy {packages['numpy']}"
-<<<<<<< .merge_file_3icbOx
-
-
-=======
->>>>>>> .merge_file_1gkN6y
