@@ -341,7 +341,7 @@ def test_doubled_roi_files(tmp_path, monkeypatch, capsys):
 def test_unwritable_results(study, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     line = one_line(monkeypatch, capsys, "Fig3b", "--data", study, "--results", tmp_path / "file")
-    assert "cannot be written to" in line
+    assert "cannot be written (Not a directory)" in line
 
 
 def test_refusal_leaves_earlier_results(finished, study, monkeypatch, capsys):
