@@ -30,10 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.taskonomy import extractor, optimise, random_encoder
 from models.tasks import TASK_LAYERS, TASKS
-from utils.rdms.extraction import CPU_BATCH, GPU_BATCH, Network, Settings
+from utils.io.data_folder import DataFolder
+from utils.rdms.extraction import Network
 from utils.rdms.network_rdms import compute_rdms
-from utils.rdms.preprocessing import get_preprocessing, load_batch
-from utils.rdms.stimuli import list_images
+from utils.rdms.preprocessing import get_preprocessing
+from utils.rdms.settings import CPU_BATCH, GPU_BATCH, ExtractionSettings
+from utils.rdms.stimuli import decode, list_images
 
 RANDOM = next(task for task in TASKS if task.key == "random")
 CPU_TARGET, GPU_TARGET = 1.8, 0.8
@@ -57,7 +59,7 @@ def main() -> None:
 
 def _on_cpu(folder: Path, n: int, repeats: int) -> None:
     stimuli = _write_images(folder / "cpu", n)
-    images = load_batch([path for _, path in stimuli], get_preprocessing("taskbank"))
+    images = _load_batch(stimuli)
     encoder = random_encoder()
     plain = extractor(encoder, TASK_LAYERS)
     fast = extractor(optimise(encoder, TASK_LAYERS), TASK_LAYERS)
@@ -91,7 +93,7 @@ def _on_cpu(folder: Path, n: int, repeats: int) -> None:
 def _on_gpu(folder: Path, n: int, repeats: int) -> None:
     stimuli = _write_images(folder / "gpu", n)
     n_networks = 3
-    images = load_batch([path for _, path in stimuli[:GPU_BATCH]], get_preprocessing("taskbank")).cuda()
+    images = _load_batch(stimuli[:GPU_BATCH]).cuda()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     fast = extractor(optimise(random_encoder(), TASK_LAYERS), TASK_LAYERS).cuda()
     fast = fast.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -118,13 +120,20 @@ def _on_gpu(folder: Path, n: int, repeats: int) -> None:
           f"the forward pass (aim: {GPU_TARGET:.0%})")  # fmt: skip
 
 
+def _load_batch(stimuli: list[Any]) -> torch.Tensor:
+    preprocessing = get_preprocessing("taskbank")
+    return preprocessing.finish(torch.stack([preprocessing.prepare(decode(path)) for _, path in stimuli]))
+
+
 def _extract(stimuli: list[Any], folder: Path, device: str, n_networks: int) -> None:
     networks = [
         Network(RANDOM, lambda seed=seed: _encoder(seed), get_preprocessing("taskbank"), "untrained")
         for seed in range(n_networks)
     ]
-    settings = Settings({layer: layer for layer in TASK_LAYERS}, device=device, fresh=True, memory=8 * 10**9, workers=8)
-    compute_rdms(stimuli, networks, folder / f"out-{device}", settings)
+    settings = ExtractionSettings(
+        {layer: layer for layer in TASK_LAYERS}, device=device, fresh=True, memory=8 * 10**9, workers=8
+    )
+    compute_rdms(stimuli, networks, DataFolder(folder / f"out-{device}"), settings)
 
 
 @functools.cache

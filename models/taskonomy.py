@@ -385,16 +385,17 @@ def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
     Raises
     ------
     InputError
-        If there is no such layer (the message lists those that exist), or the network cannot be traced.
+        If there is no such layer or none is given (the message lists those that exist), or the network cannot be
+        traced.
     """
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-    names = {layer: layer for layer in layers}
-    if isinstance(model, TaskonomyEncoder):
-        names = {layer: LAYER_MODULES.get(layer, layer) for layer in layers}
+    aliases = LAYER_MODULES if isinstance(model, TaskonomyEncoder) else {}
     try:
-        _, available = get_graph_node_names(model, suppress_diff_warning=True)
-        nodes = {layer: _node(name, layer, model, available) for layer, name in names.items()}
+        available = get_graph_node_names(model, suppress_diff_warning=True)[1][1:]  # without the input
+        if not layers:
+            raise InputError(f"`layers` is missing; choose from {', '.join([*aliases, *available])}")
+        nodes = {layer: _node(layer, model, available, aliases) for layer in layers}
         # Exact names only: of two names for one node, or a module and its part, torchvision would return only one.
         graph = create_feature_extractor(model, sorted(set(nodes.values())), suppress_diff_warning=True)
     except InputError:
@@ -410,15 +411,15 @@ def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
     return _Extractor(graph, nodes).eval()
 
 
-def _node(name: str, layer: str, model: nn.Module, available: Sequence[str]) -> str:
+def _node(layer: str, model: nn.Module, available: Sequence[str], aliases: Mapping[str, str]) -> str:
     """Name of the node that a layer refers to: itself, or the last one inside a module."""
-    nodes = list(available)[1:]  # the first one is the input
-    if name in nodes:
+    name = aliases.get(layer, layer)
+    if name in available:
         return name
-    inside = [node for node in nodes if node.startswith(f"{name}.")]
+    inside = [node for node in available if node.startswith(f"{name}.")]
     if inside:
         return inside[-1]
-    listed = [*LAYER_MODULES, *nodes] if isinstance(model, TaskonomyEncoder) else nodes
+    listed = [*aliases, *available]
     close = difflib.get_close_matches(layer, listed, n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""
     raise InputError(f"{type(model).__name__} has no layer '{layer}'{guess}; there are {', '.join(listed)}")

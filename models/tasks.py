@@ -1,4 +1,4 @@
-"""The 18 Taskonomy tasks and the untrained network: names, groups, colours, checkpoints.
+"""The 18 Taskonomy tasks and the untrained network: names, groups, checkpoints.
 
 Order is that of the published code's task list. Sources: Zamir et al. 2018 (tasks), Dwivedi et al. 2021 (groups, names
 in the figures), the `visualpriors` package (checkpoint names, whose suffix is the SHA-256 of the file).
@@ -6,19 +6,12 @@ in the figures), the `visualpriors` package (checkpoint names, whose suffix is t
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 BASELINE = "baseline"
-
-# Groups stay apart under protanopia, deuteranopia and tritanopia (CIEDE2000 >= 23 between any two).
-GROUP_COLORS = {"2D": "#0077BB", "3D": "#E69F00", "semantic": "#882255", BASELINE: "#2B2B2B"}
-NOT_SIGNIFICANT_COLOR = "#C8C8C8"
-BELOW_CEILING_COLOR = "#E8E8E8"
-
-# For groups that the paper does not know: Paul Tol's "bright" and "vibrant" schemes, without the hues used above.
-_OTHER_GROUP_COLORS = ("#228833", "#EE3377", "#66CCEE", "#CCBB44", "#009988", "#AA3377")
+# The groups of the paper, in its order; the untrained network is in none of them.
+GROUPS = ("2D", "3D", "semantic")
 
 
 @dataclass(frozen=True)
@@ -32,18 +25,18 @@ class Model:
     label : str
         Name shown to readers.
     group : str
-        Family the network belongs to: "2D", "3D", "semantic", "baseline" or a user's own.
+        Group of the network: "2D", "3D", "semantic", "baseline" or a user's own.
     color : str
-        Hexadecimal colour, ``#rrggbb``.
+        Colour that the user chose, ``#rrggbb``; "" leaves the choice to `utils.plotting.colors`.
     """
 
     key: str
     label: str
     group: str
-    color: str
+    color: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task(Model):
     """A Taskonomy network with its published checkpoint.
 
@@ -51,8 +44,6 @@ class Task(Model):
     ----------
     plot_order : int
         Position in the paper's legends.
-    published_color : tuple of float
-        RGB in [0, 1], as in the paper's Fig 1.
     checkpoint : str or None
         File name of the encoder weights, ``<name>_encoder-<sha256>.pth``; None for the untrained network.
     sha256 : str or None
@@ -62,7 +53,6 @@ class Task(Model):
     """
 
     plot_order: int
-    published_color: tuple[float, float, float]
     checkpoint: str | None
     sha256: str | None
     input_channels: int
@@ -109,35 +99,12 @@ _TABLE = (
     ("random", "random", BASELINE, 18, None, None),
 )  # fmt: skip
 
-# One shade per network, in the order of the legends; neighbouring shades differ by CIEDE2000 >= 7.
-_SHADES = (
-    "#16128e", "#2439a0", "#3957b2", "#5373c4", "#6f8fd5", "#8dabe6", "#acc6f7",
-    "#2b1a04", "#462e07", "#624509", "#7e5d0b", "#99780e", "#b49412", "#cdb21b", "#e5d228",
-    "#8c2153", "#b63a61", "#e1546d",
-    GROUP_COLORS[BASELINE],
-)  # fmt: skip
-
-
-def _published_color(group: str, plot_order: int) -> tuple[float, float, float]:
-    """Blue, green and magenta ramps of the paper's Fig 1."""
-    if group == "2D":
-        return (0.0, 0.0, 0.3 + 0.7 * plot_order / 6)
-    if group == "3D":
-        return (0.0, 0.3 + 0.7 * (plot_order - 7) / 7, 0.0)
-    if group == "semantic":
-        level = 0.5 + 0.5 * (plot_order - 15) / 2
-        return (level, 0.0, level)
-    return (0.8, 0.8, 0.0)
-
-
 TASKS: tuple[Task, ...] = tuple(
     Task(
         key=key,
         label=label,
         group=group,
-        color=_SHADES[order],
         plot_order=order,
-        published_color=_published_color(group, order),
         checkpoint=None if sha256 is None else f"{name}_encoder-{sha256}.pth",
         sha256=sha256,
         input_channels=1 if key == "colorization" else 3,
@@ -146,34 +113,6 @@ TASKS: tuple[Task, ...] = tuple(
 )
 
 TASK_LAYERS = ("block4", "encoder_output")
-
-# What the paper's maps paint in the place of the house's colours: the networks as in Fig 1, their groups as in Fig 3a,
-# and one grey both for "not significant" and for what was not tested.
-_PUBLISHED_GROUPS = {"2D": (0.0, 0.0, 1.0), "3D": (0.0, 1.0, 0.0), "semantic": (1.0, 0.0, 1.0)}
-_PUBLISHED_GREY = (0.8, 0.8, 0.8)
-_PUBLISHED_COLORS = {
-    **{task.color.lower(): task.published_color for task in TASKS},
-    **{GROUP_COLORS[group].lower(): color for group, color in _PUBLISHED_GROUPS.items()},
-    NOT_SIGNIFICANT_COLOR.lower(): _PUBLISHED_GREY,
-    BELOW_CEILING_COLOR.lower(): _PUBLISHED_GREY,
-}
-
-
-def to_published_color(color: str) -> str:
-    """Colour that the paper's maps have where this project draws `color`.
-
-    Parameters
-    ----------
-    color : str
-        Colour of a network, a group or a place without a winner, ``#rrggbb``.
-
-    Returns
-    -------
-    str
-        ``#rrggbb``; `color` itself if the paper has nothing of that colour, such as a user's own network.
-    """
-    published = _PUBLISHED_COLORS.get(color.lower())
-    return color if published is None else "#" + "".join(f"{round(255 * channel):02x}" for channel in published)
 
 
 def legend_order(models: Sequence[Model]) -> list[int]:
@@ -198,28 +137,18 @@ def legend_order(models: Sequence[Model]) -> list[int]:
 
 
 def group_names(models: Sequence[Model]) -> list[str]:
-    """Groups of `models`: the paper's in its order (2D, 3D, semantic), then others as they appear, baseline last."""
+    """Groups of some models, in the order of legends.
+
+    Parameters
+    ----------
+    models : sequence of Model
+
+    Returns
+    -------
+    list of str
+        The paper's groups in its order, then others as they appear, the baseline last.
+    """
     found = list(dict.fromkeys(model.group for model in models))
-    known = [group for group in GROUP_COLORS if group in found and group != BASELINE]
-    other = [group for group in found if group not in GROUP_COLORS]
+    known = [group for group in GROUPS if group in found]
+    other = [group for group in found if group not in (*GROUPS, BASELINE)]
     return known + other + [BASELINE] * (BASELINE in found)
-
-
-def group_colors(groups: Sequence[str]) -> dict[str, str]:
-    """A colour for every group; those that the paper does not have are given unused hues in turn."""
-    other = [group for group in groups if group not in GROUP_COLORS]
-    spare = {group: _OTHER_GROUP_COLORS[i % len(_OTHER_GROUP_COLORS)] for i, group in enumerate(other)}
-    return {group: GROUP_COLORS.get(group) or spare[group] for group in groups}
-
-
-def shades(color: str, n: int) -> list[str]:
-    """`n` shades of one hue from dark to light, `color` itself where n is 1."""
-    if n == 1:
-        return [color]
-    red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    hue, _, saturation = colorsys.rgb_to_hls(red, green, blue)
-    result = []
-    for i in range(n):
-        rgb = colorsys.hls_to_rgb(hue, 0.22 + 0.53 * i / (n - 1), saturation)
-        result.append("#" + "".join(f"{round(255 * channel):02x}" for channel in rgb))
-    return result

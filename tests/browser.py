@@ -7,9 +7,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -21,14 +22,20 @@ _FLAGS = (
     "--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 )  # fmt: skip
 
-# plotly draws in animation frames: what was asked for shows after two of them, and what hovering brings a little later.
+T = TypeVar("T")
+PATIENCE = 25  # seconds; only ends a test that would otherwise wait for ever
+
+# plotly draws in animation frames: what was asked for shows after two, once the chart has the size of its place.
 _SETTLED = """
 const done = arguments[arguments.length - 1], chart = document.getElementById("brain");
 (function wait() {
-  if (!chart?._fullLayout?.scene?._scene?.glplot) return setTimeout(wait, 30);
+  const layout = chart?._fullLayout;
+  if (!layout?.scene?._scene?.glplot || Math.abs(layout.width - chart.clientWidth) > 1) return setTimeout(wait, 30);
   requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 100)));
 })();
 """
+# plotly takes a click for one when no second one has come in time. Timers of a page go off in order.
+_CLICKED = "setTimeout(arguments[0], chart._context.doubleClickDelay + 1)"
 
 
 @contextmanager
@@ -58,7 +65,9 @@ def open_browser() -> Iterator[Browser]:
     try:
         if not session.execute_script("return Boolean(document.createElement('canvas').getContext('webgl2'))"):
             pytest.skip("the browser has no WebGL")
-        session.set_script_timeout(30)
+        session.set_script_timeout(PATIENCE)
+        session.set_page_load_timeout(PATIENCE)
+        session.command_executor.client_config.timeout = 2 * PATIENCE
         yield Browser(session)
     finally:
         session.quit()
@@ -69,17 +78,29 @@ class Browser:
 
     def __init__(self, driver) -> None:
         self.driver = driver
+        self._errors: list[str] = []
+        self._events: list[dict] = []
 
     def open(self, path: Path, *, width: int = 1400, height: int = 820) -> None:
         """Show a file in a window of this size; only what happens from here on is in the logs."""
         self.resize(width, height)
         for log in ("browser", "performance"):
             self.driver.get_log(log)
+        self._errors, self._events = [], []
         self.driver.get(Path(path).as_uri())
 
     def resize(self, width: int, height: int) -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.until(lambda: self.run("return [innerWidth, innerHeight]") == [width, height])
+
+    def until(self, found: Callable[[], T]) -> T:
+        """Wait until this is true, however long that takes on a busy machine; returns what it is then."""
+        from selenium.common.exceptions import StaleElementReferenceException
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        wait = WebDriverWait(self.driver, PATIENCE, 0.05, [StaleElementReferenceException])
+        return wait.until(lambda _: found())
 
     def settle(self) -> None:
         """Wait until the map is drawn."""
@@ -93,14 +114,15 @@ class Browser:
 
     def errors(self) -> list[str]:
         """Errors in the console since the page was opened."""
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        self._errors += [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        return self._errors
 
     def requests(self) -> list[str]:
         """Addresses that were asked for since the page was opened, without data that it carries itself."""
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        self._events += [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        sent = [event["params"] for event in self._events if event["method"] == "Network.requestWillBeSent"]
         urls = [event["request"]["url"] for event in sent]
-        urls += [event["params"]["url"] for event in events if event["method"] == "Network.webSocketCreated"]
+        urls += [event["params"]["url"] for event in self._events if event["method"] == "Network.webSocketCreated"]
         return [url for url in urls if not url.startswith(("data:", "blob:", "about:"))]
 
     def pixels(self) -> np.ndarray:
@@ -109,6 +131,13 @@ class Browser:
 
         picture = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"), dtype=np.int16)
+
+    def settle_nilearn(self) -> None:
+        """Wait until nilearn's viewers, each in a frame of its own, fill it with their plots."""
+        for number in range(len(self.find("iframe"))):
+            self.driver.switch_to.frame(number)
+            self.until(lambda: self.run("return document.querySelector('canvas')?.width > 300"))
+            self.driver.switch_to.default_content()
 
     def point(self, x: int, y: int) -> None:
         """Move the mouse to a position, from the side, as only a movement brings up what hovering shows."""
@@ -138,7 +167,12 @@ class Browser:
         from selenium.webdriver import ActionChains
 
         actions = ActionChains(self.driver)
-        (actions.double_click if double else actions.click)(element).perform()
-        # plotly waits for a second click before it takes a click for one.
-        self.driver.execute_async_script("setTimeout(arguments[0], 400)")
+        if double:  # however long the second click takes
+            usual = self.run("return chart._context.doubleClickDelay")
+            self.run("chart._context.doubleClickDelay = 1000 * arguments[0]", PATIENCE)
+            actions.double_click(element).perform()
+            self.run("chart._context.doubleClickDelay = arguments[0]", usual)
+        else:
+            actions.click(element).perform()
+            self.driver.execute_async_script(_CLICKED)
         self.settle()

@@ -1,10 +1,17 @@
 """Shared fixtures of the tests."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import N_CONDITIONS, gain_rdms, shared
+from helpers import N_CONDITIONS, gain_rdms
+from samples import DATA, REAL, write_fifteen_subjects, write_published_sample, write_runs
+
+
+def kinds(name: str) -> list[str]:
+    """Tests run on simulated data everywhere, and on real data too where these are beside the repository."""
+    return ["simulated", "real"] if (REAL / name).exists() else ["simulated"]
 
 
 @pytest.fixture
@@ -13,19 +20,36 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
-def published_sample() -> Path:
-    return shared("reference/published_layout_sample")
+def published_sample(tmp_path_factory) -> Path:
+    """A small data set in the layout of the published release; see tests/data/README.md. Not to be changed."""
+    return write_published_sample(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture(scope="session")
 def published_outputs() -> dict[str, np.ndarray]:
-    with np.load(shared("reference/published_code_outputs.npz")) as file:
+    """What the published code computes from that sample."""
+    with np.load(DATA / "published_outputs.npz") as file:
         return dict(file)
 
 
 @pytest.fixture(scope="session")
-def algonauts() -> Path:
-    return shared("real/algonauts78")
+def paper_reference() -> dict:
+    """The numbers in the figures of the paper, and its tasks."""
+    return json.loads((DATA / "paper_reference.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session", params=kinds("haxby25mm"))
+def runs(request, tmp_path_factory) -> Path:
+    """Beta maps of twelve runs: simulated ones and, where at hand, those of Haxby et al. (2001)."""
+    return REAL / "haxby25mm" if request.param == "real" else write_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session", params=kinds("algonauts78"))
+def fifteen_subjects(request, tmp_path_factory) -> Path:
+    """RDMs of fifteen subjects for 78 images: simulated and, where at hand, of the Algonauts challenge 2019."""
+    if request.param == "real":
+        return REAL / "algonauts78"
+    return write_fifteen_subjects(tmp_path_factory.mktemp("subjects"))
 
 
 @pytest.fixture(scope="session")

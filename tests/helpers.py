@@ -1,4 +1,4 @@
-"""What several test modules share: reference data, small data sets, literal regressions, and scripts run in place."""
+"""What several test modules share: small data sets, literal regressions, and scripts run in place."""
 
 import importlib
 import sys
@@ -12,7 +12,6 @@ from utils.rdm import n_pairs_of
 HOME = Path(__file__).resolve().parents[1]
 N_CONDITIONS = 12
 N_PAIRS = n_pairs_of(N_CONDITIONS)
-SHARED = HOME.parent / "shared"
 SCRIPTS = {
     "Fig1": "Fig1_individualdnns_searchlight",
     "Fig2": "Fig2_individualdnns_top3_ROIs",
@@ -26,16 +25,8 @@ def run_script(monkeypatch, figure, *arguments):
     script = importlib.import_module(SCRIPTS[figure])
     monkeypatch.setattr(sys, "argv", [f"{SCRIPTS[figure]}.py", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        script.command()
+        script.main()
     return ended.value.code
-
-
-def shared(name: str) -> Path:
-    """A folder of reference material beside the repository; the test is skipped where it is missing."""
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    return path
 
 
 def gain_rdms(rng: np.random.Generator, n_rdms: int, n_conditions: int = 20, spread: float = 0.8) -> np.ndarray:
@@ -102,3 +93,12 @@ def lstsq_adjusted(sets, response):
 def lstsq_unique(sets, response):
     total = lstsq_adjusted(sets, response)
     return [total - lstsq_adjusted([s for j, s in enumerate(sets) if j != i], response) for i in range(len(sets))]
+
+
+def load_batch(paths, preprocessing):
+    """Images as the input of a network."""
+    import torch
+
+    from utils.rdms.stimuli import decode
+
+    return preprocessing.finish(torch.stack([preprocessing.prepare(decode(path)) for path in paths]))

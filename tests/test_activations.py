@@ -10,21 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import load_batch
 from PIL import Image
 from scipy.spatial.distance import pdist, squareform
 from torch import nn
 
 from models.taskonomy import extractor, load_encoder, random_encoder
 from models.tasks import TASK_LAYERS, Model
-from utils import InputError, activations
+from utils import InputError
 from utils.activations import main
 from utils.datasets.models import read_model_table
+from utils.io.data_folder import DataFolder
 from utils.io.readers import read_rdms
 from utils.rdm import METRICS, expand, pattern_rdms
-from utils.rdms import extraction
-from utils.rdms.extraction import Network, Settings
-from utils.rdms.network_rdms import blockwise_rdm, compute_rdms
-from utils.rdms.preprocessing import get_preprocessing, load_batch
+from utils.rdms import extraction, network_rdms
+from utils.rdms.extraction import Network
+from utils.rdms.network_rdms import chunked_rdm, compute_rdms
+from utils.rdms.preprocessing import get_preprocessing
+from utils.rdms.settings import ExtractionSettings
 from utils.rdms.stimuli import list_images
 
 HOME = Path(__file__).resolve().parents[1]
@@ -120,16 +123,11 @@ LAYERS = {"conv": "early", "fc": "late"}
 
 def run(out, stimuli, network=None, **options):
     """RDMs by layer name."""
-    compute_rdms(stimuli, [network or tiny()], out, Settings(LAYERS, **options))
+    compute_rdms(stimuli, [network or tiny()], DataFolder(out), ExtractionSettings(LAYERS, **options))
     return {name: np.load(out / "dnn_rdms" / f"tiny_{name}.npy") for name in LAYERS.values()}
 
 
 # --------------------------------------------------------------------------------------------------------------- RDMs
-
-
-def reader(patterns):
-    tensor = torch.from_numpy(patterns)
-    return lambda rows, columns: tensor[torch.from_numpy(rows)][:, columns].double()
 
 
 @pytest.mark.parametrize("metric", list(METRICS))
@@ -137,7 +135,7 @@ def reader(patterns):
 @pytest.mark.parametrize("memory", [2**30, 20_000, 3_000])
 def test_rdms_from_parts_equal_those_at_once_and_scipy(rng, metric, center, memory):
     patterns = (rng.standard_normal((13, 301)) + 4).astype(np.float32)
-    rdm = blockwise_rdm(reader(patterns), patterns.shape, metric, center=center, memory=memory)
+    rdm = chunked_rdm(torch.from_numpy(patterns), metric, center=center, memory=memory)
     wide = patterns.astype(np.float64)
     np.testing.assert_allclose(rdm, expand(pattern_rdms(wide, metric, center=center)), rtol=1e-10, atol=1e-10)
     expected = squareform(pdist(wide - wide.mean(axis=0) * center, metric))
@@ -150,13 +148,17 @@ def test_parts_are_as_small_as_memory_asks(rng, memory):
     patterns = rng.standard_normal((40, 500))
     sizes = []
 
-    def read(rows, columns):
-        sizes.append(len(rows) * len(range(*columns.indices(500))))
-        return torch.from_numpy(patterns[rows][:, columns])
+    class Patterns:
+        shape = patterns.shape
 
-    rdm = blockwise_rdm(read, patterns.shape, memory=memory)
+        def __getitem__(self, part):
+            sizes.append(patterns[part].size)
+            return torch.from_numpy(patterns[part])
+
+    rdm = chunked_rdm(Patterns(), memory=memory)
     np.testing.assert_allclose(rdm, squareform(pdist(patterns, "correlation")), atol=1e-12)
     assert max(sizes) * 8 <= max(memory, 8 * 2)
+    assert (len(sizes) > 2) == (memory == 1_000)
 
 
 def test_small_differences_beside_large_means_are_kept(rng):
@@ -164,14 +166,14 @@ def test_small_differences_beside_large_means_are_kept(rng):
     patterns = (1000 + rng.standard_normal((6, 20_000)) + rng.standard_normal(20_000) * 30).astype(np.float32)
     expected = pdist(patterns.astype(np.float64), "correlation")
     assert expected.max() < 0.01
-    rdm = blockwise_rdm(reader(patterns), patterns.shape, memory=10**6)
+    rdm = chunked_rdm(torch.from_numpy(patterns), memory=10**6)
     np.testing.assert_allclose(rdm, squareform(expected), rtol=1e-9, atol=1e-12)
 
 
 def test_equal_patterns_have_distance_zero(rng):
     patterns = np.repeat(rng.standard_normal((4, 50)), 2, axis=0)
     for metric in METRICS:
-        rdm = blockwise_rdm(reader(patterns), patterns.shape, metric)
+        rdm = chunked_rdm(torch.from_numpy(patterns), metric)
         assert abs(rdm[0, 1]) < 1e-7
         assert rdm.min() >= 0
 
@@ -179,7 +181,7 @@ def test_equal_patterns_have_distance_zero(rng):
 def test_a_further_metric_needs_nothing_but_its_function(rng, monkeypatch):
     monkeypatch.setitem(METRICS, "cityblock", lambda p: (p[..., :, None, :] - p[..., None, :, :]).abs().sum(-1))
     patterns = rng.standard_normal((7, 30))
-    rdm = blockwise_rdm(reader(patterns), patterns.shape, "cityblock", center=True)
+    rdm = chunked_rdm(torch.from_numpy(patterns), "cityblock", center=True)
     np.testing.assert_allclose(rdm, squareform(pdist(patterns, "cityblock")))
 
 
@@ -197,7 +199,7 @@ def test_patterns_without_a_dissimilarity_are_pointed_out(rng, metric, value, wh
     patterns = rng.standard_normal((9, 40)).astype(np.float32)
     patterns[[2, 5]] = value
     with pytest.raises(ValueError, match=what) as error:
-        blockwise_rdm(reader(patterns), patterns.shape, metric, memory=2_000)
+        chunked_rdm(torch.from_numpy(patterns), metric, memory=2_000)
     assert set(error.value.rows) <= {2, 5}
 
 
@@ -252,7 +254,7 @@ def test_what_does_not_fit_into_memory_goes_to_a_file_that_vanishes(tmp_path, st
     temporary = tempfile.TemporaryFile
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: places.append(dir) or temporary(dir=dir))
     small, large = run(tmp_path / "a", stimuli, memory=10_000), run(tmp_path / "b", stimuli)
-    assert places == [tmp_path / "a"]  # the large layer only
+    assert places == [tmp_path / "a"] * 2  # both layers, since they do not fit together
     np.testing.assert_allclose(small["early"], large["early"], atol=1e-9)
     files = {str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*") if path.is_file()}
     rdms = {f"dnn_rdms/tiny_{name}.{suffix}" for name in LAYERS.values() for suffix in ("npy", "json")}
@@ -277,7 +279,7 @@ def test_bfloat16_is_near_and_not_the_same(tmp_path, stimuli):
 def test_batches_shrink_when_memory_runs_out(tmp_path, stimuli, error):
     usual = run(tmp_path / "a", stimuli)
     Guard.seen = []
-    with pytest.warns(UserWarning, match=r"tiny: memory is short, going on with batches of [42]"):
+    with pytest.warns(UserWarning, match=r"tiny: memory is low, continuing with batches of [42]"):
         shrunk = run(tmp_path / "b", stimuli, tiny(room=2, error=error), batch_size=9)
     assert sum(Guard.seen) == N_IMAGES and set(Guard.seen) <= {1, 2}
     np.testing.assert_allclose(shrunk["late"], usual["late"], atol=1e-6)
@@ -285,8 +287,8 @@ def test_batches_shrink_when_memory_runs_out(tmp_path, stimuli, error):
 
 def test_memory_for_no_image_at_all_ends_in_one_line(tmp_path, stimuli):
     with (
-        pytest.warns(UserWarning, match="memory is short"),
-        pytest.raises(InputError, match="tiny: memory of the cpu does not suffice for a single image"),
+        pytest.warns(UserWarning, match="memory is low"),
+        pytest.raises(InputError, match="tiny: the cpu has too little memory for a single image"),
     ):
         run(tmp_path, stimuli, tiny(room=0), batch_size=2)
 
@@ -295,7 +297,7 @@ def test_images_are_decoded_once_for_all_networks(tmp_path, stimuli, monkeypatch
     decoded = []
     monkeypatch.setattr(extraction, "decode", lambda path, plain=extraction.decode: decoded.append(path) or plain(path))
     networks = [tiny(seed, key=f"net{seed}") for seed in range(3)]
-    compute_rdms(stimuli, networks, tmp_path, Settings(LAYERS))
+    compute_rdms(stimuli, networks, DataFolder(tmp_path), ExtractionSettings(LAYERS))
     assert sorted(decoded) == sorted(path for _, path in stimuli)
 
 
@@ -303,7 +305,9 @@ def test_progress_counts_images_of_all_networks(tmp_path, stimuli):
     steps = []
     networks = [tiny(seed, key=f"net{seed}") for seed in range(2)]
     for _ in range(2):
-        compute_rdms(stimuli, networks, tmp_path, Settings(LAYERS), lambda *step: steps.append(step))
+        compute_rdms(
+            stimuli, networks, DataFolder(tmp_path), ExtractionSettings(LAYERS), lambda *step: steps.append(step)
+        )
     assert {total for _, total in steps} == {2 * N_IMAGES}
     done = [done for done, _ in steps]
     assert done[-2:] == [N_IMAGES, 2 * N_IMAGES]  # the second time, everything is there
@@ -366,18 +370,18 @@ def test_a_changed_image_or_rdm_is_noticed(tmp_path, stimuli):
 
 
 def test_changed_code_of_a_network_is_noticed(tmp_path, stimuli, monkeypatch):
-    monkeypatch.setattr(activations, "_own_code", lambda module: {"return x"})
+    monkeypatch.setattr(network_rdms, "_own_code", lambda module: {"return x"})
     run(tmp_path, stimuli)
     n_seen = len(Guard.seen)
-    monkeypatch.setattr(activations, "_own_code", lambda module: {"return -x"})
+    monkeypatch.setattr(network_rdms, "_own_code", lambda module: {"return -x"})
     run(tmp_path, stimuli)
     assert len(Guard.seen) > n_seen
 
 
 def test_own_code_is_that_of_the_users_classes():
-    code = activations._own_code(Tiny())
+    code = network_rdms._own_code(Tiny())
     assert len(code) == 2 and any("class Guard" in text for text in code)
-    assert activations._own_code(random_encoder()) == set()
+    assert network_rdms._own_code(random_encoder()) == set()
 
 
 # ---------------------------------------------------------------------------------------------------- the data folder
@@ -404,7 +408,7 @@ def test_models_are_added_and_rows_kept(tmp_path, stimuli):
     path.write_text("key\tlabel\tgroup\tnote\nold\tOld net\tmine\tkeep\ntiny\tMy label\tmine\t\n")
     run(tmp_path, stimuli)
     run(tmp_path, stimuli)
-    compute_rdms(stimuli, [tiny(key="next")], tmp_path, Settings(LAYERS))
+    compute_rdms(stimuli, [tiny(key="next")], DataFolder(tmp_path), ExtractionSettings(LAYERS))
     assert path.read_text().splitlines() == [
         "key\tlabel\tgroup\tnote\tcolor",
         "old\tOld net\tmine\tkeep\t",
@@ -447,7 +451,7 @@ def _list_of(folder, paths):
 def test_conditions_of_other_images_are_refused(tmp_path, stimuli):
     run(tmp_path, stimuli)
     names = [name for name, _ in stimuli]
-    with pytest.raises(InputError, match=r"conditions\.txt: names 11 conditions, which are not the 9 images"):
+    with pytest.raises(InputError, match=r"conditions\.txt: lists 11 conditions that do not match the 9 images"):
         run(tmp_path, stimuli[:9])
     with pytest.raises(InputError, match="condition 1 is 'image_1' there and 'image_11' here"):
         run(tmp_path, stimuli[::-1])
@@ -457,7 +461,7 @@ def test_conditions_of_other_images_are_refused(tmp_path, stimuli):
 
 def test_an_out_folder_that_cannot_be_written_is_refused(tmp_path, stimuli):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file: cannot be written to .*choose another folder with --out"):
+    with pytest.raises(InputError, match=r"file: cannot be written to .*choose another folder as `out`"):
         run(tmp_path / "file", stimuli)
 
 
@@ -482,9 +486,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, stimuli, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
-        with pytest.raises(InputError, match=r"tiny_early\.npy: it cannot be written .the disk is full.; free space"):
+        with pytest.raises(InputError, match=r"tiny_early\.npy: cannot be written .the disk is full.; free space"):
             run(tmp_path, stimuli, metric="cosine")
-        with pytest.raises(InputError, match=r"activations/tiny_\w+\.npy: it cannot be written .the disk is full"):
+        with pytest.raises(InputError, match=r"activations/tiny_\w+\.npy: cannot be written .the disk is full"):
             run(tmp_path, stimuli, metric="cosine", save_activations=True)
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert before == after
@@ -498,12 +502,14 @@ def test_bad_settings_are_refused(tmp_path, stimuli):
     with pytest.raises(InputError, match=r"found 2 image\(s\), but an RDM needs three or more"):
         run(tmp_path, stimuli[:2])
     for precision in ("tf32", "float16"):
-        with pytest.raises(InputError, match=f"--precision {precision} needs a GPU"):
+        with pytest.raises(InputError, match=f"`precision` {precision} needs a GPU"):
             run(tmp_path, stimuli, precision=precision)
+    with pytest.raises(InputError, match="`precision` is 'int8', expected one of float32, tf32"):
+        run(tmp_path, stimuli, precision="int8")
     with pytest.raises(InputError, match="unknown metric 'manhattan'"):
         run(tmp_path, stimuli, metric="manhattan")
-    with pytest.raises(InputError, match="two layers have the name early"):
-        compute_rdms(stimuli, [tiny()], tmp_path, Settings({"conv": "early", "fc": "early"}))
+    with pytest.raises(InputError, match="two layers are named early"):
+        compute_rdms(stimuli, [tiny()], DataFolder(tmp_path), ExtractionSettings({"conv": "early", "fc": "early"}))
 
 
 def test_a_broken_image_ends_in_one_line(tmp_path, stimuli):
@@ -520,7 +526,7 @@ def test_an_image_that_vanished_ends_in_one_line(tmp_path, stimuli):
 
 def test_networks_that_cannot_take_the_images_are_named(tmp_path, stimuli):
     grey = Network(tiny().model, tiny().load, get_preprocessing("taskbank", task="colorization"), "")
-    with pytest.raises(InputError, match=r"tiny: cannot process images of shape .3, 256, 256.*choose another --prep"):
+    with pytest.raises(InputError, match=r"tiny: cannot process images of shape .3, 256, 256.*choose another `prep"):
         run(tmp_path, stimuli, grey)
 
 
@@ -530,8 +536,8 @@ def test_layers_without_a_pattern_per_image_are_refused(tmp_path, stimuli):
             return x.mean((1, 2, 3))
 
     network = Network(Model("flat", "", "", ""), lambda: Flat().eval(), get_preprocessing("imagenet"), "")
-    with pytest.raises(InputError, match=r"flat, layer mean: gives \(5,\) for 5 images, expected one pattern"):
-        compute_rdms(stimuli, [network], tmp_path, Settings({"mean": "mean"}))
+    with pytest.raises(InputError, match=r"flat, layer mean: returns \(5,\) for 5 images, expected one pattern"):
+        compute_rdms(stimuli, [network], DataFolder(tmp_path), ExtractionSettings({"mean": "mean"}))
 
 
 def test_dead_layers_are_named_with_the_images(tmp_path, stimuli):
@@ -541,7 +547,9 @@ def test_dead_layers_are_named_with_the_images(tmp_path, stimuli):
     with pytest.raises(InputError, match=r"tiny, layer fc: activations are the same in all units for 11 of 11 images"):
         run(tmp_path, stimuli, network)
     nn.init.constant_(network.load().conv.weight, float("nan"))
-    with pytest.raises(InputError, match=r"tiny, layer conv: activations are NaN or inf for 11 .*--precision float32"):
+    with pytest.raises(
+        InputError, match=r"tiny, layer conv: activations are NaN or inf for 11 .*set `precision` to float32"
+    ):
         run(tmp_path, stimuli, network)
 
 
@@ -579,7 +587,7 @@ def test_taskonomy_networks_by_command(tmp_path, stimuli, capsys):
         listing.unlink()
     assert "4 RDMs of 4 images" in first.out and "4 computed" in first.out
     assert "weights were not verified" in first.err
-    assert "0 computed" in second.out and "4 there already" in second.out
+    assert "0 computed" in second.out and "4 existed already" in second.out
     assert [model.key for model in read_model_table(out / "models.tsv")] == ["colorization", "random"]
     for task in ("colorization", "random"):
         images = load_batch([path for _, path in stimuli[:4]], get_preprocessing("taskbank", task=task))
@@ -620,16 +628,16 @@ def test_a_torchvision_network_by_command(tmp_path, stimuli):
     [
         (["--tasks", "edge2d", "jigsaw"], r"unknown task\(s\) jigsaw; there are autoencoder, .*, random"),
         (["--tasks", "random", "--layers", "block5"], "has no layer 'block5'.*there are block4, encoder_output"),
-        (["--tasks", "random", "--layers", "block4=a", "encoder_output=a"], "two layers have the name a"),
-        (["--tasks", "random", "--layers", "block4", "block4"], "block4 stands there twice"),
-        (["--tasks", "random", "--layers", "block4=a/b"], "expected LAYER or LAYER=NAME"),
+        (["--tasks", "random", "--layers", "block4=a", "encoder_output=a"], "two layers are named a"),
+        (["--tasks", "random", "--layers", "block4", "block4"], "a layer is given twice"),
+        (["--tasks", "random", "--layers", "block4=a/b"], "'a/b' cannot be part of a file name; use LAYER=NAME"),
         (["--tasks", "edge2d", "--weights", "{empty}/nowhere"], "nowhere: is not a folder"),
         (["--model", "resnet19", "--layers", "fc"], "torchvision has no model 'resnet19'"),
-        (["--model", "own_networks:network"], "--layers is missing: .*there are .*conv"),
+        (["--model", "own_networks:network"], "`layers` is missing; choose from .*conv"),
         (["--model", "own_networks:network", "--layers", "conv9"], "has no layer 'conv9'"),
         (["--model", "own_networks:not_a_network", "--layers", "fc"], "returned int, expected a torch.nn.Module"),
         (["--model", "own_networks:network", "--layers", "fc", "--key", "a b"], "'a b' cannot be part of a file name"),
-        (["--model", "own_networks:network", "--layers", "fc", "--label", "a\tb"], "text without tabs"),
+        (["--model", "own_networks:network", "--layers", "fc", "--label", "a\tb"], "must not contain tabs"),
         (["--model", "resnet18:MINE", "--layers", "fc"], "no weights 'MINE'; there are"),
     ],
 )
@@ -643,11 +651,11 @@ def test_bad_options_are_refused(tmp_path, stimuli, tiny_module, arguments, mess
     ("arguments", "message"),
     [
         (["--batch-size", "0"], "expected a whole number from 1 on"),
-        (["--memory", "lots"], "'lots', expected a size from 10MB on"),
+        (["--memory", "lots"], "'lots', expected a size of at least 10MB"),
         (["--memory", "3"], "expected a size"),
         (["--precision", "int8"], "invalid choice"),
-        (["--group", "2D"], "go with --model"),
-        (["--model", "resnet18", "--unverified-weights"], "go with --tasks"),
+        (["--group", "2D"], "require --model"),
+        (["--model", "resnet18", "--unverified-weights"], "require --tasks"),
         (["--model", "resnet18", "--tasks", "random"], "not allowed with"),
     ],
 )
@@ -673,20 +681,25 @@ def test_the_shell_gets_one_line_and_status_2(tmp_path):
     done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert "no images found" in done.stderr
+    assert "no images among its" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_rdms_of_real_images_go_into_the_figures(tmp_path, algonauts):
-    """Networks of one's own on the 78 images, then Fig 3b with the RDMs of real brains."""
-    listed = list_images(algonauts / "stimuli")
+def test_rdms_of_photographs_go_into_the_figures(tmp_path, fifteen_subjects):
+    """Networks of one's own on 78 images, then Fig 3b with the RDMs of fifteen brains."""
+    listed = list_images(fifteen_subjects / "stimuli")
     networks = []
     for seed, group in enumerate(("2D", "semantic", "2D")):
         network = tiny(seed)
         networks.append(Network(Model(f"net{seed}", f"Net {seed}", group, ""), network.load, network.preprocessing, ""))
-    compute_rdms(listed, networks, tmp_path / "own", Settings(LAYERS))
+    compute_rdms(listed, networks, DataFolder(tmp_path / "own"), ExtractionSettings(LAYERS))
     command = [sys.executable, str(HOME / "Fig3b_groupeddnns_ROIs.py"), "--dnn-rdms", str(tmp_path / "own/dnn_rdms")]
-    command += ["--fmri-rdms", str(algonauts / "roi_rdms"), "--roi-labels", str(algonauts / "roi_labels.csv")]
+    command += [
+        "--fmri-rdms",
+        str(fifteen_subjects / "roi_rdms"),
+        "--roi-labels",
+        str(fifteen_subjects / "roi_labels.csv"),
+    ]
     command += ["--results", str(tmp_path / "results"), "--n-permutations", "99", "--no-open", "-q"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

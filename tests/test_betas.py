@@ -120,16 +120,13 @@ def test_subjects_of_equal_file_names_take_the_folders(rng, tmp_path, conditions
         find_betas([tmp_path / person / "x" / "betas.nii" for person in ("anna", "ben")], conditions)
 
 
-def test_real_runs(tmp_path):
-    from helpers import shared
-
-    folder = shared("real/haxby25mm")
-    betas = find_betas(sorted(folder.glob("run-*.nii.gz")), folder / "conditions.txt")
+def test_twelve_runs(runs):
+    betas = find_betas(sorted(runs.glob("run-*.nii.gz")), runs / "conditions.txt")
     assert len(betas.subjects) == 12
-    mask, _ = read_mask(folder / "mask.nii.gz", betas)
+    mask, _ = read_mask(runs / "mask.nii.gz", betas)
     assert mask.sum() == 129
     loaded = betas.load(betas.subjects[4], np.flatnonzero(mask))
-    np.testing.assert_array_equal(loaded, nib.load(folder / "run-05_betas.nii.gz").get_fdata(dtype=np.float32)[mask])
+    np.testing.assert_array_equal(loaded, nib.load(runs / "run-05_betas.nii.gz").get_fdata(dtype=np.float32)[mask])
 
 
 def refused(message: str, *arguments, **options) -> None:

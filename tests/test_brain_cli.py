@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers import run_script, shared, write_study
+from helpers import run_script, write_study
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 
@@ -532,12 +532,7 @@ def test_a_full_disk_leaves_rois_as_they_were(study, tmp_path, monkeypatch):
     assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()} == before
 
 
-# ------------------------------------------------------------------------------------------------------- real responses
-
-
-@pytest.fixture(scope="module")
-def haxby() -> Path:
-    return shared("real/haxby25mm")
+# --------------------------------------------------------------------------------------------------------- twelve runs
 
 
 def literal_rdm(patterns: np.ndarray) -> list[float]:
@@ -550,20 +545,20 @@ def literal_rdm(patterns: np.ndarray) -> list[float]:
     return rdm
 
 
-def real_arguments(haxby: Path, out: Path, *extra) -> list[str]:
-    return arguments(haxby, out, "-q", *extra, betas=sorted(haxby.glob("run-*.nii.gz")))
+def run_arguments(runs: Path, out: Path, *extra) -> list[str]:
+    return arguments(runs, out, "-q", *extra, betas=sorted(runs.glob("run-*.nii.gz")))
 
 
 @pytest.mark.parametrize("geometry", ["blocks", "spheres"])
-def test_real_searchlights_equal_a_literal_loop(haxby, tmp_path, geometry):
+def test_searchlights_equal_a_literal_loop(runs, tmp_path, geometry):
     extra = [] if geometry == "blocks" else ["--geometry", "spheres", "--radius-mm", 45]
-    searchlight.main(real_arguments(haxby, tmp_path, *extra))
+    searchlight.main(run_arguments(runs, tmp_path, *extra))
     folder = tmp_path / "searchlight_rdms"
     centers = Geometry.load(folder / "geometry.npz").voxels
-    mask = inside(haxby)
+    mask = inside(runs)
     voxels = np.argwhere(mask)
     for run in (1, 12):
-        betas = nib.load(haxby / f"run-{run:02d}_betas.nii.gz").get_fdata()
+        betas = nib.load(runs / f"run-{run:02d}_betas.nii.gz").get_fdata()
         rdms = np.load(folder / f"run-{run:02d}_betas.npy")
         if geometry == "blocks":
             sets = [betas[i : i + a, j : j + b, k : k + c].reshape(-1, 8) for i, j, k, a, b, c in release_blocks(mask)]
@@ -576,15 +571,15 @@ def test_real_searchlights_equal_a_literal_loop(haxby, tmp_path, geometry):
             np.testing.assert_allclose(rdm, literal_rdm(own.T), atol=1e-6)
 
 
-def test_real_roi_equals_a_literal_loop(haxby, tmp_path):
-    mask = nib.load(haxby / "mask.nii.gz")
+def test_roi_equals_a_literal_loop(runs, tmp_path):
+    mask = nib.load(runs / "mask.nii.gz")
     labels = np.where((mask.get_fdata() > 0) & (np.arange(10) < 5)[None, :, None], 1, 0).astype(np.int16)
     save(tmp_path / "atlas.nii.gz", labels, mask.affine)
     (tmp_path / "labels.csv").write_text("id,roi\n1,posterior\n")
     atlas = ["--atlas", tmp_path / "atlas.nii.gz", "--labels", tmp_path / "labels.csv"]
-    rois.main(real_arguments(haxby, tmp_path / "data", *atlas))
+    rois.main(run_arguments(runs, tmp_path / "data", *atlas))
     rdms = np.load(tmp_path / "data" / "roi_rdms" / "posterior.npy")
     assert rdms.shape == (12, 8, 8)
     for run in (1, 7, 12):
-        betas = nib.load(haxby / f"run-{run:02d}_betas.nii.gz").get_fdata()
+        betas = nib.load(runs / f"run-{run:02d}_betas.nii.gz").get_fdata()
         np.testing.assert_allclose(squareform(rdms[run - 1]), literal_rdm(betas[labels > 0].T), atol=2e-7)

@@ -40,12 +40,17 @@ def test_generic_models(folder):
     assert models.n_conditions == N
     fine = np.load(folder / "dnn_rdms" / "edges_fine_late.npy")
     assert np.array_equal(models.rdms[1, 1], condense(fine))
-    assert len({model.color for model in models.models}) == 3
+    assert len(models.table) == 3 and not any(model.color for model in models.models)
 
 
 def test_layers_and_models_are_chosen_in_the_order_given(folder):
     models = load_models(locate("roi", folder), layers=["late"], keys=["net", "edges"])
     assert [model.key for model in models.models] == ["net", "edges"]
+    assert [model.key for model in models.table] == [
+        "edges",
+        "edges_fine",
+        "net",
+    ]
     assert models.rdms.shape == (2, 1, N_PAIRS)
     assert np.array_equal(models.rdms[0, 0], condense(np.load(folder / "dnn_rdms" / "net_late.npy")))
 

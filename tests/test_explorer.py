@@ -20,8 +20,9 @@ from test_brain_map import REMOTE, make_label_map
 from utils import InputError
 from utils.plotting import explorer, surface
 from utils.plotting.explorer import write_explorer
-from utils.plotting.label_maps import LabelMap, Regions, ValueMap
-from utils.plotting.nilearn_page import write_page
+from utils.plotting.label_maps import LabelMap, ValueMap
+from utils.plotting.nilearn_page import write_nilearn_page
+from utils.plotting.page_layout import Look
 from utils.plotting.surface import (
     HEMISPHERES,
     Hemisphere,
@@ -31,6 +32,7 @@ from utils.plotting.surface import (
     triangle_corners,
     vertex_voxels,
 )
+from utils.rdms.atlas import Atlas
 
 VIEWS = ("posterior", "lateral", "medial", "ventral", "dorsal")
 PALETTE = (
@@ -63,8 +65,8 @@ def label_of_sides():
     data = np.where((data > 0) & (xyz[..., 0] > 0), data + 5, data)
     counts = [int((data == number).sum()) for number in range(1, 11)]
     names = [f"{view} {hemi}" for hemi in HEMISPHERES for view in VIEWS]
-    families = [hemi for hemi in HEMISPHERES for _ in VIEWS]
-    return LabelMap(data, affine, names, list(PALETTE), families, counts, "voxels", "Sides", "Where views look.")
+    groups = [hemi for hemi in HEMISPHERES for _ in VIEWS]
+    return LabelMap(data, affine, names, list(PALETTE), groups, counts, "voxels", "Sides", "Where views look.")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def maps():
         data=((sides.data + 4) // 5).astype(np.int16),
         names=["left <half>", "right half", "neither"],
         colors=["#228833", "#EE3377", "#2B2B2B"],
-        families=[""] * 3,
+        legend_groups=[""] * 3,
         counts=[sum(sides.counts[:5]), sum(sides.counts[5:]), 0],
         title="Halves",
         note="Which </script> half & <i>no more</i>.",
@@ -95,14 +97,14 @@ def maps():
 def extras(maps):
     first = maps[0]
     _, xyz = mni_grid()
-    regions = Regions(np.where(xyz[..., 0] < 0, 7, 9), first.affine, {7: "L&L", 9: "R"})
-    return {"hover": {"negative": -maps[2].data}, "regions": regions}
+    atlas = Atlas(np.where(xyz[..., 0] < 0, 7, 9), first.affine, {7: "L&L", 9: "R"})
+    return {"atlas": atlas}
 
 
 @pytest.fixture(scope="module")
 def page(maps, extras, tmp_path_factory):
     path = tmp_path_factory.mktemp("explorer") / "brain_map.html"
-    write_explorer(path, maps, title="Sides <of> it", notes=NOTES, banner="SIMULATED EXAMPLE", **extras)
+    write_explorer(path, maps, Look("Sides <of> it", "SIMULATED EXAMPLE"), NOTES, **extras)
     return path
 
 
@@ -182,10 +184,10 @@ def test_surface_that_cannot_be_downloaded(monkeypatch, maps, tmp_path):
 
     monkeypatch.setattr(datasets, "fetch_surf_fsaverage", fetch)
     for write in (
-        lambda: write_explorer(tmp_path / "a.html", maps, title="T", notes=[], surface="fsaverage6"),
-        lambda: write_page(maps[0], tmp_path / "a.html", title="T", notes=[], surface="fsaverage6"),
+        lambda: write_explorer(tmp_path / "a.html", maps, Look("T", surface="fsaverage6"), []),
+        lambda: write_nilearn_page(tmp_path / "a.html", maps[0], Look("T", surface="fsaverage6"), []),
     ):
-        with pytest.raises(InputError, match=r"^--surface fsaverage6: .*\(ConnectionError\).*fsaverage5.*needs none$"):
+        with pytest.raises(InputError, match=r"^`surface` is fsaverage6.*\(ConnectionError\).*fsaverage5.*needs none$"):
             write()
     assert not list(tmp_path.iterdir())
 
@@ -207,11 +209,10 @@ def test_content_is_what_was_handed_in(page, maps, extras):
     np.testing.assert_array_equal(content["cortex"]["faces"].reshape(-1, 3), all_faces())
     np.testing.assert_array_equal(sampled[content["cortex"]["corner"]], voted(sampled))
     names = [column["name"] for column in content["hover"]["values"]]
-    assert names == ["hundredth", "Left only", "negative"]
-    hundredth, left, negative = (column["value"] for column in content["hover"]["values"])
+    assert names == ["hundredth", "Left only"]
+    hundredth, left = (column["value"] for column in content["hover"]["values"])
     np.testing.assert_array_equal(hundredth, np.where(sampled > 0, sampled / 100, np.nan).astype(np.float32))
     np.testing.assert_array_equal(left, np.where(sampled <= 5, hundredth, np.nan))
-    np.testing.assert_array_equal(negative, -hundredth)
     regions = [content["hover"]["regions"][code] for code in content["hover"]["region"]]
     middle = both({hemi: load_hemisphere(hemi).middle() for hemi in HEMISPHERES})
     clear = np.abs(middle[:, 0]) > 2
@@ -250,20 +251,18 @@ def test_file_is_whole_small_and_always_the_same(page, maps, extras, tmp_path):
     assert "{{" not in shell
     for part in ("Sides &lt;of&gt; it", "SIMULATED EXAMPLE", "q &lt;= .05 &amp; 10,000 permutations", 'lang="en"'):
         assert part in shell
-    write_explorer(
-        tmp_path / "again.html", maps, title="Sides <of> it", notes=NOTES, banner="SIMULATED EXAMPLE", **extras
-    )
+    write_explorer(tmp_path / "again.html", maps, Look("Sides <of> it", "SIMULATED EXAMPLE"), NOTES, **extras)
     assert (tmp_path / "again.html").read_text("utf-8") == text
 
 
 def test_tables_name_and_count_every_label(page, maps):
-    tables = re.findall(r"<table>.*?</table>", page.read_text("utf-8"))
+    tables = re.findall(r"<table>.*?</table>", page.read_text("utf-8"), re.S)
     assert len(tables) == 2
     cells = [re.findall(r"<td>(?:<i[^>]*></i>)?([^<]*)</td>", table) for table in tables]
     expected = [
         cell
-        for name, family, count in zip(maps[0].names, maps[0].families, maps[0].counts, strict=True)
-        for cell in (name, family, f"{count:,}")
+        for name, group, count in zip(maps[0].names, maps[0].legend_groups, maps[0].counts, strict=True)
+        for cell in (name, group, f"{count:,}")
     ]
     assert cells[0] == expected
     assert cells[1][0] == "left &lt;half&gt;"
@@ -276,7 +275,7 @@ def test_page_of_the_whole_cortex_and_many_maps_stays_small(maps, rng, tmp_path)
     values = [
         ValueMap(rng.random(shape).astype(np.float32), maps[0].affine, f"map {number}", "u") for number in range(12)
     ]
-    write_explorer(tmp_path / "a.html", [whole, maps[1], *values], title="Whole", notes=[])
+    write_explorer(tmp_path / "a.html", [whole, maps[1], *values], Look("Whole"), [])
     assert (tmp_path / "a.html").stat().st_size < 10e6
     assert '<p class="banner">' not in (tmp_path / "a.html").read_text("utf-8")
 
@@ -298,7 +297,7 @@ def test_mesh_with_more_vertices_than_16_bits_can_count(maps, monkeypatch, tmp_p
 
     monkeypatch.setattr(surface, "load_hemisphere", finer)
     monkeypatch.setattr(explorer, "load_hemisphere", finer)
-    write_explorer(tmp_path / "a.html", maps[:1], title="Fine", notes=[], surface="fsaverage6")
+    write_explorer(tmp_path / "a.html", maps[:1], Look("Fine", surface="fsaverage6"), [])
     content = content_of(tmp_path / "a.html")
     faces = content["cortex"]["faces"].reshape(-1, 3)
     assert content["cortex"]["leftVertices"] == 40962
@@ -318,13 +317,8 @@ def test_mesh_with_more_vertices_than_16_bits_can_count(maps, monkeypatch, tmp_p
 )
 def test_maps_that_make_no_page_are_refused(change, message, maps, tmp_path):
     with pytest.raises(ValueError, match=message):
-        write_explorer(tmp_path / "a.html", change(maps), title="T", notes=[])
+        write_explorer(tmp_path / "a.html", change(maps), Look("T"), [])
     assert not list(tmp_path.iterdir())
-
-
-def test_hover_volume_on_another_grid_is_refused(maps, tmp_path):
-    with pytest.raises(ValueError, match=r"q has shape \(2, 2, 2\): expected \(\d+, \d+, \d+\)"):
-        write_explorer(tmp_path / "a.html", maps, title="T", notes=[], hover={"q": np.zeros((2, 2, 2))})
 
 
 @pytest.mark.parametrize(
@@ -407,23 +401,19 @@ def test_page_opens_from_disk_without_a_request_or_an_error(browser, page, maps)
     assert browser.errors() == []
 
 
+def is_drawn(picture, color):
+    """Whether a colour is shown in more than a few pixels."""
+    return (np.abs(picture - color) < 30).all(axis=-1).sum() > 300
+
+
 def test_nilearns_page_opens_from_disk_without_a_request_or_an_error(browser, maps, tmp_path):
-    write_page(maps[0], tmp_path / "brain_map_nilearn.html", title="nilearn's", notes=[])
+    write_nilearn_page(tmp_path / "brain_map_nilearn.html", maps[0], Look("nilearn's"), [])
     browser.open(tmp_path / "brain_map_nilearn.html")
-    browser.driver.switch_to.frame(0)
-    # No settling here: it is another page. Its plot is there when its canvas has the size of the frame.
-    browser.driver.execute_async_script("""
-        const done = arguments[0];
-        (function wait() {
-          const canvas = document.querySelector("canvas");
-          canvas?.width > 300 ? setTimeout(done, 500) : setTimeout(wait, 50);
-        })();
-    """)
-    browser.driver.switch_to.default_content()
+    browser.settle_nilearn()
+    for side, color in zip((slice(0, 570), slice(570, 1140)), maps[0].colors[::5], strict=True):
+        browser.until(lambda side=side, color=color: is_drawn(browser.pixels()[:, side], rgb(color)))
     assert browser.requests() == [(tmp_path / "brain_map_nilearn.html").as_uri()]
     assert browser.errors() == []
-    picture = browser.pixels()
-    assert (np.abs(picture[:, :1000] - rgb(maps[0].colors[0])) < 20).all(axis=-1).sum() > 300
 
 
 def test_nothing_can_be_uploaded(shown):
@@ -507,7 +497,7 @@ def test_click_hides_and_shows_double_click_isolates(shown, maps):
 
 def test_one_click_acts_on_both_hemispheres(shown, maps, extras, page, tmp_path):
     folded = replace(maps[0], data=np.where(maps[0].data > 5, maps[0].data - 5, maps[0].data))
-    write_explorer(tmp_path / "a.html", [folded], title="T", notes=[])
+    write_explorer(tmp_path / "a.html", [folded], Look("T"), [])
     shown.open(tmp_path / "a.html")
     shown.settle()
 
@@ -521,6 +511,16 @@ def test_one_click_acts_on_both_hemispheres(shown, maps, extras, page, tmp_path)
     assert by_side() == (0, 0)
 
 
+def hovered(browser, name):
+    """What hovering tells below this name, once it is there."""
+
+    def lines():
+        found = [line.text for line in browser.find("#brain .hovertext tspan.line")]
+        return found[1:] if found[:1] == [name] else None
+
+    return browser.until(lines)
+
+
 def test_hovering_tells_what_is_there(shown, maps):
     """In every map the same is told: label, all values, position and region."""
     picture = shown.pixels()
@@ -529,14 +529,11 @@ def test_hovering_tells_what_is_there(shown, maps):
         inner = np.argmin((ys - np.median(ys)) ** 2 + (xs - np.median(xs)) ** 2)
         choose(shown, map=title)
         shown.point(xs[inner], ys[inner])
-        name, hundredth, left, negative, position, region = (
-            line.text for line in shown.find("#brain .hovertext tspan.line")
-        )
         hemi = HEMISPHERES[number > 5]
-        assert name == f"{maps[0].names[number - 1]} ({hemi})"
+        name = f"{maps[0].names[number - 1]} ({hemi})"
+        hundredth, left, position, region = hovered(shown, name)
         assert hundredth == f"hundredth {number / 100:g}"
         assert left == ("Left only 0.01" if hemi == "left" else "Left only –")
-        assert negative == f"negative −{number / 100:g}"
         x, y, z = (int(value.replace("−", "-")) for value in re.findall(r"−?\d+", position))
         assert position == f"MNI {x}, {y}, {z} ({hemi})".replace("-", "−")
         assert (x < 0) == (hemi == "left") and y < -80
@@ -548,7 +545,7 @@ def test_maps_of_values_have_a_colour_bar_and_end_where_values_end(shown, maps):
 
     choose(shown, map="Left only")
     assert shown.find(".legend .traces") == []
-    assert shown.find("#note")[0].text == "Half of it. Folded dark grey: cortex without a value."
+    assert shown.find("#note")[0].text == "Half of it. Dark grey with folds: cortex without a value."
     assert "number of the side" in " ".join(text.text for text in shown.find(".infolayer text"))
     trace = shown.run(
         "const t = chart.data[1]; return {n: t.intensity.length, low: t.cmin, high: t.cmax, scale: t.colorscale}"
@@ -615,10 +612,10 @@ def full_page(tmp_path_factory):
     path = tmp_path_factory.mktemp("full") / "brain_map.html"
     labels = make_label_map(title="Best network", note="The network that explains most of each searchlight's RDM.")
     values = np.where(labels.data > 0, labels.data / 21, np.nan)
-    unit = "share of jackknife samples in which the winner stays the same"
+    unit = "proportion of jackknife samples in which the winner stays the same"
     maps = [labels, ValueMap(values, labels.affine, "Stability of the winner", unit, low=0, high=1)]
     title = "Fig 1: the network that best explains each searchlight"
-    write_explorer(path, maps, title=title, notes=[*NOTES, "A long note. " * 12], banner="SIMULATED EXAMPLE")
+    write_explorer(path, maps, Look(title, "SIMULATED EXAMPLE"), [*NOTES, "A long note. " * 12])
     return path
 
 

@@ -111,11 +111,11 @@ def answer(request: BaseHTTPRequestHandler, site: Site) -> None:
 
 
 @pytest.fixture
-def closed() -> str:
-    """An address where nobody listens."""
+def closed():
+    """An address where nobody listens, and nobody else can meanwhile."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+        yield f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import struct
 import warnings
 import zlib
@@ -6,11 +7,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from helpers import load_batch
 from PIL import Image, ImageCms
 
 from models.tasks import TASKS
 from utils import InputError
-from utils.rdms.preprocessing import get_preprocessing, load_batch, resize_bilinear
+from utils.rdms.preprocessing import get_preprocessing, resize_bilinear
 from utils.rdms.stimuli import decode, list_images, natural_key
 
 CLIPPED = [
@@ -63,7 +65,7 @@ def test_a_list_keeps_its_order(tmp_path, picture):
 def test_other_files_are_left_out_aloud(tmp_path, picture):
     save(tmp_path / "a.png", picture)
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.warns(UserWarning, match=r"1 file\(s\) are no images and are left out: notes.txt"):
+    with pytest.warns(UserWarning, match=r"skipped 1 file\(s\) that are not images: notes.txt"):
         assert len(list_images(tmp_path)) == 1
 
 
@@ -77,7 +79,7 @@ def test_an_image_of_an_unknown_format_is_not_left_out(tmp_path):
 def test_bad_sources_are_refused(tmp_path, picture):
     with pytest.raises(InputError, match="does not exist"):
         list_images(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"no images found \(of 0 files\)"):
+    with pytest.raises(InputError, match=r"no images among its 0 files"):
         list_images(tmp_path)
     (tmp_path / "list.txt").write_text("\n")
     with pytest.raises(InputError, match="lists no images"):
@@ -85,20 +87,20 @@ def test_bad_sources_are_refused(tmp_path, picture):
     (tmp_path / "list.txt").write_text("\nmissing.png")
     with pytest.raises(InputError, match=r"line 2 names .*missing\.png, which does not exist"):
         list_images(tmp_path / "list.txt")
-    with pytest.raises(InputError, match="is no text file"):
+    with pytest.raises(InputError, match="is not a text file"):
         list_images(save(tmp_path / "a.png", picture))
 
 
 def test_two_images_with_one_name_are_both_named(tmp_path, picture):
     for name in ("a.png", "a.jpg", "b.png"):
         save(tmp_path / name, picture)
-    with pytest.raises(InputError, match=r"two images have the name 'a': .*a\.jpg and .*a\.png"):
+    with pytest.raises(InputError, match=r"two images are named 'a': .*a\.jpg and .*a\.png"):
         list_images(tmp_path)
 
 
 def test_names_that_conditions_txt_cannot_keep_are_refused(tmp_path, picture):
     save(tmp_path / "a\nb.png", picture)
-    with pytest.raises(InputError, match=r"'a\\nb.png' has blanks at an end of its name or characters"):
+    with pytest.raises(InputError, match=r"'a\\nb.png' starts or ends with a blank or contains unprintable"):
         list_images(tmp_path)
 
 
@@ -169,7 +171,7 @@ def test_opaque_alpha_is_dropped(tmp_path, picture):
 def test_transparent_pixels_are_refused(tmp_path, picture):
     alpha = np.full(picture.shape[:2], 255, np.uint8)
     alpha[3, 5] = 254
-    with pytest.raises(InputError, match=r"a\.png: has transparent pixels.*background that people saw"):
+    with pytest.raises(InputError, match=r"a\.png: has transparent pixels.*background that participants saw"):
         decode(save(tmp_path / "a.png", np.dstack([picture, alpha])))
     with pytest.raises(InputError, match=r"b\.png: has transparent pixels"):
         decode(save(tmp_path / "b.png", picture[..., 0] // 64, transparency=1))
@@ -185,6 +187,28 @@ def test_cmyk_is_converted(tmp_path, picture):
     broken = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(picture).convert("CMYK").save(tmp_path / "b.jpg", quality=100, icc_profile=broken)
     np.testing.assert_array_equal(decode(tmp_path / "b.jpg"), decode(tmp_path / "a.jpg"))
+
+
+def grey_inks():
+    """A colour profile of a printer whose four inks are grey: each one halves the lightness."""
+    clut = [value for inks in itertools.product((0, 1), repeat=4) for value in (255 >> sum(inks), 128, 128)]
+    matrix = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    curve = bytes(range(256))
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + 4 * curve + bytes(clut) + 3 * curve
+    white = struct.pack(">3i", *(round(65536 * x) for x in (0.9642, 1, 0.8249)))
+    header = struct.pack(">I4xI4s4s4s12x4s28x", 144 + len(lut), 0x02400000, b"prtr", b"CMYK", b"Lab ", b"acsp") + white
+    return header.ljust(128, b"\0") + struct.pack(">I4sII", 1, b"A2B0", 144, len(lut)) + lut
+
+
+@pytest.mark.parametrize("suffix", ["tif", "jpg"])
+def test_the_colour_profile_of_a_cmyk_image_decides(tmp_path, suffix):
+    """Without it, Pillow would show full cyan as (0, 255, 255)."""
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    cyan.save(tmp_path / f"a.{suffix}", icc_profile=grey_inks())
+    decoded = decode(tmp_path / f"a.{suffix}")
+    assert np.abs(decoded.astype(int) - 119).max() <= 3  # L* = 50 in sRGB
+    cyan.save(tmp_path / f"b.{suffix}")
+    assert np.abs(decode(tmp_path / f"b.{suffix}")[0, 0].astype(int) - [0, 255, 255]).max() <= 2
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -209,7 +233,7 @@ def test_exif_rotation_is_undone(tmp_path, picture, orientation):
 def test_animated_images_are_refused(tmp_path, picture, suffix, options):
     frames = [Image.fromarray(np.roll(picture, 9 * k, axis=0)) for k in range(3)]
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options)
-    with pytest.raises(InputError, match=rf"a\.{suffix}: holds 3 frames, expected a still image"):
+    with pytest.raises(InputError, match=rf"a\.{suffix}: has 3 frames, expected a still image"):
         decode(tmp_path / f"a.{suffix}")
 
 
@@ -229,7 +253,7 @@ def test_truncated_images_are_refused(tmp_path, rng, suffix, share):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(
-            InputError, match=rf"part\.{suffix}: cannot be decoded \(.+\); expected a whole image"
+            InputError, match=rf"part\.{suffix}: cannot be decoded \(.+\); expected an intact image"
         ) as error:
             decode(path)
     assert "\n" not in str(error.value)
@@ -241,7 +265,7 @@ def test_what_is_no_image_is_refused(tmp_path, picture, rng):
         decode(tmp_path / "a.jpg")
     with pytest.raises(InputError, match=r"b\.png: cannot be decoded"):
         decode(tmp_path / "b.png")
-    with pytest.raises(InputError, match=r"c\.tif: is of type F, whose look on a screen is not defined"):
+    with pytest.raises(InputError, match=r"c\.tif: is of type F, which has no defined colours"):
         decode(save(tmp_path / "c.tif", rng.random((9, 9)).astype(np.float32)))
     with pytest.raises(InputError, match=r"d\.png: is 1 x 60 pixels, expected at least 2 x 2"):
         decode(save(tmp_path / "d.png", np.ascontiguousarray(picture[:, :1])))

@@ -9,11 +9,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 
-from models.tasks import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, TASKS, legend_order, to_published_color
+from models.tasks import TASKS, legend_order
 from utils.plotting import montage as module
+from utils.plotting.colors import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, study_colors, to_published_color
 from utils.plotting.label_maps import OUTSIDE, LabelMap
 from utils.plotting.montage import montage
-from utils.plotting.page_layout import PAGE_WIDTH, save_figure
+from utils.plotting.page_layout import PAGE_WIDTH, Look, save_figure
 from utils.plotting.surface import HEMISPHERES, load_hemisphere
 
 AFFINE = np.array([[3.0, 0, 0, -90], [0, 3, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1]])
@@ -29,12 +30,13 @@ def blocks(n_labels):
 
 def make_label_map(**changes):
     models = [TASKS[i] for i in legend_order(TASKS)]
+    colors = study_colors(TASKS)
     content = {
         "data": blocks(len(models) + 2),
         "affine": AFFINE,
         "names": [model.label for model in models] + list(OTHERS),
-        "colors": [model.color for model in models] + list(OTHERS.values()),
-        "families": [model.group for model in models] + ["", ""],
+        "colors": [colors[model.key] for model in models] + list(OTHERS.values()),
+        "legend_groups": [model.group for model in models] + ["", ""],
         "counts": list(range(1, len(models) + 3)),
         "unit": "searchlights",
     }
@@ -55,7 +57,7 @@ def stability(label_map):
 
 @pytest.fixture(scope="module")
 def figure(label_map, stability):
-    return montage(label_map, title="Best network", note="A note.", banner="SIMULATED EXAMPLE", stability=stability)
+    return montage(label_map, Look("Best network", "SIMULATED EXAMPLE"), "A note.", stability)
 
 
 def colors_of(axes):
@@ -91,10 +93,10 @@ def test_both_maps_show_every_side_in_legal_colours(figure, label_map):
 
 
 def test_triangles_have_the_label_and_the_step_of_their_place(label_map, stability):
-    figure = montage(label_map, title="T", note="", stability=np.where(np.isnan(stability), np.nan, 0.55))
+    figure = montage(label_map, Look("T"), "", np.where(np.isnan(stability), np.nan, 0.55))
     (sixth,) = {color for axes in figure.axes[8:] for color in colors_of(axes) if not is_grey(color)}
     assert sixth == module._step_colors()[5]
-    nowhere = montage(label_map, title="T", note="", stability=np.full(SHAPE, np.nan))
+    nowhere = montage(label_map, Look("T"), "", np.full(SHAPE, np.nan))
     assert all(is_grey(color) for axes in nowhere.axes[8:] for color in colors_of(axes))
 
 
@@ -146,8 +148,9 @@ def test_all_sides_have_one_scale_and_the_brain_fits(figure):
 
 def test_it_explains_itself_without_overlaps(figure, label_map):
     shown = [text.get_text() for text in figure.texts]
+    counted = [f"{name}  {count:,}" for name, count in zip(label_map.names, label_map.counts, strict=True)]
     for expected in [
-        *label_map.names,
+        *counted,
         "2D",
         "3D",
         "semantic",
@@ -157,23 +160,21 @@ def test_it_explains_itself_without_overlaps(figure, label_map):
         OUTSIDE,
     ]:
         assert expected in shown
-    for count in label_map.counts:
-        assert f"{count:,}" in shown
     assert {"0", "0.2", "1"} <= set(shown)
-    assert "A note." in " ".join(shown) and "Stability: share of random subsets" in " ".join(shown)
+    assert "A note." in " ".join(shown) and "Stability: proportion of random subsets" in " ".join(shown)
     assert_no_text_overlaps(figure)
 
 
 def test_without_stability_there_is_one_map(label_map):
-    figure = montage(label_map, title="T", note="")
+    figure = montage(label_map, Look("T"), "")
     assert len(figure.axes) == 8
     assert "tability" not in " ".join(text.get_text() for text in figure.texts)
 
 
 @pytest.mark.parametrize(
-    "families", [["", "", ""], ["a family whose name is far too long for a column of the legend"] * 3]
+    "legend_groups", [["", "", ""], ["a family whose name is far too long for a column of the legend"] * 3]
 )
-def test_long_names_stay_in_their_columns(families):
+def test_long_names_stay_in_their_columns(legend_groups):
     few = make_label_map(
         data=blocks(3),
         names=[
@@ -182,22 +183,24 @@ def test_long_names_stay_in_their_columns(families):
             "m" * 99,
         ],
         colors=["#0077BB", "#E69F00", "#882255"],
-        families=families,
+        legend_groups=legend_groups,
         counts=[1234, 0, 7],
         unit="ROIs",
     )
-    figure = montage(few, title="T", note="")
-    assert {"1,234", "0", "7", "Labels and their number of ROIs", OUTSIDE} <= {t.get_text() for t in figure.texts}
+    figure = montage(few, Look("T"), "")
+    shown = {text.get_text() for text in figure.texts}
+    assert {"2D  1,234", "Labels and their number of ROIs", OUTSIDE} <= shown
+    assert any(text.endswith("…mmmm  7") or text.endswith("m  7") for text in shown)
     assert_no_text_overlaps(figure)
 
 
 def test_nothing_labelled_at_all(label_map):
-    figure = montage(make_label_map(data=np.zeros(SHAPE, np.int16)), title="T", note="")
+    figure = montage(make_label_map(data=np.zeros(SHAPE, np.int16)), Look("T"), "")
     assert all(is_grey(color) for axes in figure.axes for color in colors_of(axes))
 
 
 def test_published_look(label_map):
-    figure = montage(label_map, title="T", note="", style="paper")
+    figure = montage(label_map, Look("T", style="paper"), "")
     assert [axes.get_label() for axes in figure.axes[:3]] == ["left posterior", "left medial", "left ventral"]
     shown = set().union(*(colors_of(axes) for axes in figure.axes))
     published = {to_published_color(color) for color in label_map.colors}
@@ -212,7 +215,7 @@ def test_published_colours():
         "#00ff00",
         "#ff00ff",
     ]
-    assert to_published_color(TASKS[6].color) == "#0000a6"  # 2D edges
+    assert to_published_color(study_colors(TASKS)["edge2d"]) == "#0000a6"  # 2D edges
     assert to_published_color("#123456") == "#123456"
 
 
@@ -220,26 +223,26 @@ def test_published_colours():
     ("stability", "message"),
     [
         (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\): expected that of the labels, \(61, 73, 61\)"),
-        (np.full(SHAPE, 1.5), "ranges from 1.5 to 1.5: expected shares, 0 to 1"),
+        (np.full(SHAPE, 1.5), "ranges from 1.5 to 1.5: expected 0 to 1"),
         (np.full(SHAPE, -0.1), "ranges from -0.1"),
     ],
 )
 def test_what_is_no_stability_is_refused(label_map, stability, message):
     with pytest.raises(ValueError, match=message):
-        montage(label_map, title="T", note="", stability=stability)
+        montage(label_map, Look("T"), "", stability)
 
 
 def test_drawing_leaves_the_meshes_alone(label_map):
     before = load_hemisphere("left").inflated.copy()
-    montage(label_map, title="T", note="")
+    montage(label_map, Look("T"), "")
     np.testing.assert_array_equal(before, load_hemisphere("left").inflated)
 
 
 def test_files_are_reproducible_and_text_stays_text(tmp_path, label_map, stability, figure):
-    again = montage(label_map, title="Best network", note="A note.", banner="SIMULATED EXAMPLE", stability=stability)
+    again = montage(label_map, Look("Best network", "SIMULATED EXAMPLE"), "A note.", stability)
     save_figure(figure, tmp_path / "a.svg", tmp_path / "a.png")
     save_figure(again, tmp_path / "b.svg", tmp_path / "b.png")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
-    assert ">semantic segm</text>" in svg and ">SIMULATED EXAMPLE</text>" in svg
+    assert ">semantic segm  18</text>" in svg and ">SIMULATED EXAMPLE</text>" in svg

@@ -12,7 +12,6 @@ from scipy import stats
 from utils.parallel.resources import Resources
 from utils.rdm import condense, expand, n_pairs_of
 from utils.stats import exceedances, exceedances_cpu, exceedances_gpu, matmul, permutation
-from utils.stats.exceedances import PermutationStream
 from utils.stats.inference import all_pairs
 from utils.stats.permutation import Permutations, TopModels, permutation_test
 from utils.stats.regression import (
@@ -27,7 +26,7 @@ from utils.stats.regression import (
 
 def permuted_models(models, unit, seed, number):
     """The models after permutation `number`, by permuting square RDMs (or entries) outright."""
-    order = PermutationStream(N_PAIRS, unit, seed).orders(number, number + 1)[0]
+    order = Permutations(1, unit, seed).orders(N_PAIRS, number, number + 1)[0]
     if unit == "entries":
         return models[..., order]
     return condense(expand(models)[..., order, :][..., order])
@@ -276,7 +275,7 @@ def test_two_workers_of_which_one_is_killed_count_the_same(study, monkeypatch, s
     with connect("local:2") as workers:
         options |= {"resources": Resources(workers=workers), "progress": progress}
         theirs = permutation_test(basis, statistic(basis), places, Permutations(300), **options)
-    assert killed and not killed[0].is_running()
+    killed[0].wait(300)
     assert len(seen) >= 20 and seen[-1] == (300, 300)
     same_p_values(ours, theirs)
 
@@ -395,16 +394,18 @@ def test_order_of_models_does_not_matter(data):
 
 @pytest.mark.parametrize("unit", ["conditions", "entries"])
 def test_permutations_are_the_same_however_they_are_cut(unit):
-    stream = PermutationStream(N_PAIRS, unit, 5)
-    whole = stream.orders(0, 50)
-    assert np.array_equal(np.sort(whole, axis=1), np.tile(np.arange(stream.n_items), (50, 1)))
-    assert np.array_equal(np.concatenate([stream.orders(k, min(k + 7, 50)) for k in range(0, 50, 7)]), whole)
+    permutations = Permutations(50, unit, 5)
+    whole = permutations.orders(N_PAIRS, 0, 50)
+    n_items = {"conditions": N_CONDITIONS, "entries": N_PAIRS}[unit]
+    assert np.array_equal(np.sort(whole, axis=1), np.tile(np.arange(n_items), (50, 1)))
+    cut = [permutations.orders(N_PAIRS, k, min(k + 7, 50)) for k in range(0, 50, 7)]
+    assert np.array_equal(np.concatenate(cut), whole)
     assert len(np.unique(whole, axis=0)) == 50
-    assert not np.array_equal(whole, PermutationStream(N_PAIRS, unit, 6).orders(0, 50))
+    assert not np.array_equal(whole, Permutations(50, unit, 6).orders(N_PAIRS, 0, 50))
 
 
 def test_all_permutations_are_equally_likely():
-    orders = PermutationStream(n_pairs_of(4), "conditions", 0).orders(0, 24_000)
+    orders = Permutations(24_000).orders(n_pairs_of(4), 0, 24_000)
     _, counts = np.unique(orders, axis=0, return_counts=True)
     assert len(counts) == 24
     assert stats.chisquare(counts).pvalue > 0.001

@@ -16,11 +16,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from models.tasks import GROUP_COLORS
 from utils.plotting import roi_figure as module
 from utils.plotting import venn
-from utils.plotting.page_layout import PAGE_WIDTH, STYLES, save_figure, shorten, text_width
-from utils.plotting.roi_figure import CeilingPanel, RoiPanel, roi_figure
+from utils.plotting.colors import GROUP_COLORS
+from utils.plotting.page_layout import PAGE_WIDTH, STYLES, Look, save_figure, shorten, text_width
+from utils.plotting.roi_figure import PUBLISHED_BARS, CeilingPanel, RoiPanel, roi_figure
 
 COLORS = ["#0077BB", "#E69F00", "#882255", "#228833", "#EE3377"]
 LABELS = ["2D", "3D", "semantic", "other", "fifth"]
@@ -62,8 +62,8 @@ def random_panels(seed, n_sets):
     ]
 
 
-def make_figure(panels, **options):
-    return roi_figure(panels, **{"title": "Title", "note": "Note.", "legend": {}, **options})
+def make_figure(panels, *, title="Title", note="Note.", banner=None, style="default", legend=(), **options):
+    return roi_figure(panels, Look(title, banner, style=style), note, legend=dict(legend), **options)
 
 
 def all_text(figure):
@@ -364,19 +364,37 @@ def test_published_look():
     assert len({axes.get_position().x0 for axes in bar_axes(figure)}) == 4
     first = bar_axes(figure)[0]
     assert first.get_ylim() == (0.0, 0.45)
-    assert "made longer" not in all_text(figure)
+    assert "extended" not in all_text(figure)
     drawn = [mpl.colors.to_hex(bar.get_facecolor()) for bar in first.patches]
     assert drawn == ["#0000ff", "#ff00ff", "#123456"]  # what the paper does not know keeps its colour
     assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["V1v", "V3a"]
     assert [bar.get_height() for bar in figure.axes[-1].patches[2:]] == [0.3, 0.2]
 
 
+@pytest.mark.parametrize(
+    ("name", "high", "ticks", "hatches", "edge"),
+    [
+        ("Fig2", 0.45, [0, 0.1, 0.2, 0.3, 0.4], ["////", "\\\\\\\\", "||||"], "#b3b3b3"),
+        ("Fig3b", 0.32, [0, 0.1, 0.2], [None] * 3, "#222222"),
+    ],
+)
+def test_each_figure_has_its_published_axis_hatches_and_edges(name, high, ticks, hatches, edge):
+    (axes,) = bar_axes(make_figure([make_panel()], style="paper", figure=name))
+    assert axes.get_ylim() == (0.0, high)
+    np.testing.assert_allclose(axes.get_yticks(), ticks)
+    assert [bar.get_hatch() or None for bar in axes.patches] == hatches
+    assert {mpl.colors.to_hex(bar.get_edgecolor()) for bar in axes.patches} == {edge}
+    (plain,) = bar_axes(make_figure([make_panel()], figure=name))
+    assert not any(bar.get_hatch() for bar in plain.patches)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_BARS)
 @pytest.mark.parametrize("unique", [(0.5, 0.1, 0.1), (0.1, -0.2, 0.1)])
-def test_published_limits_never_cut_anything(unique):
-    figure = make_figure([make_panel(unique=unique)], style="paper")
+def test_published_limits_never_cut_anything(unique, name):
+    figure = make_figure([make_panel(unique=unique)], style="paper", figure=name)
     low, high = bar_axes(figure)[0].get_ylim()
-    assert low <= min(unique) and high >= max(*unique, 0.45)
-    assert "is made longer here" in all_text(figure)
+    assert low <= min(unique) and high >= max(*unique, PUBLISHED_BARS[name].limits[1])
+    assert "is extended here" in all_text(figure)
 
 
 # ---------------------------------------------------------------------------------------------------------------- Venn

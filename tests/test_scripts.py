@@ -241,12 +241,10 @@ def test_papers_numbers_are_silent_elsewhere(finished):
     assert not [name for name in table.columns if name.startswith("paper")]
 
 
-def test_papers_numbers_equal_the_reference():
-    from helpers import shared
-
+def test_papers_numbers_equal_the_reference(paper_reference):
     from utils.analysis.paper import read
 
-    reference = json.loads(shared("reference/paper_reference.json").read_text())["rois"]
+    reference = paper_reference["rois"]
     for row in read("fig2").itertuples():
         facts = reference[row.roi]["fig2b"]["top3"][row.rank - 1]
         assert (row.model, row.paper_unique) == (facts["task"], facts["unique_variance"])
@@ -260,9 +258,9 @@ def test_papers_numbers_equal_the_reference():
 # --------------------------------------------------------------------------------------------------------- real data
 
 
-def test_real_rdms_of_fifteen_people(algonauts, tmp_path, monkeypatch):
+def test_fifteen_subjects_and_two_groups(fifteen_subjects, tmp_path, monkeypatch):
     for figure in ("Fig2", "Fig3b"):
-        assert run_script(monkeypatch, figure, "--data", algonauts, "--results", tmp_path, "-np", 499) == 0
+        assert run_script(monkeypatch, figure, "--data", fifteen_subjects, "--results", tmp_path, "-np", 499) == 0
     table = pd.read_csv(tmp_path / "Fig3b" / "results.tsv", sep="\t").set_index(["roi", "model"])
     assert set(table.index.get_level_values("model")) == {"2D", "semantic"}
     assert table.loc[("IT", "semantic"), "significant"]
@@ -391,8 +389,8 @@ def test_every_page_opens_from_disk_without_an_outside_request_or_an_error(finis
         browser.open(folder / name)
         if name == "brain_map.html":
             browser.settle()
-        else:
-            browser.driver.execute_async_script("setTimeout(arguments[0], 1500)")
+        elif name == "brain_map_nilearn.html":
+            browser.settle_nilearn()
         requests = browser.requests()
         assert (folder / name).as_uri() in requests
         assert all(url.startswith(finished.as_uri()) for url in requests), name

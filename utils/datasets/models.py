@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.tasks import BASELINE, TASK_LAYERS, TASKS, Model, group_colors, group_names, shades
+from models.tasks import BASELINE, TASK_LAYERS, TASKS, Model, group_names
 from utils import InputError
 from utils.datasets.layout import Sources
 from utils.io.readers import check_unique, choose, read_rdms, read_table
@@ -18,11 +19,18 @@ from utils.rdm import n_conditions_of
 
 @dataclass(frozen=True)
 class ModelRdms:
-    """Model RDMs: `rdms` is float64 of shape (n_models, n_layers, n_pairs), in the order of `models` and `layers`."""
+    """Model RDMs: `rdms` is float64 of shape (n_models, n_layers, n_pairs), in the order of `models` and `layers`.
+
+    `table` holds all networks that `models` were chosen from: their colours depend on it.
+    """
 
     models: list[Model]
     layers: list[str]
     rdms: NDArray[np.float64]
+    table: Sequence[Model] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", self.table or self.models)
 
     @property
     def n_conditions(self) -> int:
@@ -43,12 +51,12 @@ class ModelRdms:
                 f"the models form {len(groups)} group(s) besides the baseline, but variance can only be partitioned "
                 "among two or more: give more groups in the `group` column of models.tsv"
             )
-        colors = group_colors(groups)
         members = [[i for i, model in enumerate(self.models) if model.group == group] for group in groups]
         return ModelRdms(
-            models=[Model(group, group, group, colors[group]) for group in groups],
+            models=[Model(group, group, group) for group in groups],
             layers=self.layers,
             rdms=np.stack([self.rdms[rows].mean(axis=0) for rows in members]),
+            table=self.table,
         )
 
 
@@ -72,10 +80,9 @@ def load_models(sources: Sources, layers: Sequence[str] | None = None, keys: Seq
     InputError
         For an unknown model, a missing or doubled layer, or a file that does not hold an RDM.
     """
-    models: list[Model] = list(TASKS) if sources.models is None else read_model_table(sources.models)
-    table = [model.key for model in models]
-    if keys is not None:
-        models = choose(keys, models, table, "model")
+    known: list[Model] = list(TASKS) if sources.models is None else read_model_table(sources.models)
+    table = [model.key for model in known]
+    models = known if keys is None else choose(keys, known, table, "model")
     known_layers = list(layers) if layers else (list(TASK_LAYERS) if sources.models is None else None)
     files = _layer_files(sources.dnn_rdms, table, known_layers)
     chosen = {model.key for model in models}
@@ -95,7 +102,7 @@ def load_models(sources: Sources, layers: Sequence[str] | None = None, keys: Seq
                     f"{files[models[0].key, layers[0]][0].name}: all RDMs must be of the same conditions"
                 )
             rdms.append(rdm)
-    loaded = ModelRdms(models, layers, np.stack(rdms).reshape(len(models), len(layers), -1))
+    loaded = ModelRdms(models, layers, np.stack(rdms).reshape(len(models), len(layers), -1), known)
     if sources.conditions is not None:
         names = sources.conditions.read_text(encoding="utf-8").split("\n")
         n_names = sum(bool(name.strip()) for name in names)
@@ -117,7 +124,7 @@ def read_model_table(path: Path) -> list[Model]:
     Returns
     -------
     list of Model
-        In the order of the table; those without a colour have a shade of their group's.
+        In the order of the table; `color` is empty where the table gives none.
 
     Raises
     ------
@@ -126,18 +133,12 @@ def read_model_table(path: Path) -> list[Model]:
     """
     rows = read_table(path, "\t", ("key", "label", "group"))
     check_unique(path, [row["key"] for row in rows], "give every model one row")
-    plain = [Model(row["key"], row["label"], row["group"], "") for row in rows]
-    colors = group_colors(group_names(plain))
-    models = []
-    for row, model in zip(rows, plain, strict=True):
-        siblings = [other.key for other in plain if other.group == model.group]
-        shade = shades(colors[model.group], len(siblings))[siblings.index(model.key)]
-        color = row.get("color") or shade
-        if len(color) != 7 or color[0] != "#" or any(c not in "0123456789abcdefABCDEF" for c in color[1:]):
+    models = [Model(row["key"], row["label"], row["group"], row.get("color") or "") for row in rows]
+    for model in models:
+        if model.color and not re.fullmatch("#[0-9a-fA-F]{6}", model.color):
             raise InputError(
-                f"{path}: model {model.key} has color '{color}', expected a hexadecimal one such as #0077BB"
+                f"{path}: model {model.key} has color '{model.color}', expected a hexadecimal one such as #0077BB"
             )
-        models.append(Model(model.key, model.label, model.group, color))
     return models
 
 

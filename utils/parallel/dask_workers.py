@@ -92,8 +92,8 @@ class Workers:
                 # Left alone, Dask prefers the workers that hold the data, and those that join late stay idle.
                 for worker in _free_places(workers, Counter(worker for _, worker in running.values()))[: len(waiting)]:
                     i = waiting.popleft()
-                    to = {"workers": [worker], "allow_other_workers": True}
-                    running[self._client.submit(_entry(), data, tasks[i], pure=False, **to)] = i, worker
+                    options = {"workers": [worker], "allow_other_workers": True, "priority": -i, "pure": False}
+                    running[self._client.submit(_entry(), data, tasks[i], **options)] = i, worker
                 with self._client.as_current(), suppress(TimeoutError, *_CANCELLED):
                     wait([*running], timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED")
                 for future in [future for future in running if future.done()]:
@@ -282,7 +282,7 @@ def _local_cluster(n_workers: int, threads: int) -> Any:
     from distributed import LocalCluster
 
     # A terminal sends Ctrl-C to all processes. Threads and processes that start meanwhile, and theirs, never get it:
-    # it is this process that ends the workers.
+    # this process ends the workers.
     resource_tracker.ensure_running()  # starting it, as the first process does otherwise, lets Ctrl-C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

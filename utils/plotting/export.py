@@ -8,102 +8,51 @@ names and colours as a table (BIDS), for FreeSurfer's freeview and for FSLeyes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from utils.io.output import Outputs, write_volume
+from utils.plotting.label_maps import LabelMap, Map
 from utils.plotting.surface import DEFAULT_SURFACE, sample_labels, sample_values
-
-if TYPE_CHECKING:
-    from utils.plotting.label_maps import LabelMap
 
 # BIDS entity "den": vertices of one hemisphere, in thousands.
 _DENSITIES = {"fsaverage5": "10k", "fsaverage6": "41k", "fsaverage": "164k"}
 _SPACE = "MNI152 space of the input images; the affine in the header says where the voxels lie"
 
 
-def save_labels(
-    outputs: Outputs,
-    label_map: LabelMap,
-    name: str,
-    description: str,
-    *,
-    simulated: bool,
-    surface: str = DEFAULT_SURFACE,
-) -> None:
-    """Write a map of labels into `maps/` of a run's results.
+def save_map(outputs: Outputs, own: Map, *, simulated: bool, surface: str = DEFAULT_SURFACE) -> None:
+    """Write a map into `maps/` of a run's results: volume and surfaces, each with a description as JSON.
+
+    Labels are int16, 0 where there is none; values are float32, NaN where there is none.
 
     Parameters
     ----------
     outputs : Outputs
-    label_map : LabelMap
-    name : str
-        Letters and digits: BIDS entity "desc".
-    description : str
-        A sentence on what the labels are, for the JSON files.
+    own : LabelMap or ValueMap
     simulated : bool
+        Whether the data are, for the JSON files.
     surface : str
         Average brain of the GIFTI files.
     """
-    stem = f"maps/space-MNI_desc-{name}_dseg"
-    write_volume(outputs.path(f"{stem}.nii.gz"), label_map.data, label_map.affine, intent="label")
-    table = list(zip(label_map.names, label_map.colors, label_map.counts, strict=True))
-    outputs.path(f"{stem}.tsv").write_text(_bids_table(table, label_map.unit), encoding="utf-8")
-    outputs.path(f"{stem}_freesurfer.txt").write_text(_freesurfer_table(table), encoding="utf-8")
-    outputs.path(f"{stem}_fsleyes.lut").write_text(_fsleyes_table(table), encoding="utf-8")
-    described = {"Description": description, "Simulated": simulated, "BackgroundValue": 0}
-    _write_json(outputs.path(f"{stem}.json"), {**described, "SpatialReference": _SPACE})
-    for hemi, labels in sample_labels(label_map.data, label_map.affine, surface).items():
-        stem = f"maps/{_surface_entities(hemi, surface)}_desc-{name}_dseg"
-        _write_label_gifti(outputs.path(f"{stem}.label.gii"), labels, label_map, hemi)
+    described: dict[str, Any] = {"Description": f"{own.title}. {own.note}", "Simulated": simulated}
+    if isinstance(own, LabelMap):
+        name, suffix, intent = f"desc-{own.key}_dseg", "label.gii", "label"
+        described["BackgroundValue"] = 0
+        sampled: dict[str, Any] = sample_labels(own.data, own.affine, surface)
+        _write_tables(outputs, f"maps/space-MNI_{name}", own)
+    else:
+        name, suffix, intent = f"stat-{own.key}_statmap", "func.gii", "none"
+        described |= {"Units": own.unit, "BackgroundValue": "NaN"}
+        sampled = sample_values(own.data, own.affine, surface)
+    write_volume(outputs.path(f"maps/space-MNI_{name}.nii.gz"), own.data, own.affine, intent)
+    _write_json(outputs.path(f"maps/space-MNI_{name}.json"), {**described, "SpatialReference": _SPACE})
+    for hemi, values in sampled.items():
+        stem = f"maps/hemi-{hemi[0].upper()}_space-fsaverage_den-{_DENSITIES[surface]}_{name}"
+        _write_gifti(outputs.path(f"{stem}.{suffix}"), own, values, hemi)
         _write_json(outputs.path(f"{stem}.json"), {**described, "SpatialReference": surface})
-
-
-def save_values(
-    outputs: Outputs,
-    data: NDArray[np.floating],
-    affine: NDArray[np.floating],
-    name: str,
-    description: str,
-    *,
-    units: str,
-    simulated: bool,
-    surface: str = DEFAULT_SURFACE,
-) -> None:
-    """Write a map of values into `maps/` of a run's results; NaN where there is none.
-
-    Parameters
-    ----------
-    outputs : Outputs
-    data : ndarray of float, shape (X, Y, Z)
-    affine : ndarray, shape (4, 4)
-        Voxel indices to mm.
-    name : str
-        Letters and digits: BIDS entity "stat".
-    description : str
-        A sentence on what the values are, for the JSON files.
-    units : str
-        Such as "adjusted R2", "correlation".
-    simulated : bool
-    surface : str
-        Average brain of the GIFTI files.
-    """
-    stem = f"maps/space-MNI_stat-{name}_statmap"
-    write_volume(outputs.path(f"{stem}.nii.gz"), data, affine)
-    described = {"Description": description, "Units": units, "Simulated": simulated, "BackgroundValue": "NaN"}
-    _write_json(outputs.path(f"{stem}.json"), {**described, "SpatialReference": _SPACE})
-    for hemi, values in sample_values(data, affine, surface).items():
-        stem = f"maps/{_surface_entities(hemi, surface)}_stat-{name}_statmap"
-        _write_metric_gifti(outputs.path(f"{stem}.func.gii"), values, name, hemi)
-        _write_json(outputs.path(f"{stem}.json"), {**described, "SpatialReference": surface})
-
-
-def _surface_entities(hemi: str, surface: str) -> str:
-    return f"hemi-{hemi[0].upper()}_space-fsaverage_den-{_DENSITIES[surface]}"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -114,56 +63,38 @@ def _rgb(color: str) -> tuple[int, int, int]:
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
-_Table = Sequence[tuple[str, str, int]]
+def _write_tables(outputs: Outputs, stem: str, label_map: LabelMap) -> None:
+    """Names and colours of labels for BIDS, FreeSurfer and FSLeyes."""
+    # FreeSurfer: number, name, red, green, blue (0 to 255), opacity, as in FreeSurferColorLUT.txt; no blanks in names.
+    # FSLeyes: number, red, green, blue (0 to 1), name.
+    bids = [f"index\tname\tcolor\tn_{label_map.unit.lower()}"]
+    freesurfer, fsleyes = ["0 Unknown 0 0 0 0"], []
+    labels = zip(label_map.names, label_map.colors, label_map.counts, strict=True)
+    for k, (name, color, count) in enumerate(labels, start=1):
+        bids.append(f"{k}\t{name}\t{color}\t{count}")
+        freesurfer.append(" ".join([str(k), "-".join(name.split()), *map(str, _rgb(color)), "0"]))
+        fsleyes.append(" ".join([str(k), *(f"{level / 255:.4f}" for level in _rgb(color)), name]))
+    for suffix, rows in ((".tsv", bids), ("_freesurfer.txt", freesurfer), ("_fsleyes.lut", fsleyes)):
+        outputs.path(stem + suffix).write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def _bids_table(table: _Table, unit: str) -> str:
-    rows = [f"{k}\t{name}\t{color}\t{count}" for k, (name, color, count) in enumerate(table, start=1)]
-    return "\n".join([f"index\tname\tcolor\tn_{unit.lower()}", *rows]) + "\n"
+def _write_gifti(path: Path, own: Map, values: NDArray, hemi: str) -> None:
+    """Labels with their names and colours, or values, of the vertices of one hemisphere."""
+    from nibabel import gifti, save
 
-
-def _freesurfer_table(table: _Table) -> str:
-    """Columns number, name, red, green, blue (0 to 255), opacity, as in FreeSurferColorLUT.txt; no blanks in names."""
-    rows = ["0 Unknown 0 0 0 0"]
-    for k, (name, color, _) in enumerate(table, start=1):
-        rows.append(" ".join([str(k), "-".join(name.split()), *map(str, _rgb(color)), "0"]))
-    return "\n".join(rows) + "\n"
-
-
-def _fsleyes_table(table: _Table) -> str:
-    """Columns number, red, green, blue (0 to 1), name, as FSLeyes reads lookup tables."""
-    rows = []
-    for k, (name, color, _) in enumerate(table, start=1):
-        rows.append(" ".join([str(k), *(f"{level / 255:.4f}" for level in _rgb(color)), name]))
-    return "\n".join(rows) + "\n"
-
-
-def _write_label_gifti(path: Path, labels: NDArray[np.int64], label_map: LabelMap, hemi: str) -> None:
-    import nibabel as nib
-
-    table = nib.gifti.GiftiLabelTable()
-    for key, (name, color) in enumerate([("outside", None), *zip(label_map.names, label_map.colors, strict=True)]):
-        level = (0.0, 0.0, 0.0, 0.0) if color is None else (*(part / 255 for part in _rgb(color)), 1.0)
-        label = nib.gifti.GiftiLabel(key, *level)
-        label.label = name  # type: ignore[attr-defined]
-        table.labels.append(label)
-    array = nib.gifti.GiftiDataArray(
-        labels.astype(np.int32), intent="NIFTI_INTENT_LABEL", datatype="NIFTI_TYPE_INT32", meta={"Name": "labels"}
-    )
-    nib.save(nib.GiftiImage(darrays=[array], labeltable=table, meta=_structure(hemi)), path)
-
-
-def _write_metric_gifti(path: Path, values: NDArray[np.float32], name: str, hemi: str) -> None:
-    import nibabel as nib
-
-    array = nib.gifti.GiftiDataArray(
-        values.astype(np.float32), intent="NIFTI_INTENT_NONE", datatype="NIFTI_TYPE_FLOAT32", meta={"Name": name}
-    )
-    nib.save(nib.GiftiImage(darrays=[array], meta=_structure(hemi)), path)
-
-
-def _structure(hemi: str) -> Any:
-    """What tells Connectome Workbench which hemisphere a file is of."""
-    import nibabel as nib
-
-    return nib.gifti.GiftiMetaData({"AnatomicalStructurePrimary": f"Cortex{hemi.capitalize()}"})
+    table = gifti.GiftiLabelTable()
+    if isinstance(own, LabelMap):
+        kind = {"intent": "NIFTI_INTENT_LABEL", "datatype": "NIFTI_TYPE_INT32", "meta": {"Name": "labels"}}
+        values = values.astype(np.int32)
+        colors = [(*(level / 255 for level in _rgb(color)), 1.0) for color in own.colors]
+        names = zip(["outside", *own.names], [(0.0, 0.0, 0.0, 0.0), *colors], strict=True)
+        for key, (name, rgba) in enumerate(names):
+            label = gifti.GiftiLabel(key, *rgba)
+            label.label = name  # type: ignore[attr-defined]
+            table.labels.append(label)
+    else:
+        kind = {"intent": "NIFTI_INTENT_NONE", "datatype": "NIFTI_TYPE_FLOAT32", "meta": {"Name": own.key}}
+    # Tells Connectome Workbench which hemisphere the file is of.
+    structure = gifti.GiftiMetaData({"AnatomicalStructurePrimary": f"Cortex{hemi.capitalize()}"})
+    array = gifti.GiftiDataArray(values, **kind)
+    save(gifti.GiftiImage(darrays=[array], labeltable=table, meta=structure), path)

@@ -1,23 +1,71 @@
-"""Maps of labels and values: what is drawn on a brain."""
+"""Maps of labels and values: what is drawn on a brain, and how values of searchlights and ROIs become volumes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from utils.plotting.surface import (
-    DEFAULT_SURFACE,
-    sample_labels,
-)
+from utils import InputError
+from utils.rdms.atlas import Atlas
 
 OUTSIDE = "outside the map"
 SURFACE_NOTE = (
-    "Counts are those of the volume: a small isolated label that falls between the vertices of the surface, or lies "
-    "off the average cortex, is counted but may not show."
+    "Counts refer to the volume: an isolated label that falls between the vertices of the surface, or outside the "
+    "average cortex, is counted but may not be visible."
 )
+
+
+class Locations(Protocol):
+    """Searchlights (`utils.rdms.searchlights.Geometry`) or ROIs (`RoiLocations`): where their values lie."""
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Voxel indices to mm in MNI space, (4, 4)."""
+
+    def to_volume(self, values: ArrayLike, background: float = 0) -> NDArray:
+        """Volume with one value per location in its voxels, and `background` elsewhere; same dtype as `values`."""
+
+
+@dataclass(frozen=True)
+class RoiLocations:
+    """The ROIs of an atlas that have values.
+
+    Attributes
+    ----------
+    atlas : Atlas
+    ids : sequence of int
+        Number of each ROI in the atlas, in the order of the values.
+
+    Raises
+    ------
+    InputError
+        If the atlas holds none of them.
+    """
+
+    atlas: Atlas
+    ids: Sequence[int]
+
+    def __post_init__(self) -> None:
+        if not np.isin(self.atlas.labels, self.ids).any():
+            names = ", ".join(self.atlas.names.get(number, str(number)) for number in self.ids)
+            raise InputError(f"`atlas` holds none of the ROIs {names}; its labels must be the ids of the ROI table")
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Voxel indices to mm in MNI space, (4, 4)."""
+        return self.atlas.affine
+
+    def to_volume(self, values: ArrayLike, background: float = 0) -> NDArray:
+        """Volume with the value of each ROI in its voxels, and `background` elsewhere; same dtype as `values`."""
+        values = np.asarray(values)
+        volume = np.full(self.atlas.labels.shape, background, dtype=values.dtype)
+        for number, value in zip(self.ids, values, strict=True):
+            volume[self.atlas.labels == number] = value
+        return volume
 
 
 @dataclass(frozen=True)
@@ -30,14 +78,16 @@ class LabelMap:
         0 where there is no label, ``k + 1`` where the k-th one holds.
     affine : ndarray, shape (4, 4)
         Voxel indices to mm in MNI space.
-    names, colors, families : list of str
-        One per label: its name, its colour as ``#rrggbb``, and the heading it stands under ("" for none).
+    names, colors, legend_groups : list of str
+        One per label: its name, its colour as ``#rrggbb``, and the group it is listed under ("" for none).
     counts : list of int
-        Number of places that carry each label.
+        Number of searchlights or ROIs with each label.
     unit : str
         What is counted: "searchlights", "ROIs".
     title, note : str
-        What the map is called among others, and a sentence on what it shows.
+        Name of the map among others, and a sentence on what it shows.
+    key : str
+        Letters and digits: names its files, as BIDS entity "desc".
 
     Raises
     ------
@@ -49,17 +99,18 @@ class LabelMap:
     affine: NDArray[np.floating]
     names: Sequence[str]
     colors: Sequence[str]
-    families: Sequence[str]
+    legend_groups: Sequence[str]
     counts: Sequence[int]
     unit: str
     title: str = ""
     note: str = ""
+    key: str = ""
 
     def __post_init__(self) -> None:
-        lengths = {len(self.names), len(self.colors), len(self.families), len(self.counts)}
+        lengths = {len(self.names), len(self.colors), len(self.legend_groups), len(self.counts)}
         if len(lengths) != 1:
             raise ValueError(
-                f"{len(self.names)} names, {len(self.colors)} colours, {len(self.families)} families and "
+                f"{len(self.names)} names, {len(self.colors)} colours, {len(self.legend_groups)} legend groups and "
                 f"{len(self.counts)} counts: expected one of each per label"
             )
         if self.data.ndim != 3 or not np.issubdtype(self.data.dtype, np.integer):
@@ -69,28 +120,10 @@ class LabelMap:
                 f"the volume holds labels {self.data.min()} to {self.data.max()}: expected 0 to {len(self.names)}"
             )
 
-    def by_family(self) -> list[tuple[str, list[int]]]:
-        """Headings of the legend with the indices of their labels, in order of appearance, those without one last."""
-        headings = list(dict.fromkeys(self.families))
-        headings.sort(key=lambda family: family == "")
-        return [(family, [i for i, own in enumerate(self.families) if own == family]) for family in headings]
-
-
-def surface_labels(label_map: LabelMap, surface: str = DEFAULT_SURFACE) -> dict[str, NDArray[np.int64]]:
-    """Label of every vertex: that of the voxel halfway between pial and white surface.
-
-    Parameters
-    ----------
-    label_map : LabelMap
-    surface : str
-        One of `utils.plotting.surface.SURFACES`.
-
-    Returns
-    -------
-    dict of str to ndarray of int, shape (n_vertices,)
-        "left" and "right"; 0 where there is no label. Values are a subset of those in the volume.
-    """
-    return sample_labels(label_map.data, label_map.affine, surface)
+    def by_legend_group(self) -> list[tuple[str, list[int]]]:
+        """Groups of the legend with the indices of their labels, in order of appearance, those without one last."""
+        groups = sorted(dict.fromkeys(self.legend_groups), key=lambda group: group == "")
+        return [(group, [i for i, own in enumerate(self.legend_groups) if own == group]) for group in groups]
 
 
 @dataclass(frozen=True)
@@ -104,22 +137,24 @@ class ValueMap:
     affine : ndarray, shape (4, 4)
         Voxel indices to mm in MNI space.
     title : str
-        What the map is called among others.
+        Name of the map among others.
     unit : str
-        What the values are: stands at the colour bar.
+        What the values are: the label of the colour bar.
     name : str
-        What stands before a value where the mouse points; by default the title.
+        Stands before a value in hover texts; by default the title.
     low, high : float, optional
-        Values at the ends of the colour bar; by default the smallest and the largest of the map.
+        Ends of the colour bar; by default the smallest and the largest value.
     colormap : str
-        One of matplotlib's; it should be perceptually uniform and without grey, which is the cortex's.
+        One of matplotlib's; perceptually uniform, and without grey, which is the cortex's.
     note : str
         A sentence on what the map shows.
+    key : str
+        Letters and digits: names its files, as BIDS entity "stat".
 
     Raises
     ------
     ValueError
-        If the data are no volume of floating-point numbers, or an end of the colour bar is not finite.
+        If the data are not a volume of floats, or an end of the colour bar is not finite.
     """
 
     data: NDArray[np.floating]
@@ -131,6 +166,7 @@ class ValueMap:
     high: float | None = None
     colormap: str = "viridis"
     note: str = ""
+    key: str = ""
 
     def __post_init__(self) -> None:
         if self.data.ndim != 3 or not np.issubdtype(self.data.dtype, np.floating):
@@ -139,7 +175,7 @@ class ValueMap:
             raise ValueError(f"{self.title}: colour bar from {self.low} to {self.high}, expected finite numbers")
 
     def limits(self) -> tuple[float, float]:
-        """Values at the ends of the colour bar, the second larger than the first."""
+        """Ends of the colour bar, the second larger than the first."""
         finite = self.data[np.isfinite(self.data)]
         low = float(finite.min()) if finite.size else 0.0
         high = float(finite.max()) if finite.size else 1.0
@@ -147,35 +183,4 @@ class ValueMap:
         return low, high if high > low else low + 1
 
 
-@dataclass(frozen=True)
-class Regions:
-    """Names of regions to show beside what is mapped.
-
-    Attributes
-    ----------
-    data : ndarray of int, shape (X, Y, Z)
-        Number of the region of each voxel.
-    affine : ndarray, shape (4, 4)
-        Voxel indices to mm in MNI space.
-    names : mapping of int to str
-        Names of the regions; numbers without one are not shown.
-    """
-
-    data: NDArray[np.integer]
-    affine: NDArray[np.floating]
-    names: Mapping[int, str]
-
-
-@dataclass(frozen=True)
-class Map:
-    """A map of the brain, and what its files are called.
-
-    Attributes
-    ----------
-    name : str
-        Letters and digits: names the files, as BIDS entity "desc" (labels) or "stat" (values).
-    drawn : LabelMap or ValueMap
-    """
-
-    name: str
-    drawn: LabelMap | ValueMap
+Map = LabelMap | ValueMap

@@ -6,18 +6,32 @@ the brain.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.tasks import to_published_color
+from utils.plotting.colors import to_published_color
 from utils.plotting.label_maps import OUTSIDE, SURFACE_NOTE, LabelMap
-from utils.plotting.page_layout import FONT, MARGIN, PAGE_WIDTH, Sheet, Style, drawing_style, shorten, text_width
+from utils.plotting.page_layout import (
+    FONT,
+    MARGIN,
+    PAGE_WIDTH,
+    Band,
+    Key,
+    Look,
+    Page,
+    Style,
+    draw_page,
+    drawing_style,
+    heading,
+    legend_band,
+    shorten,
+    text_width,
+)
 from utils.plotting.surface import (
-    DEFAULT_SURFACE,
     GYRUS_GREY,
     HEMISPHERES,
     SULCUS_GREY,
@@ -32,17 +46,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STABILITY_NOTE = (
-    "Stability: share of random subsets of the conditions in which the same label wins; dark places keep theirs, light "
-    "ones change it, white ones have none."
+    "Stability: proportion of random subsets of the conditions in which the same label wins. Dark locations keep their "
+    "label, light ones change it, white ones have none."
 )
-# Of the paper's maps these sides could be read; in what arrangement they were printed is not known.
+# Of the paper's maps these sides could be read; how they were arranged is not known.
 _VIEWS: dict[Style, tuple[str, ...]] = {
     "default": ("lateral", "medial", "posterior", "ventral"),
     "paper": ("posterior", "medial", "ventral"),
 }
 # Heights in inches.
 _HEADINGS = 0.2
-_SCALE = 0.32
 _MAX_NAME = 2.6  # width in the legend
 _SMALL = 0.72  # size of the second map to that of the first: both fit on a page
 _CENTRED: dict[str, str] = {"ha": "center", "va": "center"}
@@ -51,32 +64,19 @@ _N_STEPS = 10
 _PALE_GYRUS, _PALE_SULCUS = 0.98, 0.9
 
 
-def montage(
-    label_map: LabelMap,
-    *,
-    title: str,
-    note: str,
-    banner: str | None = None,
-    stability: NDArray[np.floating] | None = None,
-    surface: str = DEFAULT_SURFACE,
-    style: Style = "default",
-) -> Figure:
+def montage(label_map: LabelMap, look: Look, note: str, stability: NDArray[np.floating] | None = None) -> Figure:
     """Draw a label map on the inflated cortex, all views at one scale, with the legend below.
 
     Parameters
     ----------
     label_map : LabelMap
-    title, note : str
-        Heading, and the small print below.
-    banner : str, optional
-        Warning across the top of the figure, such as that the data are simulated.
+    look : Look
+        Its style "paper" has the published colours and views.
+    note : str
+        The small print below.
     stability : ndarray of float, shape of the volume of labels, optional
         How often the label of a voxel wins, 0 to 1; NaN where there is nothing to show, such as where the winner is not
         significant. Drawn as a second, smaller map with the same views, in steps of 0.1.
-    surface : str
-        One of `utils.plotting.surface.SURFACES`.
-    style : {"default", "paper"}
-        "paper" has the published colours and views.
 
     Returns
     -------
@@ -86,45 +86,34 @@ def montage(
     Raises
     ------
     ValueError
-        If `stability` has another shape than the labels, or values that are no shares.
+        If `stability` has another shape than the labels, or values outside of 0 to 1.
     InputError
         If the surface cannot be downloaded.
     """
-    if style == "paper":
+    if look.style == "paper":
         label_map = replace(label_map, colors=[to_published_color(color) for color in label_map.colors])
-    steps = None if stability is None else _in_steps(stability, label_map.data.shape)
-    brain = {hemi: load_hemisphere(hemi, surface) for hemi in HEMISPHERES}
-    views = _VIEWS[style]
+    cortex = _Cortex.load(look, label_map.affine)
     with drawing_style():
-        labels = _Map(label_map.data, label_map.colors, (GYRUS_GREY, SULCUS_GREY))
-        rows = {hemi: _Row.of(brain, hemi, views) for hemi in HEMISPHERES}
-        legend = _Legend.of(label_map)
-        body = _block_height(rows.values()) + legend.height
-        if steps is not None:
-            shares = _Map(steps, _step_colors(), (_PALE_GYRUS, _PALE_SULCUS))
-            small_rows = {hemi: _Row.of(brain, hemi, views, _SMALL) for hemi in HEMISPHERES}
-            body += _SCALE + _block_height(small_rows.values())
-        notes = [note, SURFACE_NOTE, STABILITY_NOTE if steps is not None else ""]
-        sheet = Sheet.new(PAGE_WIDTH, body, title=title, note=" ".join(filter(None, notes)), banner=banner)
-        top = sheet.top
-        _draw_block(sheet, top, rows, brain, labels.triangles(brain, label_map.affine, surface))
-        top += _block_height(rows.values())
-        legend.draw(sheet, top, label_map)
-        if steps is not None:
-            top += legend.height
-            _draw_scale(sheet, top)
-            _draw_block(sheet, top + _SCALE, small_rows, brain, shares.triangles(brain, label_map.affine, surface))
-        return sheet.figure
+        bands = [
+            cortex.band(label_map.data, label_map.colors, (GYRUS_GREY, SULCUS_GREY)),
+            *_legend(label_map),
+        ]
+        notes = [note, SURFACE_NOTE]
+        if stability is not None:
+            steps = _in_steps(stability, label_map.data.shape)
+            bands += [_scale(), cortex.band(steps, _step_colors(), (_PALE_GYRUS, _PALE_SULCUS), _SMALL)]
+            notes.append(STABILITY_NOTE)
+        return draw_page(bands, look, " ".join(filter(None, notes)))
 
 
 def _in_steps(stability: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.int16]:
-    """Number of the step that holds each share, from 1; 0 where there is none."""
+    """Number of the step that holds each value, from 1; 0 where there is none."""
     if stability.shape != shape:
-        raise ValueError(f"stability has the shape {stability.shape}: expected that of the labels, {shape}")
+        raise ValueError(f"`stability` has shape {stability.shape}: expected that of the labels, {shape}")
     known = np.isfinite(stability)
     if (stability[known] < 0).any() or (stability[known] > 1).any():
         raise ValueError(
-            f"stability ranges from {stability[known].min():g} to {stability[known].max():g}: expected shares, 0 to 1"
+            f"`stability` ranges from {stability[known].min():g} to {stability[known].max():g}: expected 0 to 1"
         )
     # 0.3 x 10 is a little more than 3: without rounding it would be in the fourth step.
     steps = np.clip(np.ceil(np.round(np.where(known, stability, 0) * _N_STEPS, 6)), 1, _N_STEPS)
@@ -139,101 +128,114 @@ def _step_colors() -> list[str]:
     return [to_hex(color) for color in colormaps["cividis_r"]((np.arange(_N_STEPS) + 0.5) / _N_STEPS)]
 
 
-def _draw_scale(sheet: Sheet, top: float) -> None:
-    """Heading of the second map, and its colours with the shares at their ends."""
-    from matplotlib.patches import Rectangle
+def _scale() -> Band:
+    """Heading of the second map, and its colours with the values at their ends."""
+    title = "Stability of the label: proportion of subsets in which it wins"
+    left, step = MARGIN + text_width(title, FONT["panel"], bold=True) + 0.3, 0.2
 
-    heading = "Stability of the label: share of subsets in which it wins"
-    y = top + 0.5 * _SCALE
-    sheet.text(MARGIN, y, heading, va="center", weight="bold", size=FONT["panel"])
-    left, step = MARGIN + text_width(heading, FONT["panel"], bold=True) + 0.3, 0.2
-    for i, color in enumerate(_step_colors()):
-        box = sheet.rectangle(left + i * step, y - 0.1, step, 0.1)
-        sheet.figure.add_artist(Rectangle(box[:2], box[2], box[3], facecolor=color, edgecolor="#444444", lw=0.3))
-    for i in range(0, _N_STEPS + 1, 2):
-        sheet.text(left + i * step, y + 0.03, f"{i / _N_STEPS:g}", ha="center", va="top", size=FONT["small"])
+    def draw(page: Page, top: float) -> None:
+        from matplotlib.patches import Rectangle
+
+        heading(title).draw(page, top + 0.06)
+        for i, color in enumerate(_step_colors()):
+            x, bottom, *size = page.rectangle(left + i * step, top + 0.06, step, 0.1)
+            page.figure.add_artist(Rectangle((x, bottom), *size, facecolor=color, edgecolor="#444444", lw=0.3))
+        for i in range(0, _N_STEPS + 1, 2):
+            page.text(left + i * step, top + 0.19, f"{i / _N_STEPS:g}", ha="center", va="top", size=FONT["small"])
+
+    return Band(0.32, draw)
 
 
-@dataclass(frozen=True)
-class _Map:
-    """Labels in a volume, their colours, and the greys of gyri and sulci where there is none."""
-
-    data: NDArray[np.integer]
-    colors: Sequence[str]
-    greys: tuple[float, float]
-
-    def triangles(
-        self, brain: dict[str, Hemisphere], affine: NDArray[np.floating], surface: str
-    ) -> dict[str, NDArray[np.floating]]:
-        """Colour of every triangle of both hemispheres, (n_faces, 3): that of a label, or its grey."""
-        from matplotlib.colors import to_rgb
-
-        palette = np.array([(0.0, 0.0, 0.0), *(to_rgb(color) for color in self.colors)])
-        gyrus, sulcus = self.greys
-        colors = {}
-        for hemi, labels in sample_labels(self.data, affine, surface).items():
-            faces = brain[hemi].faces
-            label = labels[triangle_corners(labels, faces)]
-            depth = (GYRUS_GREY - brain[hemi].grey()[faces].mean(axis=1)) / (GYRUS_GREY - SULCUS_GREY)
-            grey = gyrus + (sulcus - gyrus) * depth
-            colors[hemi] = np.where(label[:, None] > 0, palette[label], grey[:, None])
-        return colors
+def _legend(label_map: LabelMap) -> list[Band]:
+    """Labels with their counts, in rows behind the name of their group."""
+    groups = label_map.by_legend_group()
+    if groups[-1][0]:
+        groups.append(("", []))  # for what is outside of the map
+    titles = [shorten(name, 1.5, FONT["text"], bold=True) for name, _ in groups]
+    left = MARGIN + 0.15 * any(titles) + max(text_width(title, FONT["text"], bold=True) for title in titles)
+    bands = [heading(f"Labels and their number of {label_map.unit}")]
+    for title, (_, indices) in zip(titles, groups, strict=True):
+        keys = []
+        for i in indices:
+            count = label_map.counts[i]
+            text = f"{shorten(label_map.names[i], _MAX_NAME, FONT['text'])}  {count:,}"
+            keys.append(Key(text, (label_map.colors[i],), pale=not count))
+        if not title:
+            keys.append(Key(OUTSIDE, (str(GYRUS_GREY), str(SULCUS_GREY))))
+        bands.append(legend_band(keys, title=title, left=left))
+    return [*bands, Band(0.05, lambda page, top: None)]
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A hemisphere from several sides; widths and height in inches."""
+class _Cortex:
+    """Both hemispheres, the sides they are shown from, and where volumes drawn on them lie."""
 
-    views: Sequence[str]
-    widths: list[float]
-    height: float
-    inches_per_mm: float
+    halves: dict[str, Hemisphere]
+    views: tuple[str, ...]
+    affine: NDArray[np.floating]
+    surface: str
 
     left = 0.3
     gap = 0.08
 
     @classmethod
-    def of(cls, brain: dict[str, Hemisphere], hemi: str, views: Sequence[str], share: float = 1.0) -> _Row:
-        """Sizes at `share` of the scale at which all views of a hemisphere fill the page, whatever views are shown."""
-        span = np.max([np.ptp(half.inflated, axis=0) for half in brain.values()], axis=0)
-        extent = {view: np.abs(_screen(hemi, view)[:2]) @ span for view in _VIEWS["default"]}
-        free = PAGE_WIDTH - cls.left - cls.gap * len(extent)
-        scale = share * free / sum(size[0] for size in extent.values())
-        widths = [float(scale * extent[view][0]) for view in views]
-        return cls(views, widths, float(scale * extent["lateral"][1]) + 0.1, float(scale))
+    def load(cls, look: Look, affine: NDArray[np.floating]) -> _Cortex:
+        halves = {hemi: load_hemisphere(hemi, look.surface) for hemi in HEMISPHERES}
+        return cls(halves, _VIEWS[look.style], affine, look.surface)
 
-    def columns(self) -> Iterator[tuple[str, float, float]]:
-        """Every view with its left end and width."""
-        x = self.left + (PAGE_WIDTH - self.left - sum(self.widths) - self.gap * len(self.widths)) / 2
-        for view, width in zip(self.views, self.widths, strict=True):
-            yield view, x, width
-            x += width + self.gap
+    def extents(self, hemi: str) -> dict[str, NDArray[np.floating]]:
+        """Width and height of every side of a hemisphere, in mm."""
+        span = np.max([np.ptp(half.inflated, axis=0) for half in self.halves.values()], axis=0)
+        return {view: np.abs(_screen(hemi, view)[:2]) @ span for view in _VIEWS["default"]}
 
+    def inches_per_mm(self) -> float:
+        """Scale at which all sides of a hemisphere fill the page, whatever sides are shown."""
+        extents = self.extents("left")
+        free = PAGE_WIDTH - self.left - self.gap * len(extents)
+        return float(free / sum(width for width, _ in extents.values()))
 
-def _block_height(rows: Iterable[_Row]) -> float:
-    return _HEADINGS + sum(row.height for row in rows)
+    def band(
+        self, data: NDArray[np.integer], colors: Sequence[str], greys: tuple[float, float], size: float = 1.0
+    ) -> Band:
+        """Both hemispheres in a row each, below the names of the sides; `greys` are those of gyri and sulci."""
+        scale = size * self.inches_per_mm()
+        painted = self._triangle_colors(data, colors, greys)
+        extents = {view: scale * extent for view, extent in self.extents("left").items()}
+        height = float(extents["lateral"][1]) + 0.1
+        widths = [float(extents[view][0]) for view in self.views]
+        start = self.left + (PAGE_WIDTH - self.left - sum(widths) - self.gap * len(widths)) / 2
+        lefts = start + np.cumsum([0.0, *widths[:-1]]) + self.gap * np.arange(len(widths))
 
-
-def _draw_block(
-    sheet: Sheet,
-    top: float,
-    rows: dict[str, _Row],
-    brain: dict[str, Hemisphere],
-    colors: dict[str, NDArray[np.floating]],
-) -> None:
-    """One row per hemisphere, below the names of the views."""
-    for view, x, width in rows[HEMISPHERES[0]].columns():
-        sheet.text(x + width / 2, top + 0.12, view, size=FONT["text"], **_CENTRED)
-    top += _HEADINGS
-    for hemi, row in rows.items():
-        for i, (view, x, width) in enumerate(row.columns()):
-            if i == 0:
+        def draw(page: Page, top: float) -> None:
+            for view, x, width in zip(self.views, lefts, widths, strict=True):
+                page.text(x + width / 2, top + 0.12, view, size=FONT["text"], **_CENTRED)
+            for row, hemi in enumerate(HEMISPHERES):
+                y = top + _HEADINGS + row * height
                 name = f"{hemi} hemisphere"
-                sheet.text(x - 0.13, top + row.height / 2, name, rotation=90, size=FONT["text"], **_CENTRED)
-            axes = sheet.figure.add_axes(sheet.rectangle(x, top, width, row.height), label=f"{hemi} {view}")
-            half_size = np.array([width, row.height]) / row.inches_per_mm / 2
-            _draw_surface(axes, brain[hemi], colors[hemi], _screen(hemi, view), half_size)
-        top += row.height
+                page.text(start - 0.13, y + height / 2, name, rotation=90, size=FONT["text"], **_CENTRED)
+                for view, x, width in zip(self.views, lefts, widths, strict=True):
+                    axes = page.figure.add_axes(page.rectangle(x, y, width, height), label=f"{hemi} {view}")
+                    half_size = np.array([width, height]) / scale / 2
+                    _draw_surface(axes, self.halves[hemi], painted[hemi], _screen(hemi, view), half_size)
+
+        return Band(_HEADINGS + 2 * height, draw)
+
+    def _triangle_colors(
+        self, data: NDArray[np.integer], colors: Sequence[str], greys: tuple[float, float]
+    ) -> dict[str, NDArray[np.floating]]:
+        """Colour of every triangle of both hemispheres, (n_faces, 3): that of a label, or its grey."""
+        from matplotlib.colors import to_rgb
+
+        palette = np.array([(0.0, 0.0, 0.0), *(to_rgb(color) for color in colors)])
+        gyrus, sulcus = greys
+        painted = {}
+        for hemi, labels in sample_labels(data, self.affine, self.surface).items():
+            half = self.halves[hemi]
+            label = labels[triangle_corners(labels, half.faces)]
+            depth = (GYRUS_GREY - half.grey()[half.faces].mean(axis=1)) / (GYRUS_GREY - SULCUS_GREY)
+            grey = gyrus + (sulcus - gyrus) * depth
+            painted[hemi] = np.where(label[:, None] > 0, palette[label], grey[:, None])
+        return painted
 
 
 def _screen(hemi: str, view: str) -> NDArray[np.floating]:
@@ -270,81 +272,3 @@ def _draw_surface(
     )
     axes.set_axis_off()
     axes.set(xlim=(-half_size[0], half_size[0]), ylim=(-half_size[1], half_size[1]))
-
-
-# A line of the legend: a text with the index of its label, None for a heading.
-_Line = tuple[str, int | None]
-
-
-@dataclass(frozen=True)
-class _Legend:
-    """Legend in columns, in inches; families are not broken."""
-
-    columns: list[list[_Line]]
-    column_width: float
-
-    line = 0.145
-    heading = 0.2
-
-    @property
-    def height(self) -> float:
-        return self.heading + self.line * max(len(column) for column in self.columns) + 0.05
-
-    @classmethod
-    def of(cls, label_map: LabelMap) -> _Legend:
-        blocks = _legend_blocks(label_map)
-        width = 0.85 + max(text_width(text, FONT["text"], bold=True) for block in blocks for text, _ in block)
-        n_columns = int(np.clip((PAGE_WIDTH - 2 * MARGIN) / width, 1, 4))
-        height = max(*map(len, blocks), -(-sum(map(len, blocks)) // n_columns))
-        while len(columns := _in_columns(blocks, height)) > n_columns:
-            height += 1
-        return cls(columns, width)
-
-    def draw(self, sheet: Sheet, top: float, label_map: LabelMap) -> None:
-        left = (sheet.width - self.column_width * len(self.columns)) / 2 + 0.1
-        size = FONT["text"]
-        heading = f"Labels and their number of {label_map.unit}"
-        sheet.text(left, top + 0.1, heading, va="center", size=size, color="#555555")
-        for c, column in enumerate(self.columns):
-            x = left + c * self.column_width
-            for r, (text, index) in enumerate(column):
-                y = top + self.heading + self.line * (r + 0.5)
-                if index is None:
-                    sheet.text(x, y, text, va="center", size=size, weight="bold")
-                    continue
-                is_label = index < len(label_map.names)
-                # As on the page, labels that won nowhere step back.
-                color = "#767676" if is_label and not label_map.counts[index] else "black"
-                sheet.text(x + 0.19, y, text, va="center", size=size, color=color)
-                if is_label:
-                    sheet.swatch(x, y, label_map.colors[index])
-                    count = f"{label_map.counts[index]:,}"
-                    sheet.text(x + self.column_width - 0.3, y, count, va="center", ha="right", size=size, color=color)
-                else:
-                    sheet.swatch(x, y, str(GYRUS_GREY), str(SULCUS_GREY))
-
-
-def _legend_blocks(label_map: LabelMap) -> list[list[_Line]]:
-    """Lines that stay together: every family under its heading, and what has none after an empty line."""
-    names = [shorten(name, _MAX_NAME, FONT["text"]) for name in label_map.names]
-    blocks: list[list[_Line]] = []
-    outside: _Line = (OUTSIDE, len(names))
-    for family, indices in label_map.by_family():
-        lines: list[_Line] = [(names[i], i) for i in indices]
-        if family:
-            blocks.append([(shorten(family, _MAX_NAME, FONT["text"], bold=True), None), *lines])
-        elif blocks:
-            return [*blocks, [("", None), *lines, outside]]
-        else:
-            blocks = [[line] for line in lines]
-    return [*blocks, [outside]]
-
-
-def _in_columns(blocks: list[list[_Line]], height: int) -> list[list[_Line]]:
-    """Blocks one below the other in columns of at most `height` lines."""
-    columns: list[list[_Line]] = [[]]
-    for block in blocks:
-        if columns[-1] and len(columns[-1]) + len(block) > height:
-            columns.append([])
-        columns[-1].extend(block)
-    return columns

@@ -1,17 +1,21 @@
-"""The paper that still figures are drawn on: sizes in inches, text that is measured first, reproducible files.
+"""The page that still figures are drawn on: sizes in inches, text that is measured first, reproducible files.
 
-A figure is laid out at the width of a journal page, so that text keeps its size whatever the number of panels.
+A figure is laid out at the width of a journal page, so that text keeps its size whatever the number of panels. Sizes
+are computed, not left to matplotlib's constrained layout: that makes room for what stands around axes, but names below
+bars, legends in columns and notes may still run into each other.
 """
 
 from __future__ import annotations
 
 import pathlib
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
+
+from utils.plotting.surface import DEFAULT_SURFACE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,6 +27,28 @@ PAGE_WIDTH = 7.5  # inches: the widest figure of the journal
 MARGIN = 0.1
 FONT = {"title": 9.5, "panel": 7.5, "text": 6.5, "small": 6.0}  # points
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the figures and pages of a run look.
+
+    Attributes
+    ----------
+    title : str
+        Heading.
+    banner : str or None
+        Warning across the top, such as that the data are simulated.
+    surface : str
+        Average brain, one of `utils.plotting.surface.SURFACES`.
+    style : {"default", "paper"}
+        "paper" has the published colours, axes and views; pages always have the default ones.
+    """
+
+    title: str
+    banner: str | None = None
+    surface: str = DEFAULT_SURFACE
+    style: Style = "default"
 
 
 def save_figure(figure: Figure, svg_path: str | pathlib.Path, png_path: str | pathlib.Path) -> None:
@@ -56,6 +82,7 @@ def drawing_style() -> Iterator[None]:
         "ytick.major.width": 0.6,
         "xtick.major.size": 2.5,
         "ytick.major.size": 2.5,
+        "hatch.linewidth": 0.5,
         "svg.fonttype": "none",
         "svg.hashsalt": "task-specific networks",
     }
@@ -66,69 +93,169 @@ def drawing_style() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A figure with banner, title and note in place; `top` is where its body starts, in inches from the upper edge."""
+class Page:
+    """A figure in inches from its upper left corner."""
 
     figure: Figure
     width: float
     height: float
-    top: float
-
-    @classmethod
-    def new(cls, width: float, body: float, *, title: str, note: str, banner: str | None) -> Sheet:
-        """Make a sheet `width` inches wide with room for a body `body` inches high."""
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Rectangle
-
-        titles, notes = _wrap(title, width, FONT["title"], bold=True), _wrap(note, width, FONT["small"])
-        banners = _wrap(banner or "", width, FONT["panel"], bold=True)
-        banner_height = (0.14 * len(banners) + 0.1) if banners else 0.0
-        top = banner_height + 0.07 + 0.18 * len(titles) + 0.04
-        height = top + body + 0.115 * len(notes) + 0.1
-        figure = Figure(figsize=(width, height), facecolor="white")
-        sheet = cls(figure, width, height, top)
-        if banners:
-            rectangle = Rectangle((0, 1 - banner_height / height), 1, banner_height / height, color="#1a1a1a")
-            figure.add_artist(rectangle)
-            style = {"color": "white", "weight": "bold", "size": FONT["panel"]}
-            sheet.text(width / 2, banner_height / 2, "\n".join(banners), ha="center", va="center", **style)
-        for i, line in enumerate(titles):
-            sheet.text(MARGIN, banner_height + 0.07 + 0.18 * i, line, va="top", weight="bold", size=FONT["title"])
-        for i, line in enumerate(notes):
-            y = top + body + 0.05 + 0.115 * i
-            sheet.text(MARGIN, y, line, va="top", size=FONT["small"], color="#333333")
-        return sheet
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Write at `x`, `y` inches from the upper left corner."""
+        """Write at `x`, `y`."""
         self.figure.text(x / self.width, 1 - y / self.height, text, **style)
 
     def rectangle(self, x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
-        """Inches from the upper left corner to matplotlib's fractions from the lower left one."""
+        """Matplotlib's fractions, from the lower left corner, of a rectangle with its upper left corner at `x`, `y`."""
         return (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
 
-    def swatch(self, x: float, y: float, *colors: str) -> None:
-        """A patch, divided among its colours, beside a name of the legend; `y` is its middle."""
+
+@dataclass(frozen=True)
+class Band:
+    """A part of a page from margin to margin: its height in inches, and what draws it from a given y position on."""
+
+    height: float
+    draw: Callable[[Page, float], None]
+
+
+def heading(text: str) -> Band:
+    """A line in bold above what belongs together."""
+
+    def draw(page: Page, top: float) -> None:
+        page.text(MARGIN, top + 0.1, text, va="center", weight="bold", size=FONT["panel"])
+
+    return Band(0.22, draw)
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a legend: its name beside a patch, divided among its colours, or a line; pale if nothing has it."""
+
+    name: str
+    colors: tuple[str, ...] = ()
+    line: Mapping[str, Any] | None = None
+    pale: bool = False
+
+    def draw(self, page: Page, x: float, y: float, name: str) -> None:
+        """Draw the entry with its middle at `y`."""
+        from matplotlib.lines import Line2D
         from matplotlib.patches import Rectangle
 
-        left, bottom, width, height = self.rectangle(x, y - 0.04, 0.13, 0.08)
-        for i, color in enumerate(colors):
-            start = i / len(colors)
+        left, bottom, width, height = page.rectangle(x, y - 0.04, 0.13, 0.08)
+        for i, color in enumerate(self.colors):
+            start = i / len(self.colors)
             rest = Rectangle((left + start * width, bottom), (1 - start) * width, height, facecolor=color, lw=0)
-            self.figure.add_artist(rest)
-        self.figure.add_artist(Rectangle((left, bottom), width, height, facecolor="none", edgecolor="#444444", lw=0.3))
+            page.figure.add_artist(rest)
+        if self.line:
+            middle = bottom + height / 2
+            page.figure.add_artist(Line2D([left, left + width], [middle, middle], **self.line))
+        else:
+            edge = Rectangle((left, bottom), width, height, facecolor="none", edgecolor="#444444", lw=0.3)
+            page.figure.add_artist(edge)
+        page.text(x + 0.18, y, name, va="center", size=FONT["text"], color="#767676" if self.pale else "black")
 
-    def line(self, x: float, y: float, color: str, lw: float) -> None:
-        """A line beside a name of the legend."""
-        from matplotlib.lines import Line2D
 
-        left, bottom, width, _ = self.rectangle(x, y, 0.13, 0.0)
-        self.figure.add_artist(Line2D([left, left + width], [bottom, bottom], color=color, lw=lw))
+def legend_band(
+    keys: Sequence[Key], width: float = PAGE_WIDTH, *, title: str = "", left: float = MARGIN, below: float = 0.0
+) -> Band:
+    """A legend in as many rows as it needs.
+
+    Parameters
+    ----------
+    keys : sequence of Key
+    width : float
+        Of the page, in inches.
+    title : str
+        Stands at the margin, before the first row.
+    left, below : float
+        Where rows begin, and space below them, in inches.
+
+    Returns
+    -------
+    Band
+    """
+    spacing = 0.17
+    places = []
+    row, x = 0, left
+    for key in keys:
+        name = shorten(key.name, width - left - MARGIN - 0.18, FONT["text"])
+        step = 0.18 + text_width(name, FONT["text"]) + 0.16
+        if x > left and x + step > width:
+            row, x = row + 1, left
+        places.append((key, name, x, 0.06 + spacing * row))
+        x += step
+
+    def draw(page: Page, top: float) -> None:
+        page.text(MARGIN, top + 0.06, title, va="center", weight="bold", size=FONT["text"])
+        for key, name, x, y in places:
+            key.draw(page, x, top + y, name)
+
+    return Band(spacing * (row + 1) * bool(keys) + below, draw)
+
+
+def draw_page(bands: Sequence[Band], look: Look, note: str, width: float = PAGE_WIDTH) -> Figure:
+    """Draw a figure: banner and title, then the bands from top to bottom, then the note.
+
+    Parameters
+    ----------
+    bands : sequence of Band
+    look : Look
+        Its title and banner stand at the top.
+    note : str
+        The small print below.
+    width : float
+        Inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        As high as its contents, and not registered with pyplot.
+    """
+    from matplotlib.figure import Figure
+
+    bands = [
+        *([_banner(look.banner, width)] if look.banner else []),
+        _lines(look.title, width, FONT["title"], 0.18, 0.07, weight="bold"),
+        *bands,
+        _lines(note, width, FONT["small"], 0.115, 0.05, color="#333333"),
+    ]
+    height = sum(band.height for band in bands)
+    page = Page(Figure(figsize=(width, height), facecolor="white"), width, height)
+    top = 0.0
+    for band in bands:
+        band.draw(page, top)
+        top += band.height
+    return page.figure
+
+
+def _banner(text: str, width: float) -> Band:
+    lines = _wrap(text, width, FONT["panel"], bold=True)
+    height = 0.14 * len(lines) + 0.1
+
+    def draw(page: Page, top: float) -> None:
+        from matplotlib.patches import Rectangle
+
+        left, bottom, *size = page.rectangle(0, top, width, height)
+        page.figure.add_artist(Rectangle((left, bottom), *size, color="#1a1a1a"))
+        style = {"color": "white", "weight": "bold", "size": FONT["panel"]}
+        page.text(width / 2, top + height / 2, "\n".join(lines), ha="center", va="center", **style)
+
+    return Band(height, draw)
+
+
+def _lines(text: str, width: float, size: float, spacing: float, above: float, **style: Any) -> Band:
+    """A text broken into lines between the margins."""
+    lines = _wrap(text, width, size, bold="weight" in style)
+
+    def draw(page: Page, top: float) -> None:
+        for i, line in enumerate(lines):
+            page.text(MARGIN, top + above + spacing * i, line, va="top", size=size, **style)
+
+    return Band(above + spacing * len(lines) + 0.05, draw)
 
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """Width of a line of text in inches."""
+    """Width of a line of text in inches, at `size` points."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
@@ -152,7 +279,7 @@ def shorten(text: str, width: float, size: float, *, bold: bool = False) -> str:
 
 
 def _wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
-    """Lines of `text` that fit between the margins of a sheet."""
+    """Lines of `text` that fit between the margins of a page."""
     if not text:
         return []
     # The average width of a character differs from text to text, so it is measured.

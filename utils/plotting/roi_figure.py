@@ -1,4 +1,4 @@
-"""From results to what is drawn: the panels of ROIs, and the maps of the brain."""
+"""The figure of ROIs: unique variance of every set of predictors, all parts of the variance, and the noise ceiling."""
 
 from __future__ import annotations
 
@@ -10,11 +10,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.tasks import to_published_color
 from utils.analysis.rois import RoiFit
 from utils.datasets.rois import PAPER_ROIS
 from utils.plotting import venn
-from utils.plotting.page_layout import FONT, MARGIN, PAGE_WIDTH, Sheet, Style, drawing_style, shorten, text_width
+from utils.plotting.colors import to_published_color
+from utils.plotting.page_layout import (
+    FONT,
+    MARGIN,
+    PAGE_WIDTH,
+    Band,
+    Key,
+    Look,
+    Page,
+    draw_page,
+    drawing_style,
+    heading,
+    legend_band,
+    shorten,
+    text_width,
+)
 from utils.stats.regression import part_names
 
 if TYPE_CHECKING:
@@ -22,52 +36,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patheffects import AbstractPathEffect
 
-
-def roi_panels(fit: RoiFit, alpha: float) -> list[RoiPanel]:
-    """What the figure shows of each ROI.
-
-    Parameters
-    ----------
-    fit : RoiFit
-    alpha : float
-        Level of significance of stars and brackets.
-
-    Returns
-    -------
-    list of RoiPanel
-    """
-    partition, test = fit.partition, fit.test
-    parts = [frozenset(part) for part in part_names(len(partition.sets))]
-    panels = []
-    for i, name in enumerate(fit.rois.names):
-        members = [fit.models.models[k] for k in partition.sets[:, i]]
-        differ = test.q_difference[:, i] <= alpha
-        panels.append(
-            RoiPanel(
-                roi=name,
-                labels=[model.label for model in members],
-                colors=[model.color for model in members],
-                unique=partition.unique[:, i],
-                se=partition.se[:, i],
-                significant=list(test.q[:, i] <= alpha),
-                brackets=[pair for pair, differs in zip(test.pairs, differ, strict=True) if differs],
-                total=float(partition.total[i]),
-                parts=dict(zip(parts, partition.parts[:, i].tolist(), strict=True)),
-            )
-        )
-    return panels
-
-
 PARTS_NOTE = (
-    "Stacked bars: unique parts in the order and colours of the bars above, then shared parts; negative parts stand "
+    "Stacked bars: unique parts in the order and colours of the bars above, then shared parts; negative parts extend "
     "below zero."
 )
-NO_PARTS_NOTE = "The parts of the variance are drawn for two to five sets."
-# What is known of the axes of the paper: those of its Fig 2b. Fig 3b is drawn alike; its axes are not known.
-_PUBLISHED_LIMITS = (0.0, 0.45)
-_PUBLISHED_COLUMNS = 4
+NO_PARTS_NOTE = "Parts of the variance are shown for two to five sets of predictors only."
 # So little variance is noise: an axis that shows less would only magnify it.
 _MIN_SPAN = 0.01
+
+
+@dataclass(frozen=True)
+class PublishedBars:
+    """How the paper draws the bars of a figure: limits and ticks of the y axis, hatches by rank, colour of edges."""
+
+    limits: tuple[float, float]
+    ticks: tuple[float, ...]
+    hatches: tuple[str, ...] = ()
+    edge: str = "#222222"
+
+
+# From the code that drew the published figures; the colours of bars are those of the networks and groups.
+PUBLISHED_BARS = {
+    "Fig2": PublishedBars((0.0, 0.45), (0.0, 0.1, 0.2, 0.3, 0.4), ("////", "\\\\\\\\", "||||"), "#b3b3b3"),
+    "Fig3b": PublishedBars((0.0, 0.32), (0.0, 0.1, 0.2)),
+}
+_PUBLISHED_COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -128,13 +121,12 @@ class CeilingPanel:
 
 def roi_figure(
     panels: Sequence[RoiPanel],
-    *,
-    title: str,
+    look: Look,
     note: str,
+    *,
     legend: Mapping[str, str],
     ceiling: CeilingPanel | None = None,
-    banner: str | None = None,
-    style: Style = "default",
+    figure: str = "Fig2",
 ) -> Figure:
     """Grid of ROI panels, row by row: bars with error bars, stars and brackets; then all parts of the variance.
 
@@ -142,17 +134,17 @@ def roi_figure(
     ----------
     panels : sequence of RoiPanel, at least one
         Panels in reading order. All share one y axis.
-    title, note : str
-        Heading, and the small print below (what stars and error bars mean, number of permutations).
+    look : Look
+        Its style "paper" has the published colours, hatches, order of ROIs, columns and limits of the y axis. The axis
+        is extended, and the note says so, where something would else be cut off.
+    note : str
+        The small print below (what stars and error bars mean, number of permutations).
     legend : mapping of str to str
         Names and colours explained below the title; may be empty.
     ceiling : CeilingPanel, optional
         Adds a wide panel below.
-    banner : str, optional
-        Warning across the top of the figure, such as that the data are simulated.
-    style : {"default", "paper"}
-        "paper" has the published colours, order of ROIs, columns, limits of the y axis. The
-        axis is made longer, and the note says so, where something would else be cut.
+    figure : str
+        A key of `PUBLISHED_BARS`: the figure of the paper whose bars the style "paper" has.
 
     Returns
     -------
@@ -160,32 +152,22 @@ def roi_figure(
         Not registered with pyplot. Stars, brackets, the parts of stacked bars and the axes of Venn diagrams carry the
         labels "star", "bracket", "part" and "venn".
     """
-    if style == "paper":
+    published = PUBLISHED_BARS[figure] if look.style == "paper" else None
+    if published:
         panels, legend, ceiling = _published_look(panels, legend, ceiling)
     with drawing_style():
-        grid = _Grid.of(panels, style)
-        y_axis = _y_axis(panels, grid.bars_height, style)
-        keys = [_Key(name, (color,)) for name, color in legend.items()]
-        parts = _PartsBlock.of(panels, grid.width)
-        notes = [note, parts.note, _limits_note(y_axis) if style == "paper" else ""]
-        body = _keys_height(keys, grid.width) + grid.height + parts.height
-        sheet = Sheet.new(
-            grid.width,
-            body + (_ceiling_height(ceiling, grid.width) if ceiling else 0.0),
-            title=title,
-            note=" ".join(filter(None, notes)),
-            banner=banner,
-        )
-        top = sheet.top
-        _draw_keys(sheet, top, keys)
-        top += _keys_height(keys, grid.width)
-        _draw_grid(sheet, top, grid, panels, y_axis)
-        top += grid.height
-        parts.draw(sheet, top, panels)
-        top += parts.height
-        if ceiling:
-            _draw_ceiling(sheet, top, ceiling)
-        return sheet.figure
+        grid = _Grid.of(panels, published is not None)
+        y_axis = _YAxis.of(panels, grid.bars_height, published)
+        parts, parts_note = _parts(panels, grid.width)
+        bands = [
+            legend_band([Key(name, (color,)) for name, color in legend.items()], grid.width),
+            heading("Unique variance (adjusted R²)"),
+            grid.band(panels, y_axis, published),
+            *parts,
+            *(_ceiling(ceiling, grid.width) if ceiling else []),
+        ]
+        notes = [note, parts_note, y_axis.note(published) if published else ""]
+        return draw_page(bands, look, " ".join(filter(None, notes)), grid.width)
 
 
 def _published_look(
@@ -207,55 +189,6 @@ def _published_look(
 
 
 @dataclass(frozen=True)
-class _Key:
-    """An entry of a legend: a patch divided among its colours, or a line."""
-
-    name: str
-    colors: tuple[str, ...] = ()
-    line: Mapping[str, Any] | None = None
-
-
-_KEYS_LINE = 0.17
-
-
-def _keys_rows(keys: Sequence[_Key], sheet_width: float) -> list[list[tuple[_Key, str, float]]]:
-    """Entries with what is written and their x position in inches, broken into rows."""
-    rows: list[list[tuple[_Key, str, float]]] = [[]] if keys else []
-    x = MARGIN
-    for key in keys:
-        name = shorten(key.name, sheet_width - 2 * MARGIN - 0.18, FONT["text"])
-        step = 0.18 + text_width(name, FONT["text"]) + 0.16
-        if rows[-1] and x + step > sheet_width:
-            rows.append([])
-            x = MARGIN
-        rows[-1].append((key, name, x))
-        x += step
-    return rows
-
-
-def _keys_height(keys: Sequence[_Key], sheet_width: float) -> float:
-    return _KEYS_LINE * len(_keys_rows(keys, sheet_width))
-
-
-def _draw_keys(sheet: Sheet, top: float, keys: Sequence[_Key]) -> None:
-    for i, row in enumerate(_keys_rows(keys, sheet.width)):
-        y = top + 0.06 + _KEYS_LINE * i
-        for key, name, x in row:
-            if key.line is None:
-                sheet.swatch(x, y, *key.colors)
-            else:
-                sheet.line(x, y, **key.line)
-            sheet.text(x + 0.18, y, name, va="center", size=FONT["text"])
-
-
-def _draw_heading(sheet: Sheet, top: float, heading: str) -> None:
-    sheet.text(MARGIN, top + 0.1, heading, va="center", weight="bold", size=FONT["panel"])
-
-
-_HEADING = 0.22
-
-
-@dataclass(frozen=True)
 class _Grid:
     """Sizes in inches of a grid of panels, and how the names of the sets are written below the bars."""
 
@@ -272,23 +205,11 @@ class _Grid:
     bars_height = 0.8
     gap = 0.08
 
-    @property
-    def bars(self) -> float:
-        return self.cell - self.gap
-
-    @property
-    def row(self) -> float:
-        return self.title + self.bars_height + self.names_height
-
-    @property
-    def height(self) -> float:
-        return _HEADING + self.n_rows * self.row + 0.05
-
     @classmethod
-    def of(cls, panels: Sequence[RoiPanel], style: Style) -> _Grid:
+    def of(cls, panels: Sequence[RoiPanel], as_published: bool) -> _Grid:
         n = len(panels)
-        n_rows = -(-n // (_PUBLISHED_COLUMNS if n <= 16 or style == "paper" else 5))
-        n_columns = min(n, _PUBLISHED_COLUMNS) if style == "paper" else -(-n // n_rows)
+        n_rows = -(-n // (_PUBLISHED_COLUMNS if n <= 16 or as_published else 5))
+        n_columns = min(n, _PUBLISHED_COLUMNS) if as_published else -(-n // n_rows)
         width = PAGE_WIDTH if n_columns > 3 else max(4.6, 0.8 + 2.0 * n_columns)
         cell = min(2.3, (width - cls.left - MARGIN) / n_columns)
         slot = (cell - cls.gap) / (max(len(panel.labels) for panel in panels) + 0.1)
@@ -301,6 +222,28 @@ class _Grid:
         names = [[shorten(label, longest, FONT["small"]) for label in panel.labels] for panel in panels]
         widest = max(text_width(name, FONT["small"]) for own in names for name in own)
         return cls(n_columns, n_rows, width, cell, names, 0.17 + 0.71 * widest, 45.0)
+
+    def band(self, panels: Sequence[RoiPanel], y_axis: _YAxis, published: PublishedBars | None) -> Band:
+        row_height = self.title + self.bars_height + self.names_height
+
+        def draw(page: Page, top: float) -> None:
+            for number, (panel, names) in enumerate(zip(panels, self.names, strict=True)):
+                row, column = divmod(number, self.n_columns)
+                x, y = self.left + column * self.cell, top + row * row_height + self.title
+                box = page.rectangle(x, y, self.cell - self.gap, self.bars_height)
+                axes = page.figure.add_axes(box)
+                _draw_bars(axes, panel, y_axis, published)
+                slant: dict[str, Any] = {"rotation": self.rotation, "ha": "right", "rotation_mode": "anchor"}
+                axes.set_xticks(range(len(names)), names, size=FONT["small"], **(slant if self.rotation else {}))
+                axes.tick_params(axis="y", labelleft=column == 0, labelsize=FONT["small"])
+                axes.set_title(self._panel_title(panel), loc="left", size=FONT["panel"], weight="bold", pad=4)
+
+        return Band(self.n_rows * row_height + 0.05, draw)
+
+    def _panel_title(self, panel: RoiPanel) -> str:
+        total = f": R² = {round(panel.total, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: never "-0.00"
+        room = self.cell - self.gap - text_width(total, FONT["panel"], bold=True)
+        return shorten(panel.roi, room, FONT["panel"], bold=True) + total
 
 
 def _in_two_lines(label: str, slot: float) -> str:
@@ -322,61 +265,48 @@ def _fit_side_by_side(names: Sequence[str], slot: float) -> bool:
     return inside and all((a + b) / 2 + 0.03 <= slot for a, b in pairwise(widths))
 
 
-_YAxis = tuple[float, float, float]
-
-
-def _draw_grid(sheet: Sheet, top: float, grid: _Grid, panels: Sequence[RoiPanel], y_axis: _YAxis) -> None:
-    low, high, step = y_axis
-    _draw_heading(sheet, top, "Unique variance (adjusted R²)")
-    for number, (panel, names) in enumerate(zip(panels, grid.names, strict=True)):
-        row, column = divmod(number, grid.n_columns)
-        x, y = grid.left + column * grid.cell, top + _HEADING + row * grid.row + grid.title
-        axes = sheet.figure.add_axes(sheet.rectangle(x, y, grid.bars, grid.bars_height))
-        axes.set_ylim(low, high)
-        _draw_bars(axes, panel, (high - low) / grid.bars_height, step)
-        slant: dict[str, Any] = {"rotation": grid.rotation, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(names)), names, size=FONT["small"], **(slant if grid.rotation else {}))
-        axes.tick_params(axis="y", labelleft=column == 0, labelsize=FONT["small"])
-        total = f": R² = {round(panel.total, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: never "-0.00"
-        room = grid.bars - text_width(total, FONT["panel"], bold=True)
-        roi = shorten(panel.roi, room, FONT["panel"], bold=True)
-        axes.set_title(roi + total, loc="left", size=FONT["panel"], weight="bold", pad=4)
-
-
 # Heights in inches, from the top of what lies below.
 _STAR = 0.09
 _BRACKET = 0.12
 
 
-def _y_axis(panels: Sequence[RoiPanel], height: float, style: Style) -> _YAxis:
-    """Limits of the y axis that all panels share, with room for stars and brackets, and the height of a bracket.
+@dataclass(frozen=True)
+class _YAxis:
+    """Limits of the y axis that all panels share, data units in an inch of it, and the height of a bracket in inches.
 
     Stars and brackets have a size on paper, so their size in data units depends on the limits, which depend on them:
     the limits are widened until everything fits.
     """
-    low = min(0.0, *(float(np.nanmin(panel.unique - np.nan_to_num(panel.se))) for panel in panels))
-    bars = max(low + _MIN_SPAN, *(float(_tops(panel).max()) for panel in panels))
-    low -= 0.03 * (bars - low) * (low < 0)
-    # Many sets make many brackets: squeeze them rather than the bars.
-    most = max(len(panel.brackets) for panel in panels)
-    step = min(_BRACKET, 0.6 * height / max(1, most))
-    high = max(bars, _PUBLISHED_LIMITS[1]) if style == "paper" else bars
-    least = high
-    for _ in range(100):
-        inch = (high - low) / height
-        high = max(least, *(_stacks(panel, _STAR * inch, step * inch)[2] + 0.02 * inch for panel in panels))
-    return low, high, step
 
+    low: float
+    high: float
+    inch: float
+    bracket: float
 
-def _limits_note(y_axis: _YAxis) -> str:
-    """What of the published limits of the y axis could not be kept."""
-    bottom, top = _PUBLISHED_LIMITS
-    low, high, _ = y_axis
-    if low >= bottom and high <= top + 1e-9:
-        return ""
-    return (
-        f"The y axis of the paper, {bottom:g} to {top:g}, is made longer here: it would cut off what these data show."
-    )
+    @classmethod
+    def of(cls, panels: Sequence[RoiPanel], height: float, published: PublishedBars | None) -> _YAxis:
+        low = min(0.0, *(float(np.nanmin(panel.unique - np.nan_to_num(panel.se))) for panel in panels))
+        high = max(low + _MIN_SPAN, *(float(_tops(panel).max()) for panel in panels))
+        low -= 0.03 * (high - low) * (low < 0)
+        # Many sets make many brackets: squeeze them rather than the bars.
+        most = max(len(panel.brackets) for panel in panels)
+        bracket = min(_BRACKET, 0.6 * height / max(1, most))
+        least = high = max(high, published.limits[1]) if published else high
+        for _ in range(100):
+            inch = (high - low) / height
+            high = max(least, *(_stacks(panel, _STAR * inch, bracket * inch)[2] + 0.02 * inch for panel in panels))
+        return cls(low, high, (high - low) / height, bracket)
+
+    def keeps(self, published: PublishedBars) -> bool:
+        """Whether these are the published limits."""
+        return self.low >= published.limits[0] and self.high <= published.limits[1] + 1e-9
+
+    def note(self, published: PublishedBars) -> str:
+        """What of the published limits could not be kept."""
+        if self.keeps(published):
+            return ""
+        low, high = published.limits
+        return f"The published y axis, {low:g} to {high:g}, is extended here: it would cut off some of these data."
 
 
 def _tops(panel: RoiPanel) -> NDArray[np.floating]:
@@ -405,21 +335,29 @@ def _stacks(
     return stars, brackets, max(tops + gaps)
 
 
-def _draw_bars(axes: Axes, panel: RoiPanel, inch: float, step: float) -> None:
-    """Bars, error bars, stars and brackets of one ROI; `inch` is the number of data units in an inch of the y axis."""
-    x = np.arange(len(panel.labels))
-    _prepare(axes, len(x), n_ticks=5)
-    axes.set_xlim(-0.55, len(x) - 0.45)
-    axes.bar(x, panel.unique, width=0.68, color=list(panel.colors), edgecolor="#222222", lw=0.4)
+def _draw_bars(axes: Axes, panel: RoiPanel, y_axis: _YAxis, published: PublishedBars | None) -> None:
+    """Bars, error bars, stars and brackets of one ROI."""
+    n = len(panel.labels)
+    x = np.arange(n)
+    _prepare(axes, n, n_ticks=5)
+    axes.set(xlim=(-0.55, n - 0.45), ylim=(y_axis.low, y_axis.high))
+    edge, hatches = "#222222", [""] * n
+    if published:
+        edge = published.edge
+        hatches = [published.hatches[i % len(published.hatches)] if published.hatches else "" for i in range(n)]
+        if y_axis.keeps(published):
+            axes.set_yticks(published.ticks)
+    axes.bar(x, panel.unique, width=0.68, color=list(panel.colors), edgecolor=edge, lw=0.4, hatch=hatches)
     _draw_errors(axes, panel.unique, panel.se)
-    stars, brackets, _ = _stacks(panel, _STAR * inch, step * inch)
+    star, bracket = _STAR * y_axis.inch, y_axis.bracket * y_axis.inch
+    stars, brackets, _ = _stacks(panel, star, bracket)
     for i, y in stars.items():
-        _draw_star(axes, i, y + 0.5 * _STAR * inch)
+        _draw_star(axes, i, y + 0.5 * star)
     for (i, j), y in brackets.items():
-        foot, bar = y + 0.2 * step * inch, y + 0.4 * step * inch
+        foot, bar = y + 0.2 * bracket, y + 0.4 * bracket
         left, right = i + 0.06, j - 0.06
         axes.plot([left, left, right, right], [foot, bar, bar, foot], color="black", lw=0.6, label="bracket")
-        _draw_star(axes, (i + j) / 2, y + 0.7 * step * inch, min(3.6, 24 * step))
+        _draw_star(axes, (i + j) / 2, y + 0.7 * bracket, min(3.6, 24 * y_axis.bracket))
 
 
 def _prepare(axes: Axes, n: int, n_ticks: int) -> None:
@@ -457,8 +395,8 @@ def _draw_star(axes: Axes, x: float, y: float, size: float = 3.6) -> None:
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """A row of ROIs side by side, in inches: the width of their slots, and how their names are written."""
+class _Row:
+    """ROIs side by side, in inches: the width of their slots, and how their names are written."""
 
     names: list[str]
     slot: float
@@ -466,19 +404,19 @@ class _Columns:
     names_height: float
 
     @classmethod
-    def of(cls, rois: Sequence[str], n_slots: int, sheet_width: float) -> _Columns:
-        slot = min(0.7, (sheet_width - _Grid.left - MARGIN) / n_slots)
+    def of(cls, rois: Sequence[str], n_slots: int, page_width: float) -> _Row:
+        slot = min(0.7, (page_width - _Grid.left - MARGIN) / n_slots)
         if max(text_width(roi, FONT["small"]) for roi in rois) <= 0.95 * slot:
             return cls(list(rois), slot, 0.0, 0.13)
         names = [shorten(roi, 1.0, FONT["small"]) for roi in rois]
         return cls(names, slot, 90.0, 0.1 + max(text_width(name, FONT["small"]) for name in names))
 
-    def add_axes(self, sheet: Sheet, top: float, height: float, n_ticks: int) -> Axes:
-        box = sheet.rectangle(_Grid.left, top, len(self.names) * self.slot, height)
-        axes = sheet.figure.add_axes(box)
-        _prepare(axes, len(self.names), n_ticks)
-        axes.set_xlim(-0.5, len(self.names) - 0.5)
-        axes.set_xticks(range(len(self.names)), self.names, size=FONT["small"], rotation=self.rotation)
+    def add_axes(self, page: Page, top: float, height: float) -> Axes:
+        n = len(self.names)
+        axes = page.figure.add_axes(page.rectangle(_Grid.left, top, n * self.slot, height))
+        _prepare(axes, n, n_ticks=5)
+        axes.set_xlim(-0.5, n - 0.5)
+        axes.set_xticks(range(n), self.names, size=FONT["small"], rotation=self.rotation)
         return axes
 
 
@@ -487,85 +425,55 @@ _PER_ROW = 16
 _TOTAL_LINE: dict[str, Any] = {"color": "black", "lw": 1.1}
 
 
-@dataclass(frozen=True)
-class _PartsBlock:
-    """Sizes in inches of the signed stacked bars of all ROIs, each below its Venn diagram; no rows if nothing is drawn.
+def _parts(panels: Sequence[RoiPanel], page_width: float) -> tuple[list[Band], str]:
+    """Signed stacked bars of all ROIs, each below its Venn diagram, and a note on them.
 
     A shared part is divided from left to right among the colours of its sets. Unlike areas of circles, the bars show
     every part at its size, negative ones too, and all ROIs on one axis.
     """
+    n_sets = max(len(panel.labels) for panel in panels)
+    if not 2 <= n_sets <= _MAX_SETS:
+        return [], NO_PARTS_NOTE if n_sets > 1 else ""
+    greys = [str(grey) for grey in np.linspace(0.35, 0.9, n_sets).round(2)]
+    names = ["unique to one", *(f"shared by {count}" for count in ("two", "three", "four", "five"))]
+    keys = [Key(names[i], tuple(greys[: i + 1])) for i in range(n_sets)]
+    keys.append(Key("total: the sum of all parts", line=_TOTAL_LINE))
+    note, with_circles = PARTS_NOTE, any(venn.can_draw(len(panel.labels)) for panel in panels)
+    if with_circles:
+        note = f"{PARTS_NOTE} {venn.NOTE if venn.is_installed() else venn.MISSING_NOTE}"
+    per_row = -(-len(panels) // -(-len(panels) // _PER_ROW))
+    limits = _parts_limits(panels)
+    bands = [heading("All parts of the variance (adjusted R²)"), legend_band(keys, page_width, below=0.05)]
+    for start in range(0, len(panels), per_row):
+        own = panels[start : start + per_row]
+        row = _Row.of([panel.roi for panel in own], per_row, page_width)
+        circles = min(0.5, 0.96 * row.slot) if with_circles and venn.is_installed() else 0.0
+        bands.append(_parts_row(own, row, limits, circles))
+    return bands, note
 
-    rows: list[_Columns]
-    keys: list[_Key]
-    sheet_width: float
-    circles: float
-    note: str
 
-    bars_height = 0.9
-    words_height = 0.2
+def _parts_row(panels: Sequence[RoiPanel], row: _Row, limits: tuple[float, float], circles: float) -> Band:
+    bars_height, words_height = 0.9, 0.2
+    above = circles + words_height if circles else 0.0
 
-    @classmethod
-    def of(cls, panels: Sequence[RoiPanel], sheet_width: float) -> _PartsBlock:
-        n_sets = max(len(panel.labels) for panel in panels)
-        if not 2 <= n_sets <= _MAX_SETS:
-            return cls([], [], sheet_width, 0.0, NO_PARTS_NOTE if n_sets > 1 else "")
-        n_rows = -(-len(panels) // _PER_ROW)
-        per_row = -(-len(panels) // n_rows)
-        rois = [panel.roi for panel in panels]
-        rows = [_Columns.of(rois[i : i + per_row], per_row, sheet_width) for i in range(0, len(rois), per_row)]
-        greys = [str(grey) for grey in np.linspace(0.35, 0.9, n_sets).round(2)]
-        names = ["unique to one", *(f"shared by {count}" for count in ("two", "three", "four", "five"))]
-        keys = [_Key(names[i], tuple(greys[: i + 1])) for i in range(n_sets)]
-        keys.append(_Key("total: the sum of all parts", line=_TOTAL_LINE))
-        has_circles = any(venn.can_draw(len(panel.labels)) for panel in panels)
-        if not has_circles:
-            return cls(rows, keys, sheet_width, 0.0, PARTS_NOTE)
-        if not venn.is_installed():
-            return cls(rows, keys, sheet_width, 0.0, f"{PARTS_NOTE} {venn.MISSING_NOTE}")
-        return cls(rows, keys, sheet_width, min(0.5, 0.96 * rows[0].slot), f"{PARTS_NOTE} {venn.NOTE}")
+    def draw(page: Page, top: float) -> None:
+        axes = row.add_axes(page, top + above, bars_height)
+        axes.set_ylim(limits)
+        for i, panel in enumerate(panels):
+            _draw_stack(axes, i, panel)
+            if circles and venn.can_draw(len(panel.labels)):
+                _draw_circles(page, _Grid.left + (i + 0.5) * row.slot, top, circles, panel)
+        x = np.arange(len(panels))
+        axes.hlines([panel.total for panel in panels], x - 0.42, x + 0.42, **_TOTAL_LINE)
 
-    @property
-    def height(self) -> float:
-        if not self.rows:
-            return 0.0
-        return self._head + sum(self._row_height(columns) for columns in self.rows)
+    return Band(above + bars_height + row.names_height + 0.1, draw)
 
-    @property
-    def _head(self) -> float:
-        return _HEADING + _keys_height(self.keys, self.sheet_width) + 0.05
 
-    def _row_height(self, columns: _Columns) -> float:
-        return self._above_bars + self.bars_height + columns.names_height + 0.1
-
-    @property
-    def _above_bars(self) -> float:
-        return self.circles + self.words_height if self.circles else 0.0
-
-    def draw(self, sheet: Sheet, top: float, panels: Sequence[RoiPanel]) -> None:
-        if not self.rows:
-            return
-        _draw_heading(sheet, top, "All parts of the variance (adjusted R²)")
-        _draw_keys(sheet, top + _HEADING, self.keys)
-        top += self._head
-        limits = _parts_limits(panels)
-        panels = list(panels)
-        for columns in self.rows:
-            n = len(columns.names)
-            own, panels = panels[:n], panels[n:]
-            axes = columns.add_axes(sheet, top + self._above_bars, self.bars_height, n_ticks=5)
-            axes.set_ylim(limits)
-            for i, panel in enumerate(own):
-                _draw_stack(axes, i, panel)
-                if self.circles and venn.can_draw(len(panel.labels)):
-                    self._draw_circles(sheet, _Grid.left + (i + 0.5) * columns.slot, top, panel)
-            axes.hlines([panel.total for panel in own], np.arange(n) - 0.42, np.arange(n) + 0.42, **_TOTAL_LINE)
-            top += self._row_height(columns)
-
-    def _draw_circles(self, sheet: Sheet, middle: float, top: float, panel: RoiPanel) -> None:
-        box = sheet.rectangle(middle - self.circles / 2, top, self.circles, self.circles)
-        wrong = venn.draw(sheet.figure.add_axes(box, label="venn"), panel.parts, panel.colors)
-        style = {"ha": "center", "va": "top", "size": FONT["small"], "color": "#444444", "linespacing": 1.0}
-        sheet.text(middle, top + self.circles + 0.01, "\n".join(wrong), **style)
+def _draw_circles(page: Page, middle: float, top: float, size: float, panel: RoiPanel) -> None:
+    box = page.rectangle(middle - size / 2, top, size, size)
+    wrong = venn.draw(page.figure.add_axes(box, label="venn"), panel.parts, panel.colors)
+    style = {"ha": "center", "va": "top", "size": FONT["small"], "color": "#444444", "linespacing": 1.0}
+    page.text(middle, top + size + 0.01, "\n".join(wrong), **style)
 
 
 def _parts_limits(panels: Sequence[RoiPanel]) -> tuple[float, float]:
@@ -594,38 +502,66 @@ def _draw_stack(axes: Axes, x: float, panel: RoiPanel, width: float = 0.66) -> N
         axes.bar(x, end, width, facecolor="none", edgecolor="#222222", lw=0.4)
 
 
-_CEILING_COLORS = {"explained": "#3f6f8f", "noise ceiling, from lower to upper bound": "#c4c4c4"}
 _CHANCE_LINE: dict[str, Any] = {"color": "#d1495b", "lw": 1.4}
-_CEILING_KEYS = [
-    *(_Key(name, (color,)) for name, color in _CEILING_COLORS.items()),
-    _Key("chance level", line=_CHANCE_LINE),
-]
-_CEILING_BARS = 0.8
 
 
-def _ceiling_height(ceiling: CeilingPanel, sheet_width: float) -> float:
-    columns = _Columns.of(ceiling.rois, len(ceiling.rois), sheet_width)
-    return _HEADING + _keys_height(_CEILING_KEYS, sheet_width) + 0.05 + _CEILING_BARS + columns.names_height + 0.05
-
-
-def _draw_ceiling(sheet: Sheet, top: float, ceiling: CeilingPanel) -> None:
+def _ceiling(ceiling: CeilingPanel, page_width: float) -> list[Band]:
     """Bars of explained variance before the band of the noise ceiling, one slot per ROI."""
-    _draw_heading(sheet, top, "Explained variance and noise ceiling (R²)")
-    _draw_keys(sheet, top + _HEADING, _CEILING_KEYS)
-    top += _HEADING + _keys_height(_CEILING_KEYS, sheet.width) + 0.05
-    axes = _Columns.of(ceiling.rois, len(ceiling.rois), sheet.width).add_axes(sheet, top, _CEILING_BARS, n_ticks=5)
-    bar_color, band_color = _CEILING_COLORS.values()
-    x = np.arange(len(ceiling.rois))
-    axes.bar(
-        x,
-        ceiling.upper - ceiling.lower,
-        bottom=ceiling.lower,
-        width=0.86,
-        color=band_color,
-        edgecolor="#777777",
-        lw=0.4,
-    )
-    axes.bar(x, ceiling.explained, width=0.46, color=bar_color, edgecolor="#222222", lw=0.4)
-    _draw_errors(axes, ceiling.explained, ceiling.error)
-    chance = axes.hlines(ceiling.chance, x - 0.43, x + 0.43, **_CHANCE_LINE)
-    chance.set_path_effects(_white_edge(_CHANCE_LINE["lw"]))
+    colors = {"explained": "#3f6f8f", "noise ceiling, from lower to upper bound": "#c4c4c4"}
+    keys = [Key(name, (color,)) for name, color in colors.items()] + [Key("chance level", line=_CHANCE_LINE)]
+    row = _Row.of(ceiling.rois, len(ceiling.rois), page_width)
+    bars_height = 0.8
+
+    def draw(page: Page, top: float) -> None:
+        axes = row.add_axes(page, top, bars_height)
+        bar, band = colors.values()
+        x = np.arange(len(ceiling.rois))
+        span = ceiling.upper - ceiling.lower
+        axes.bar(x, span, bottom=ceiling.lower, width=0.86, color=band, edgecolor="#777777", lw=0.4)
+        axes.bar(x, ceiling.explained, width=0.46, color=bar, edgecolor="#222222", lw=0.4)
+        _draw_errors(axes, ceiling.explained, ceiling.error)
+        chance = axes.hlines(ceiling.chance, x - 0.43, x + 0.43, **_CHANCE_LINE)
+        chance.set_path_effects(_white_edge(_CHANCE_LINE["lw"]))
+
+    return [
+        heading("Explained variance and noise ceiling (R²)"),
+        legend_band(keys, page_width, below=0.05),
+        Band(bars_height + row.names_height + 0.05, draw),
+    ]
+
+
+def roi_panels(fit: RoiFit, colors: Mapping[str, str], alpha: float) -> list[RoiPanel]:
+    """What the figure shows of each ROI.
+
+    Parameters
+    ----------
+    fit : RoiFit
+    colors : mapping of str to str
+        Colours of the models, by their keys.
+    alpha : float
+        Level of significance of stars and brackets.
+
+    Returns
+    -------
+    list of RoiPanel
+    """
+    partition, test = fit.partition, fit.test
+    parts = [frozenset(part) for part in part_names(len(partition.sets))]
+    panels = []
+    for i, name in enumerate(fit.rois.names):
+        members = [fit.models.models[k] for k in partition.sets[:, i]]
+        differ = test.q_difference[:, i] <= alpha
+        panels.append(
+            RoiPanel(
+                roi=name,
+                labels=[model.label for model in members],
+                colors=[colors[model.key] for model in members],
+                unique=partition.unique[:, i],
+                se=partition.se[:, i],
+                significant=list(test.q[:, i] <= alpha),
+                brackets=[pair for pair, differs in zip(test.pairs, differ, strict=True) if differs],
+                total=float(partition.total[i]),
+                parts=dict(zip(parts, partition.parts[:, i].tolist(), strict=True)),
+            )
+        )
+    return panels

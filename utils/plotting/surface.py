@@ -1,8 +1,8 @@
 """The cortical surface: its meshes, and what a volume holds at their vertices.
 
 Every vertex stands for one voxel of a volume: the one that holds the point halfway between pial and white surface.
-Labels, values and names of regions are read from that voxel, never mixed, so that what is shown at a place is what the
-tables say of one place.
+Labels, values and names of regions are read from that voxel and never interpolated, so that what is shown somewhere is
+what the tables say of one searchlight or ROI.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Hemisphere:
 
 
 def fetch_meshes(surface: str = DEFAULT_SURFACE) -> Any:
-    """nilearn's files of an average brain, downloaded once if nilearn does not ship them.
+    """nilearn's files of an average brain, downloaded once unless nilearn ships them.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ def fetch_meshes(surface: str = DEFAULT_SURFACE) -> Any:
         return datasets.fetch_surf_fsaverage(surface)
     except OSError as error:  # among them all that requests raises
         raise InputError(
-            f"--surface {surface}: could not be downloaded ({type(error).__name__}); run once with a network, or take "
-            f"--surface {DEFAULT_SURFACE}, which needs none"
+            f"`surface` is {surface}, which could not be downloaded ({type(error).__name__}); run once with a network, "
+            f"or choose {DEFAULT_SURFACE}, which needs none"
         ) from None
 
 
@@ -110,10 +110,8 @@ def load_hemisphere(hemi: str, surface: str = DEFAULT_SURFACE) -> Hemisphere:
 
     files = fetch_meshes(surface)
     meshes = [nilearn_surface.load_surf_mesh(files[f"{kind}_{hemi}"]) for kind in ("pial", "white", "infl")]
-    arrays = [mesh.coordinates for mesh in meshes] + [
-        meshes[0].faces,
-        nilearn_surface.load_surf_data(files[f"sulc_{hemi}"]),
-    ]
+    depth = nilearn_surface.load_surf_data(files[f"sulc_{hemi}"])
+    arrays = [*(mesh.coordinates for mesh in meshes), meshes[0].faces, depth]
     for array in arrays:
         array.flags.writeable = False
     return Hemisphere(*arrays)
@@ -124,8 +122,8 @@ def vertex_voxels(
 ) -> NDArray[np.int64]:
     """Voxel that every vertex stands for: the one that holds the point halfway between pial and white surface.
 
-    The same as nilearn's ``vol_to_surf(..., interpolation="nearest_most_frequent", depth=[0.5])``, which has to be told
-    each volume anew and fails on vertices outside of it.
+    The same as nilearn's ``vol_to_surf(..., interpolation="nearest_most_frequent", depth=[0.5])``, which fails on
+    vertices outside of the volume.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Venn diagrams of parts of variance, and what is wrong with them.
 
 Circles cannot show everything: a negative part has no area, and three circles have too few degrees of freedom for
-seven areas. What is drawn is measured, and a diagram that leaves something out or distorts it says so.
+seven areas. Areas are measured once drawn, and a diagram that omits or distorts a part says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # A diagram with an area this far off, as a share of the total, says that it is.
 _TOLERANCE = 0.05
 NOTE = (
-    "Circles: the same parts as areas; clipped: a negative part has no area and is left out; distorted: an area is off "
+    "Circles: the same parts as areas; clipped: a negative part has no area and is omitted; distorted: an area is off "
     f"by more than {_TOLERANCE:.0%} of the total; not drawn: circles cannot show these parts."
 )
 MISSING_NOTE = "Venn diagrams need the package matplotlib-venn, which is not installed."
@@ -33,12 +33,12 @@ def subsets(n: int) -> list[frozenset[int]]:
 
 
 def is_installed() -> bool:
-    """Whether matplotlib-venn is there."""
+    """Whether matplotlib-venn is installed."""
     return find_spec("matplotlib_venn") is not None
 
 
 def can_draw(n_sets: int) -> bool:
-    """Whether there are diagrams of so many sets."""
+    """Whether there is a diagram of `n_sets` sets: of two or three."""
     return n_sets in (2, 3)
 
 

@@ -1,48 +1,45 @@
-"""Images through a network, batch by batch, and the activations that come out: kept, spilled to disk, read in parts."""
+"""Networks, and the activations of their layers for images."""
 
 from __future__ import annotations
 
-import hashlib
+import math
 import tempfile
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights, list_models
 
-from models.tasks import Model
+from models.taskonomy import extractor, load_encoder, load_network, optimise
+from models.tasks import TASKS, Model
 from utils import InputError
 from utils.io.output import disk_errors, written_whole
-from utils.rdms.preprocessing import Preprocessing
+from utils.rdms.preprocessing import Preprocessing, get_preprocessing
+from utils.rdms.settings import CPU_BATCH, FILE_NAME, GPU_BATCH, WANTED, ExtractionSettings
 from utils.rdms.stimuli import Stimulus, decode
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-CPU_BATCH = 5  # activations of more images at once do not stay in the cache: slower, not faster
-GPU_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network to be run.
+    """A network to run.
 
     Attributes
     ----------
     model : Model
-        Its row of models.tsv. An empty colour leaves the choice to the reader.
+        Its row of models.tsv. With an empty colour, the figures choose one.
     load : callable
         Returns the network, in eval mode, on the CPU.
     preprocessing : Preprocessing
     weights : str
-        Where the weights come from, for the record.
+        Source of the weights, for the record.
     overrides : bool
         Whether label and group replace those of an existing row of models.tsv.
     """
@@ -54,115 +51,229 @@ class Network:
     overrides: bool = False
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How activations and RDMs are computed.
+def taskonomy_networks(
+    tasks: Sequence[str] | None = None,
+    weights: Path | None = None,
+    verify: bool = True,
+    preprocessing: str | None = None,
+    seed: int = 0,
+) -> list[Network]:
+    """Networks of the paper, whose checkpoints are read when they are loaded.
+
+    Parameters
+    ----------
+    tasks : sequence of str, optional
+        Keys of `models.tasks.TASKS`; by default all.
+    weights, verify, seed
+        `folder`, `verify` and `seed` of `models.taskonomy.load_encoder`.
+    preprocessing : str, optional
+        By default "taskbank".
+
+    Returns
+    -------
+    list of Network
+
+    Raises
+    ------
+    InputError
+        If a task or the preprocessing is unknown.
+    """
+    known = {task.key: task for task in TASKS}
+    if unknown := [key for key in tasks or () if key not in known]:
+        raise InputError(f"unknown task(s) {', '.join(unknown)}; there are {', '.join(known)}")
+    networks = []
+    for key in dict.fromkeys(tasks or known):
+        source = known[key].checkpoint or f"untrained, seed {seed}"
+        if known[key].checkpoint and not verify:
+            source = f"UNVERIFIED {weights or ''}".strip()
+        load = partial(load_encoder, key, weights, seed=seed, verify=verify)
+        networks.append(Network(known[key], load, get_preprocessing(preprocessing or "taskbank", task=key), source))
+    return networks
+
+
+def custom_network(
+    model: str,
+    key: str | None = None,
+    label: str | None = None,
+    group: str | None = None,
+    preprocessing: str | None = None,
+    seed: int = 0,
+) -> Network:
+    """A network of torchvision's or of one's own, loaded at once.
+
+    Parameters
+    ----------
+    model : str
+        `spec` of `models.taskonomy.load_network`.
+    key, label, group : str, optional
+        Name in files, name in figures and group in figures. By default the name of the model, of its weights or of the
+        function, then `key`, and "other". A label or group replaces that of an existing row of models.tsv.
+    preprocessing : str, optional
+        By default "imagenet": the transforms of torchvision's weights, if it has such weights.
+    seed : int
+        Of untrained networks.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    InputError
+        If there is no such network or preprocessing, or names contain characters that tables or files cannot hold.
+    """
+    module = load_network(model, seed)
+    name, _, rest = model.partition(":")
+    weights: Any = get_model_weights(name)[rest] if rest and name in list_models() else None
+    key = key or (rest if rest and weights is None else name)
+    if not FILE_NAME.fullmatch(key):
+        raise InputError(f"'{key}' cannot be part of a file name; set `key` to {WANTED}")
+    overrides = bool(label or group)
+    label, group = (label or key).strip(), (group or "other").strip()
+    if not (label + group).isprintable():
+        raise InputError("`label` and `group` must not contain tabs or line breaks")
+    steps = get_preprocessing(preprocessing or "imagenet", weights=weights)
+    return Network(Model(key, label, group, ""), lambda: module, steps, model, overrides)
+
+
+class FeatureExtractor:
+    """Runs networks on images, and keeps decoded images for the next network.
 
     Attributes
     ----------
-    layers : mapping of str to str
-        Layers by their names in the network, and their names in files.
-    device : str
-        "cpu" or "cuda".
-    batch_size : int or None
-        Images that go through the network at once; None chooses.
-    precision : {"float32", "tf32", "bfloat16", "float16"}
-        Of the network. Activations are kept in float32, RDMs computed in float64.
-    metric : str
-        One of `utils.rdm.METRICS`.
-    center : bool
-        Subtract the mean over images from every unit first.
-    save_activations : bool
-        Keep activations/<key>_<layer>.npy, float32 of shape (n_images, ...).
-    memory : int
-        Bytes for prepared images and activations; what does not fit goes to a temporary file.
-    workers : int
-        Threads that decode images.
-    fresh : bool
-        Compute what is there already.
+    stimuli : sequence of (str, Path)
+        Name and file of every image.
+    settings : ExtractionSettings
+        A quarter of its `memory` holds decoded images, half of it activations (on a GPU: half of the GPU's free
+        memory). Images that do not fit are decoded again for every network; where the activations of a network do not
+        fit, they are written to temporary files.
     """
 
-    layers: Mapping[str, str]
-    device: str = "cpu"
-    batch_size: int | None = None
-    precision: str = "float32"
-    metric: str = "correlation"
-    center: bool = False
-    save_activations: bool = False
-    memory: int = 2 * 10**9
-    workers: int = 2
-    fresh: bool = False
+    def __init__(self, stimuli: Sequence[Stimulus], settings: ExtractionSettings) -> None:
+        self.stimuli, self.settings = stimuli, settings
+        self._images = _PreparedImages([path for _, path in stimuli], settings)
+
+    @contextmanager
+    def activations(
+        self,
+        network: Network,
+        module: nn.Module,
+        files: Mapping[str, Path | None],
+        scratch: Path,
+        advance: Callable[[int], None],
+    ) -> Iterator[dict[str, Tensor]]:
+        """Activations of layers for all images, for the time of a `with` block.
+
+        Parameters
+        ----------
+        network : Network
+        module : nn.Module
+            The loaded network.
+        files : mapping of str to Path or None
+            Layers by their names in the network, and where to save their activations: float32 of shape (n_images, ...)
+            in numpy's format, in place when the block has ended without an error.
+        scratch : Path
+            Folder for temporary files.
+        advance : callable
+            Called with the number of images done.
+
+        Yields
+        ------
+        dict of str to Tensor
+            By layer, float32 (n_images, ...), on the device or mapped from a file.
+
+        Raises
+        ------
+        InputError
+            If the network has no such layer or cannot process the images, an image cannot be decoded, memory does not
+            suffice for a single image, or a file cannot be written.
+        """
+        running = _RunningNetwork(network, module, list(files), self.settings)
+        kept: dict[str, Tensor] = {}
+        written: dict[str, IO[bytes]] = {}
+        n_done = 0
+        with ExitStack() as stack:
+            for outputs in running.over(self._images.batches(network.preprocessing, running.batch_size)):
+                if n_done == 0:
+                    shapes = {layer: (len(self.stimuli), *output.shape[1:]) for layer, output in outputs.items()}
+                    written = self._open_files(stack, shapes, files, scratch)
+                    kept = {layer: torch.empty(shapes[layer], device=self.settings.device)
+                            for layer in shapes if layer not in written}  # fmt: skip
+                n = len(next(iter(outputs.values())))
+                for layer, output in outputs.items():
+                    if layer in written:
+                        written[layer].write(output.cpu().contiguous().numpy().data)
+                    else:
+                        kept[layer][n_done : n_done + n] = output
+                n_done += n
+                advance(n_done)
+            del running, outputs  # what follows needs the memory
+            yield kept | {layer: _mapped(file, shapes[layer]) for layer, file in written.items()}
+
+    def _open_files(
+        self, stack: ExitStack, shapes: Mapping[str, tuple[int, ...]], files: Mapping[str, Path | None], scratch: Path
+    ) -> dict[str, IO[bytes]]:
+        """Files for activations that are to be saved or do not fit into memory, to be closed with the stack."""
+        room = self.settings.memory if self.settings.device == "cpu" else torch.cuda.mem_get_info()[0]
+        fits = 4 * sum(math.prod(shape) for shape in shapes.values()) <= room // 2
+        opened: dict[str, IO[bytes]] = {}
+        for layer, path in files.items():
+            if path is not None:
+                opened[layer] = stack.enter_context(written_whole(path))
+                header = {"descr": "<f4", "fortran_order": False, "shape": shapes[layer]}
+                np.lib.format.write_array_header_1_0(opened[layer], header)
+            elif not fits:
+                stack.enter_context(disk_errors(scratch, "a temporary file of activations"))
+                opened[layer] = stack.enter_context(tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115
+        return opened
 
 
-def digest_of_images(stimuli: Sequence[Stimulus], workers: int) -> str:
-    """Digest of the bytes and the order of all images, and of their names."""
-
-    def one(stimulus: Stimulus) -> str:
-        name, path = stimulus
-        try:
-            return f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check that it is there") from None
-
-    with ThreadPoolExecutor(workers) as pool:
-        return hashlib.sha256("\n".join(pool.map(one, stimuli)).encode()).hexdigest()
+def _mapped(file: IO[bytes], shape: tuple[int, ...]) -> Tensor:
+    """The float32 array at the end of a file; mapped to be read only, as writing to a full disk that way is fatal."""
+    file.flush()
+    return torch.from_numpy(np.memmap(file, np.float32, "c", file.tell() - 4 * math.prod(shape), shape))
 
 
-class Images:
-    """Prepared images in batches, decoded ahead of their use, and kept for the next network while memory lasts."""
+class _PreparedImages:
+    """Batches of images after the first step of preprocessing, decoded by threads while the one before is in use.
 
-    def __init__(self, stimuli: Sequence[Stimulus], settings: Settings) -> None:
-        self.stimuli = stimuli
-        self._settings = settings
-        self._memory = settings.memory // 4
+    Not a DataLoader, whose processes would need shared memory and pickled preprocessings, would decode again for every
+    network, and would wrap the error of a broken image in a traceback. Decoding releases the interpreter lock.
+    """
+
+    def __init__(self, paths: Sequence[Path], settings: ExtractionSettings) -> None:
+        self._paths, self._settings = paths, settings
         self._stage = ""
-        self._kept: dict[int, torch.Tensor] = {}
+        self._kept: dict[int, Tensor] = {}
 
-    def _get(self, i: int, preprocessing: Preprocessing) -> torch.Tensor:
+    def batches(self, preprocessing: Preprocessing, size: int) -> Iterator[Tensor]:
+        """Batches (size or fewer, 3, h, w) in float32, on the CPU; in pinned memory for a GPU."""
+        if preprocessing.stage != self._stage:
+            self._stage, self._kept = preprocessing.stage, {}
+        n, load = len(self._paths), partial(self._load, preprocessing)
+        with ThreadPoolExecutor(self._settings.workers) as pool:
+            following = pool.map(load, range(min(size, n)))
+            for start in range(size, n + size, size):
+                images = list(following)
+                following = pool.map(load, range(start, min(start + size, n)))
+                batch = torch.empty(len(images), *images[0].shape, pin_memory=self._settings.device != "cpu")
+                yield torch.stack(images, out=batch)
+
+    def _load(self, preprocessing: Preprocessing, i: int) -> Tensor:
         image = self._kept.get(i)
         if image is None:
-            image = preprocessing.prepare(decode(self.stimuli[i][1]))
-            if (len(self._kept) + 1) * image.nbytes <= self._memory:
+            image = preprocessing.prepare(decode(self._paths[i]))
+            if (len(self._kept) + 1) * image.nbytes <= self._settings.memory // 4:
                 self._kept[i] = image
         return image
 
-    def batches(self, preprocessing: Preprocessing, size: int) -> Iterator[torch.Tensor]:
-        """Batches of prepared images (size or fewer, 3, h, w), on the CPU, in pinned memory for a GPU."""
-        if preprocessing.stage != self._stage:
-            self._stage = preprocessing.stage
-            self._kept.clear()
-        with ThreadPoolExecutor(self._settings.workers) as decoders, ThreadPoolExecutor(1) as collector:
-            batches = self._collected(preprocessing, size, decoders)
-            # The collector makes the next batch while the caller is busy with this one.
-            following = collector.submit(next, batches, None)
-            while (batch := following.result()) is not None:
-                following = collector.submit(next, batches, None)
-                yield batch
 
-    def _collected(self, preprocessing: Preprocessing, size: int, pool: ThreadPoolExecutor) -> Iterator[torch.Tensor]:
-        import torch
+class _RunningNetwork:
+    """A network on its device, which gets smaller batches from the moment that memory runs out."""
 
-        n = len(self.stimuli)
-        ahead = 2 * max(size, self._settings.workers)
-        waiting: deque[Any] = deque()
-        submitted, pinned = 0, self._settings.device != "cpu"
-        for start in range(0, n, size):
-            while submitted < min(n, start + size + ahead):
-                waiting.append(pool.submit(self._get, submitted, preprocessing))
-                submitted += 1
-            images = [waiting.popleft().result() for _ in range(min(size, n - start))]
-            batch = torch.empty((len(images), *images[0].shape), dtype=images[0].dtype, pin_memory=pinned)
-            yield torch.stack(images, out=batch)
-
-
-class Runner:
-    """Runs a network on batches of prepared images; on lack of memory, on smaller ones from then on."""
-
-    def __init__(self, network: Network, module: nn.Module, layers: Sequence[str], settings: Settings) -> None:
-        import torch
-
-        from models.taskonomy import extractor, optimise
-
+    def __init__(
+        self, network: Network, module: nn.Module, layers: Sequence[str], settings: ExtractionSettings
+    ) -> None:
         self.batch_size = settings.batch_size or (CPU_BATCH if settings.device == "cpu" else GPU_BATCH)
         self._key = network.model.key
         self._finish = network.preprocessing.finish
@@ -174,206 +285,57 @@ class Runner:
         self._format = torch.channels_last if fast_last else torch.contiguous_format
         extracted: Any = extractor(optimise(module, layers), layers)
         self._module = extracted.to(self._device, self._dtype).to(memory_format=self._format)
-        self._copies = torch.cuda.Stream() if self._device.type == "cuda" else None
 
-    def over(self, batches: Iterator[torch.Tensor]) -> Iterator[dict[str, Any]]:
-        """Outputs of layers, each (n, ...) in float32, for the batches in turn or parts of them."""
-        for batch in batches:
-            start = 0
-            while start < len(batch):
-                outputs = self._attempt(batch[start : start + self.batch_size])
+    def over(self, batches: Iterator[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Activations by layer, each (n, ...) in float32 on the device, for batches of images or parts of them."""
+        for waiting in batches:
+            while len(waiting):
+                outputs = self._attempt(waiting[: self.batch_size])
                 if outputs is None:
                     self._shrink()
                     continue
+                waiting = waiting[self.batch_size :]
                 yield outputs
-                start += len(next(iter(outputs.values())))
 
-    def _attempt(self, images: torch.Tensor) -> dict[str, Any] | None:
-        """Outputs, or None if memory does not suffice."""
-        import torch
-
+    @torch.inference_mode()
+    def _attempt(self, images: Tensor) -> dict[str, Tensor] | None:
+        """Activations, or None if memory does not suffice."""
         try:
-            with torch.inference_mode():
-                return self._forward(images)
-        except InputError:
-            raise
+            inputs = self._finish(images.to(self._device, non_blocking=True)).to(self._dtype)
+            outputs = self._module(inputs.contiguous(memory_format=self._format) if inputs.ndim == 4 else inputs)
+            for layer, output in outputs.items():
+                self._require_patterns(layer, output, len(images))
+            return {layer: output.float() for layer, output in outputs.items()}
         except (MemoryError, RuntimeError) as error:
             if _is_lack_of_memory(error):
                 return None
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
                 f"{self._key}: cannot process images of shape {tuple(images.shape[1:])} ({reason}); "
-                "choose another --preprocessing, or check the network"
+                "choose another `preprocessing`, or check the network"
             ) from error
 
-    def _forward(self, images: torch.Tensor) -> dict[str, Any]:
-        import torch
-
-        if self._copies is None:
-            moved = images
-        else:
-            # On a stream of its own, the copy runs while the batch before is still being computed.
-            with torch.cuda.stream(self._copies):
-                moved = images.to(self._device, non_blocking=True)
-            current = torch.cuda.current_stream()
-            current.wait_stream(self._copies)
-            moved.record_stream(current)
-        inputs = self._finish(moved).to(self._dtype)
-        outputs = self._module(inputs.contiguous(memory_format=self._format) if inputs.ndim == 4 else inputs)
-        for node, output in outputs.items():
-            if not isinstance(output, torch.Tensor) or output.ndim < 2 or len(output) != len(images):
-                found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-                raise InputError(
-                    f"{self._key}, layer {node}: gives {found} for {len(images)} images, expected one pattern of "
-                    "activations per image; choose another layer"
-                )
-        return {node: output.float() for node, output in outputs.items()}
+    def _require_patterns(self, layer: str, output: Any, n: int) -> None:
+        if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != n:
+            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise InputError(
+                f"{self._key}, layer {layer}: returns {found} for {n} images, expected one pattern of activations per "
+                "image; choose another layer"
+            )
 
     def _shrink(self) -> None:
-        import torch
-
         if self.batch_size == 1:
             raise InputError(
-                f"{self._key}: memory of the {self._device.type} does not suffice for a single image; "
-                "free some, or use --device cpu"
+                f"{self._key}: the {self._device.type} has too little memory for a single image; "
+                "free some, or set `device` to cpu"
             )
-        self.batch_size = max(1, self.batch_size // 2)
-        warnings.warn(f"{self._key}: memory is short, going on with batches of {self.batch_size}", stacklevel=2)
+        self.batch_size //= 2
+        warnings.warn(f"{self._key}: memory is low, continuing with batches of {self.batch_size}", stacklevel=2)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
-    import torch
-
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
     # What torch's allocator for the CPU raises is a plain RuntimeError.
-    return any(text in str(error) for text in ("can't allocate memory", "not enough memory", "bad allocation"))
-
-
-@contextmanager
-def single_precision_products(tf32: bool) -> Iterator[None]:
-    """Whether a GPU may round the factors of float32 products to 10 bits; torch's default for convolutions is yes."""
-    import torch
-
-    switches: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
-
-
-class Activations:
-    """Activations of one layer: on the device or in memory where there is room, else in a file.
-
-    Attributes
-    ----------
-    shape : (int, int)
-        Images, units.
-    n_stored : int
-        Images stored so far.
-    """
-
-    def __init__(self, shape: tuple[int, int], device: str, in_memory: bool, file: BinaryIO | None) -> None:
-        import torch
-
-        self.shape = shape
-        self.n_stored = 0
-        self._device = device
-        self._tensor = torch.empty(shape, dtype=torch.float32, device=device) if in_memory else None
-        self._file = file
-        self._offset = 0 if file is None else file.tell()
-        self._mapped: NDArray[np.float32] | None = None
-        self._arriving: tuple[Any, Any] | None = None
-
-    def append(self, output: torch.Tensor) -> None:
-        """Store activations (n, ...) of the next images."""
-        patterns = output.flatten(1)
-        if self._tensor is not None:
-            self._tensor[self.n_stored : self.n_stored + len(patterns)] = patterns
-        self.n_stored += len(patterns)
-        if self._file is None:
-            return
-        if patterns.device.type == "cpu":
-            self._file.write(patterns.contiguous().numpy().data)
-            return
-        # What came before is written while the GPU is busy with what comes now.
-        arriving = _copy_to_host(patterns)
-        self._write_arrived()
-        self._arriving = arriving
-
-    def _write_arrived(self) -> None:
-        if self._arriving is not None and self._file is not None:
-            host, event = self._arriving
-            event.synchronize()
-            self._file.write(host.numpy().data)
-        self._arriving = None
-
-    def finish(self) -> None:
-        """Everything is stored: from now on it is read."""
-        self._write_arrived()
-        if self._file is not None and self._tensor is None:
-            self._file.flush()
-            self._mapped = np.memmap(self._file, np.float32, "r", self._offset, self.shape)
-
-    def read(self, rows: NDArray[np.int64], columns: slice) -> torch.Tensor:
-        """Activations of some images and units, in float64, on the device."""
-        import torch
-
-        if self._tensor is not None:
-            # A view where all rows are wanted: only the part that is converted is copied.
-            part = self._tensor[:, columns]
-            everything = len(rows) == self.shape[0]
-            return (part if everything else part[torch.from_numpy(rows).to(part.device)]).double()
-        if self._mapped is None:
-            raise RuntimeError("activations are read before all of them are stored: call finish() first")
-        return torch.from_numpy(self._mapped[rows, columns]).to(self._device).double()
-
-
-def _copy_to_host(patterns: torch.Tensor) -> tuple[Any, Any]:
-    """An asynchronous copy into pinned memory, and the event that ends it."""
-    import torch
-
-    stream = torch.cuda.Stream()
-    host = torch.empty(patterns.shape, dtype=patterns.dtype, pin_memory=True)
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        host.copy_(patterns, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-    patterns.record_stream(stream)
-    return host, event
-
-
-def activations_path(rdm: Path, out: Path) -> Path:
-    return out / "activations" / rdm.name
-
-
-def open_stores(
-    stack: ExitStack, outputs: Mapping[str, Any], n: int, todo: Mapping[str, Path], out: Path, settings: Settings
-) -> dict[str, Activations]:
-    """A store for each layer, the smallest layers in memory first; files are removed when the stack is left."""
-    import torch
-
-    room = settings.memory // 2 if settings.device == "cpu" else torch.cuda.mem_get_info()[0] // 2
-    stores = {}
-    for node in sorted(outputs, key=lambda node: outputs[node].numel()):
-        shape = (n, outputs[node][0].numel())
-        in_memory = 4 * n * shape[1] <= room
-        room -= 4 * n * shape[1] * in_memory
-        file: Any = None
-        if settings.save_activations:
-            file = stack.enter_context(written_whole(activations_path(todo[node], out)))
-            header = {"descr": "<f4", "fortran_order": False, "shape": (n, *outputs[node].shape[1:])}
-            np.lib.format.write_array_header_1_0(file, header)
-        elif not in_memory:
-            # Written as a file and mapped for reading only: on a full disk, writing through a map kills the process.
-            stack.enter_context(disk_errors(out, "a temporary file of activations"))
-            file = stack.enter_context(tempfile.TemporaryFile(dir=out))  # noqa: SIM115
-        stores[node] = Activations(shape, settings.device, in_memory, file)
-    return stores
+    texts = ("can't allocate memory", "not enough memory", "bad allocation")
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(text in str(error) for text in texts)

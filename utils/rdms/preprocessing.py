@@ -1,36 +1,34 @@
-"""Stimulus images: which there are, in which order, and how they become the input of a network.
+"""How images become the input of a network.
 
-Three preprocessings are known by name. `taskbank` is what the published code of the Taskonomy task bank does to images
-(Zamir et al. 2018): it differs from task to task. `visual-prior` is that of the PyTorch port of these networks,
-`imagenet` that of torchvision's. Images are only ever read.
+`taskbank` is what the published code of the Taskonomy task bank does to images (Zamir et al. 2018), which differs
+between tasks; `visual-prior` is the preprocessing of the PyTorch port of these networks, `imagenet` that of
+torchvision's networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms import functional as F
 
 from utils import InputError
+from utils.rdms.settings import PREPROCESSINGS
 
-if TYPE_CHECKING:
-    import torch
-from utils.rdms.stimuli import decode
-
-PREPROCESSINGS = ("taskbank", "visual-prior", "imagenet")
 _TASKBANK_SIZE = 256
-# Tasks whose input the task bank clips; the others see the full range.
+# Tasks whose input the task bank clips to _CLIP; the others get the full range.
 _CLIPPED_TASKS = frozenset((
     "autoencoder", "curvature", "denoise", "edge2d", "edge3d", "keypoint2d", "keypoint3d", "reshade", "rgb2depth",
     "rgb2mist", "rgb2sfnorm", "segment25d", "segment2d",
 ))  # fmt: skip
 _CLIP = (0.1, 0.9)
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+_IMAGENET_MEAN = [0.485, 0.456, 0.406]
+_IMAGENET_STD = [0.229, 0.224, 0.225]
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,13 @@ class Preprocessing:
     Attributes
     ----------
     name : str
-        What is recorded beside results.
+        Recorded with the results.
     stage : str
-        Preprocessings of the same stage have the first step in common.
+        Preprocessings with the same stage share the first step.
     prepare : callable
-        First step, the slow one, which networks share: image (H, W, 3) of uint8 -> float32 tensor (3, h, w).
+        First step, which is slow: image (H, W, 3) of uint8 -> float32 tensor (3, h, w) on the CPU.
     finish : callable
-        Second step, on whatever device: prepared images (N, 3, h, w) -> network input (N, channels, h, w), float32.
+        Second step, on any device: prepared images (N, 3, h, w) -> network input (N, channels, h, w), float32.
     """
 
     name: str
@@ -62,10 +60,11 @@ def get_preprocessing(name: str, *, task: str | None = None, weights: Any = None
     ----------
     name : {"taskbank", "visual-prior", "imagenet"}
     task : str, optional
-        Key of the Taskonomy task. `taskbank` clips, blanks or greys the image depending on it; without a task it does
-        none of these. `visual-prior` is the same for all tasks, but the lightness for colorization.
+        Key of the Taskonomy task, on which it depends whether `taskbank` clips the image, blanks its centre or keeps
+        only its lightness; without a task it does none of these. `visual-prior` keeps the lightness for colorization.
     weights : torchvision.models.WeightsEnum member, optional
-        Weights whose own transforms `imagenet` uses; without them, the usual 256, 224, mean and standard deviation.
+        Weights whose own transforms `imagenet` uses; the default is the usual resizing to 256, cropping to 224 and
+        normalization.
 
     Returns
     -------
@@ -79,50 +78,30 @@ def get_preprocessing(name: str, *, task: str | None = None, weights: Any = None
     if name == "taskbank":
         return _taskbank(task)
     if name == "visual-prior":
-        scale = _lightness if task == "colorization" else _to_unit_range
-        return Preprocessing(f"visual-prior{' lightness' * (task == 'colorization')}", name, _prepare_port, scale)
+        lightness = task == "colorization"
+        scale = _lightness if lightness else _to_unit_range
+        return Preprocessing("visual-prior lightness" if lightness else name, name, _prepare_port, scale)
+    if name == "imagenet" and weights is None:
+        return Preprocessing(name, name, _prepare_imagenet, _normalize_imagenet)
     if name == "imagenet":
-        if weights is None:
-            return Preprocessing(name, name, _prepare_imagenet, _normalize_imagenet)
-        return Preprocessing(f"transforms of {weights}", f"transforms of {weights}", _transform_of(weights), _as_it_is)
+        transform, name = weights.transforms(), f"transforms of {weights}"
+        return Preprocessing(name, name, lambda image: transform(Image.fromarray(image)), lambda images: images)
     raise InputError(f"unknown preprocessing '{name}'; there are {', '.join(PREPROCESSINGS)}")
-
-
-def load_batch(paths: Sequence[Path], preprocessing: Preprocessing) -> torch.Tensor:
-    """Images as the input of a network.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-    preprocessing : Preprocessing
-
-    Returns
-    -------
-    torch.Tensor of float32, shape (n_images, channels, height, width)
-    """
-    import torch
-
-    return preprocessing.finish(torch.stack([preprocessing.prepare(decode(path)) for path in paths]))
 
 
 # --- taskbank: published code of the task bank, which relied on scikit-image 0.12.3
 def _taskbank(task: str | None) -> Preprocessing:
+    name, finish = "taskbank", _to_unit_range
     if task in _CLIPPED_TASKS:
-        low, high = _CLIP
-        return Preprocessing(
-            f"taskbank clipped to {low}-{high}", "taskbank", _prepare_taskbank,
-            lambda images: _to_unit_range(images.clip(low, high)),
-        )  # fmt: skip
-    if task == "colorization":
-        return Preprocessing("taskbank lightness", "taskbank", _prepare_taskbank, _lightness)
-    if task == "inpainting_whole":
-        return Preprocessing("taskbank blanked centre", "taskbank", _prepare_taskbank, _blank_centre)
-    return Preprocessing("taskbank", "taskbank", _prepare_taskbank, _to_unit_range)
+        name, finish = f"taskbank clipped to {_CLIP[0]}-{_CLIP[1]}", _clip
+    elif task == "colorization":
+        name, finish = "taskbank lightness", _lightness
+    elif task == "inpainting_whole":
+        name, finish = "taskbank blanked centre", _blank_centre
+    return Preprocessing(name, "taskbank", _prepare_taskbank, finish)
 
 
 def _prepare_taskbank(image: NDArray[np.uint8]) -> torch.Tensor:
-    import torch
-
     height, width = image.shape[:2]
     half = min(height, width) // 2
     top, left = height // 2 - half, width // 2 - half
@@ -134,8 +113,8 @@ def _prepare_taskbank(image: NDArray[np.uint8]) -> torch.Tensor:
 def resize_bilinear(image: NDArray, size: int) -> NDArray[np.float64]:
     """Resize as scikit-image 0.12.3 did by default: bilinear, no anti-aliasing, black beyond the border.
 
-    The border matters where an image is enlarged: its outermost pixels then mix with black. As in scikit-image, values
-    are clipped to the range of the input.
+    In an enlarged image, the outermost pixels therefore blend with black. As in scikit-image, values are clipped to the
+    range of the input.
 
     Parameters
     ----------
@@ -168,8 +147,13 @@ def _to_unit_range(images: torch.Tensor) -> torch.Tensor:
     return images * 2 - 1
 
 
+def _clip(images: torch.Tensor) -> torch.Tensor:
+    """[-1, 1], clipped as the task bank does before it scales."""
+    return _to_unit_range(images.clip(*_CLIP))
+
+
 def _blank_centre(images: torch.Tensor) -> torch.Tensor:
-    """[-1, 1], and 0 in the central quarter, which the network had to fill in."""
+    """[-1, 1], with 0 in the central quarter, which the network was trained to fill in."""
     images = _to_unit_range(images)
     height, width = images.shape[-2:]
     images[..., height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = 0
@@ -181,8 +165,6 @@ def _lightness(images: torch.Tensor) -> torch.Tensor:
 
     Constants are scikit-image's, which the task bank used.
     """
-    import torch
-
     rgb = images.double()
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     weights = torch.tensor([0.212671, 0.715160, 0.072169], dtype=torch.float64, device=images.device)
@@ -192,41 +174,16 @@ def _lightness(images: torch.Tensor) -> torch.Tensor:
 
 
 # --- visual-prior and imagenet: torchvision's operations on Pillow images, which are anti-aliased
-def _prepare_port(image: NDArray[np.uint8]) -> torch.Tensor:
-    return _resize_and_crop(image, 256, 256)
-
-
-def _prepare_imagenet(image: NDArray[np.uint8]) -> torch.Tensor:
-    return _resize_and_crop(image, 256, 224)
-
-
-def _resize_and_crop(image: NDArray[np.uint8], shorter_side: int, crop: int) -> torch.Tensor:
-    from PIL import Image
-    from torchvision.transforms import functional as F
-
-    resized = F.resize(Image.fromarray(image), [shorter_side])
+def _prepare_port(image: NDArray[np.uint8], crop: int = 256) -> torch.Tensor:
+    resized = F.resize(Image.fromarray(image), [256])
     tensor: torch.Tensor = F.to_tensor(F.center_crop(resized, [crop]))
     return tensor
 
 
+def _prepare_imagenet(image: NDArray[np.uint8]) -> torch.Tensor:
+    return _prepare_port(image, crop=224)
+
+
 def _normalize_imagenet(images: torch.Tensor) -> torch.Tensor:
-    from torchvision.transforms import functional as F
-
-    normalized: torch.Tensor = F.normalize(images, list(_IMAGENET_MEAN), list(_IMAGENET_STD))
+    normalized: torch.Tensor = F.normalize(images, _IMAGENET_MEAN, _IMAGENET_STD)
     return normalized
-
-
-def _transform_of(weights: Any) -> Callable[[NDArray[np.uint8]], torch.Tensor]:
-    transform = weights.transforms()
-
-    def prepare(image: NDArray[np.uint8]) -> torch.Tensor:
-        from PIL import Image
-
-        tensor: torch.Tensor = transform(Image.fromarray(image))
-        return tensor
-
-    return prepare
-
-
-def _as_it_is(images: torch.Tensor) -> torch.Tensor:
-    return images

@@ -28,62 +28,48 @@ _ENTRIES_FOR_THREADS = 4096
 
 
 @dataclass(frozen=True)
-class PermutationStream:
-    """Permutations number 0, 1, 2, ... of condensed RDMs.
+class Permutations:
+    """Random permutations number 0, 1, 2, ..., n - 1 of condensed RDMs.
 
     Attributes
     ----------
-    n_pairs : int
-        Entries of a condensed RDM.
+    n : int
     unit : {"conditions", "entries"}
         Exchange conditions (Mantel 1967, Cancer Res 27:209), or the entries of the RDM as if they were independent
         (as in the published code).
     seed : int
     """
 
-    n_pairs: int
-    unit: Unit
-    seed: int
+    n: int
+    unit: Unit = "conditions"
+    seed: int = 0
 
-    @property
-    def n_items(self) -> int:
-        """How many things are exchanged."""
-        return n_conditions_of(self.n_pairs) if self.unit == "conditions" else self.n_pairs
-
-    def orders(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Permutations of the items.
+    def orders(self, n_pairs: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Permutations of what is exchanged.
 
         Parameters
         ----------
+        n_pairs : int
+            Entries of a condensed RDM.
         start, stop : int
             Numbers of the first permutation, and of the one after the last.
 
         Returns
         -------
-        ndarray of int64, shape (stop - start, n_items)
+        ndarray of int64, shape (stop - start, n_conditions) or (stop - start, n_pairs)
             The same ones however the range is cut.
         """
-        first = start // _PER_STREAM
-        items = np.tile(np.arange(self.n_items), (_PER_STREAM, 1))
+        n_items = n_conditions_of(n_pairs) if self.unit == "conditions" else n_pairs
+        first, items = start // _PER_STREAM, np.tile(np.arange(n_items), (_PER_STREAM, 1))
         streams = [
             np.random.default_rng([self.seed, stream]).permuted(items, axis=1)
             for stream in range(first, -(-stop // _PER_STREAM))
         ]
         return np.concatenate(streams)[start - first * _PER_STREAM : stop - first * _PER_STREAM]
 
-    def indices(self, start: int, stop: int) -> NDArray[np.int64]:
-        """What the permutations `orders` do to a condensed RDM.
-
-        Parameters
-        ----------
-        start, stop : int
-
-        Returns
-        -------
-        ndarray of int64, shape (stop - start, n_pairs)
-            Row i: indices into a condensed RDM that give the permuted one.
-        """
-        orders = self.orders(start, stop)
+    def indices(self, n_pairs: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Indices, (stop - start, n_pairs), that permute a condensed RDM by the `orders` of the same numbers."""
+        orders = self.orders(n_pairs, start, stop)
         return orders if self.unit == "entries" else pair_permutation(orders)
 
 
@@ -126,7 +112,7 @@ class Contrasts:
 
 @dataclass(frozen=True)
 class NullPlan:
-    """What is counted, whatever the locations and the permutations.
+    """What is counted, whatever the locations.
 
     Attributes
     ----------
@@ -135,7 +121,7 @@ class NullPlan:
     rotation : ndarray of float64, shape (n_directions, rank)
         Coordinates of the directions whose projections are squared; orthonormal within each subset of the predictors.
     contrasts : Contrasts
-    stream : PermutationStream
+    permutations : Permutations
     sorted_thresholds : tuple of ndarray of float64
         Thresholds of the plain contrasts at all locations, ascending, and those of the others: what the largest value
         of a permutation will be compared with.
@@ -144,7 +130,7 @@ class NullPlan:
     basis: NDArray[np.float64]
     rotation: NDArray[np.float64]
     contrasts: Contrasts
-    stream: PermutationStream
+    permutations: Permutations
     sorted_thresholds: tuple[NDArray[np.float64], NDArray[np.float64]]
 
     @cached_property

@@ -58,7 +58,7 @@ def count_on_cpu(plan: NullPlan, targets: Targets, start: int, stop: int, progre
     bytes_each = 4 * len(plan.rotation) * max(len(chunks[0]), n_pairs)
     size = max(1, min(_PERMUTATIONS_PER_BLOCK, _BLOCK_BYTES // bytes_each))
     for first in range(start, stop, size):
-        permutations = plan.stream.indices(first, min(first + size, stop))
+        permutations = plan.permutations.indices(n_pairs, first, min(first + size, stop))
         stacked = torch.from_numpy(permute(permuted, permutations)).reshape(-1, n_pairs)
         for brain, counter in zip(brains, counters, strict=True):
             projected = matmul(stacked, brain).reshape(len(permuted), -1)

@@ -73,7 +73,7 @@ def count_on_gpu(
     n_locations = min(len(targets), _locations_at_once(plan, n_block, device))
     while True:
         try:
-            orders = torch.from_numpy(plan.stream.orders(start, stop)).to(device)
+            orders = torch.from_numpy(plan.permutations.orders(plan.basis.shape[1], start, stop)).to(device)
             counters = (_DeviceCounter(plan, chunk, orders, start) for chunk in targets.chunks(n_locations))
             return _count(counters, -(-len(targets) // n_locations), n_block, progress)
         except torch.OutOfMemoryError:
@@ -153,13 +153,13 @@ class _DeviceCounter:
 
     def __init__(self, plan: NullPlan, targets: Targets, orders: torch.Tensor, start: int) -> None:
         self._plan, self._orders, self._start = plan, orders, start
-        contrasts, stream, device = plan.contrasts, plan.stream, orders.device
+        contrasts, device, n_pairs = plan.contrasts, orders.device, plan.basis.shape[1]
         self._permuted, self._rotation = self._put(plan.permuted), self._put(plan.rotation)
         self._index: tuple[torch.Tensor, ...] = ()
-        if stream.unit == "conditions":
-            position = expand(np.arange(stream.n_pairs)).astype(np.int64)
+        if plan.permutations.unit == "conditions":
+            position = expand(np.arange(n_pairs)).astype(np.int64)
             self._index = tuple(
-                torch.from_numpy(array).to(device) for array in (position, *np.triu_indices(stream.n_items, k=1))
+                torch.from_numpy(array).to(device) for array in (position, *np.triu_indices(len(position), k=1))
             )
         self._exact = Exact(plan, targets)
         self._brain = self._put(targets.responses)
@@ -217,7 +217,8 @@ class _DeviceCounter:
         if not self._waiting:
             return
         first, last = self._waiting[0].first, self._waiting[-1].last
-        permutations = self._plan.stream.indices(self._start + first, self._start + last)
+        n_pairs, start = self._plan.basis.shape[1], self._start
+        permutations = self._plan.permutations.indices(n_pairs, start + first, start + last)
         blocks = [self._with_room(block) for block in self._waiting]
         doubtful = np.concatenate([block.entries(block.doubtful, 0, first) for block in blocks])
         self._exact.recheck_in_float64(doubtful, permutations, self._rechecked, self._rechecked_best)
@@ -264,6 +265,7 @@ def _block(
     near: torch.Tensor,
     top: torch.Tensor,
     error: torch.Tensor,
+    *,
     room: int | None = None,
 ) -> _Block:
     # A list of fixed length, unlike one as long as needed, does not have to wait for the device.

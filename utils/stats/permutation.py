@@ -23,9 +23,8 @@ from utils.stats.exceedances import (
     Contrasts,
     Counts,
     NullPlan,
-    PermutationStream,
+    Permutations,
     Targets,
-    Unit,
     permute,
 )
 from utils.stats.exceedances_cpu import count_on_cpu
@@ -50,24 +49,6 @@ _DIRECTIONS_BYTES = 256 * 2**20
 _CHUNK_BYTES = 2**30
 _TASK_FLOP = 1e12
 _LEAST_TASKS = 20
-
-
-@dataclass(frozen=True)
-class Permutations:
-    """Which permutations a test draws.
-
-    Attributes
-    ----------
-    n : int
-        How many.
-    unit : {"conditions", "entries"}
-        What is exchanged, see `PermutationStream`.
-    seed : int
-    """
-
-    n: int
-    unit: Unit = "conditions"
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,18 +124,17 @@ def permutation_test(
     Raises
     ------
     ValueError
-        If there are workers and the statistic is no `LinearStatistic`, or if a brain RDM is constant.
+        If there are workers and the statistic is not a `LinearStatistic`, or if a brain RDM is constant.
     """
     responses = standardise(np.asarray(rdms))
+    rest = responses, permutations, list(pairs), two_sided, resources, progress
     if isinstance(statistic, LinearStatistic):
-        test = _test_linear_statistic
-    elif resources.workers is None:
-        test = _test_any_statistic
-    else:
+        return _test_linear_statistic(basis, statistic, *rest)
+    if resources.workers is not None:
         raise ValueError(
             f"`workers` can share the test of a LinearStatistic, not of {type(statistic).__name__}; leave them out"
         )
-    return test(basis, statistic, responses, permutations, list(pairs), two_sided, resources, progress)
+    return _test_any_statistic(basis, statistic, *rest)
 
 
 def _test_linear_statistic(
@@ -178,31 +158,26 @@ def _test_linear_statistic(
         basis.q.T,
         statistic.directions.T,
         Contrasts(weights, offset[:, 0], kind),
-        PermutationStream(basis.n_pairs, permutations.unit, permutations.seed),
+        permutations,
         (np.sort(thresholds[:n], axis=None), np.sort(thresholds[n:], axis=None)),
     )
     targets = Targets(responses, thresholds, np.where(observed < 0, -1.0, 1.0))
-    counts = _count(plan, targets, permutations.n, resources, progress)
-    return _p_values(observed[:n], thresholds, counts, pairs)
+    return _p_values(observed[:n], thresholds, _count(plan, targets, resources, progress), pairs)
 
 
-def _count(
-    plan: NullPlan, targets: Targets, n_permutations: int, resources: Resources, progress: Progress | None
-) -> Counts:
+def _count(plan: NullPlan, targets: Targets, resources: Resources, progress: Progress | None) -> Counts:
     if resources.workers is not None:
-        return _count_on_workers(resources.workers, plan, targets, n_permutations, progress)
+        return _count_on_workers(resources.workers, plan, targets, progress)
     if resources.device == "cpu":
-        return count_on_cpu(plan, targets, 0, n_permutations, progress)
+        return count_on_cpu(plan, targets, 0, plan.permutations.n, progress)
     from utils.stats.exceedances_gpu import count_on_gpu
 
-    return count_on_gpu(plan, targets, 0, n_permutations, progress, device=resources.device)
+    return count_on_gpu(plan, targets, 0, plan.permutations.n, progress, device=resources.device)
 
 
-def _count_on_workers(
-    workers: Workers, plan: NullPlan, targets: Targets, n_permutations: int, progress: Progress | None
-) -> Counts:
+def _count_on_workers(workers: Workers, plan: NullPlan, targets: Targets, progress: Progress | None) -> Counts:
     """Count chunks of the brain one after another, permutations of each side by side."""
-    flop_each = 2 * plan.permuted.size
+    flop_each, n_permutations = 2 * plan.permuted.size, plan.permutations.n
     chunks = list(targets.chunks(max(1, _CHUNK_BYTES // (8 * targets.responses.shape[1]))))
     parts = []
     for number, chunk in enumerate(chunks):
@@ -245,11 +220,12 @@ def _test_any_statistic(
     count, best = torch.zeros_like(thresholds, dtype=torch.long), torch.zeros_like(best_threshold, dtype=torch.long)
     largest = thresholds.new_full((2, permutations.n), -torch.inf)
     (rank, n_pairs), n_locations = q.shape, brain.shape[1]
-    stream = PermutationStream(n_pairs, permutations.unit, permutations.seed)
     size = max(1, _BLOCK_BYTES // (8 * rank * max(n_pairs, min(n_locations, _LOCATIONS_PER_BLOCK))))
     for start in range(0, permutations.n, size):
         block = slice(start, min(start + size, permutations.n))
-        moved = torch.from_numpy(permute(basis.q.T, stream.indices(block.start, block.stop))).to(q.device)
+        moved = torch.from_numpy(permute(basis.q.T, permutations.indices(n_pairs, block.start, block.stop))).to(
+            q.device
+        )
         for left in range(0, n_locations, _LOCATIONS_PER_BLOCK):
             here = slice(left, left + _LOCATIONS_PER_BLOCK)
             null = statistic((moved.reshape(-1, n_pairs) @ brain[:, here]).reshape(rank, -1))

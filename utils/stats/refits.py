@@ -140,8 +140,8 @@ def winner_stability(
     ValueError
         If the statistic is another one.
     """
-    refit = {own_adjusted_r2: own_in_subsets, unique_adjusted_r2: unique_in_subsets}.get(statistic)
-    if refit is None:
+    refits: dict[Callable, Callable] = {own_adjusted_r2: own_in_subsets, unique_adjusted_r2: unique_in_subsets}
+    if (refit := refits.get(statistic)) is None:
         raise ValueError(f"`statistic` is {statistic!r}, expected own_adjusted_r2 or unique_adjusted_r2")
     responses = standardise(np.asarray(rdms))
     basis = orthonormal_basis(list(np.asarray(models, dtype=np.float64)))
