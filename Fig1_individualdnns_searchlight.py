@@ -9,45 +9,25 @@ and run.json.
   python Fig1_individualdnns_searchlight.py --data my_study    your own data, in the layout of data/README.md
 """
 
-import pandas as pd
-
-from utils.analysis.searchlights import SearchlightFit, fit_searchlights
-from utils.cli.run import FigureRun
+from utils.analysis.searchlights import fit_searchlights
+from utils.cli.run import FigureRun, figure_script
 from utils.plotting.brain_maps import network_maps
-from utils.reporting import notes
+from utils.reporting.notes import best_network, searchlight_tests
 
-FIGURE = "Fig1"
 TITLE = "Fig 1: the network that best explains each searchlight"
 
 
+@figure_script("Fig1", kind="searchlight", title=TITLE, help=__doc__)
 def main(run: FigureRun) -> None:
     fit = fit_searchlights(run.models, run.searchlights, run.settings, run.resources)
-    table = best_networks(fit, run.settings.alpha)
+    # A searchlight gets the colour of its best network if that explains more than the best one does by chance.
+    table = fit.winners().assign(
+        significant=fit.q_best <= run.settings.alpha, stability=fit.stability, ceiling_lower=fit.brain.ceiling_lower
+    )
     run.save(fit, table)
     maps = network_maps(fit.brain.geometry, fit.models.models, run.colors, table)
-    explanation = [notes.best_network(run.settings), *notes.searchlight_tests(run.settings, fit.summary())]
-    run.draw_maps(maps, explanation)
-    run.draw_montage(maps, explanation)
-
-
-def best_networks(fit: SearchlightFit, alpha: float) -> pd.DataFrame:
-    """One row per searchlight: its best network, and whether that is significant."""
-    return fit.locations().assign(
-        winner=fit.winners("key"),
-        group=fit.winners("group"),
-        adjusted_r2=fit.of_winner,
-        p=fit.p_best,
-        q=fit.q_best,
-        significant=fit.q_best <= alpha,
-        stability=fit.stability,
-        ceiling_lower=fit.brain.ceiling_lower,
-    )
-
-
-def command() -> None:
-    """Run from the command line."""
-    FigureRun.execute(main, FIGURE, kind="searchlight", title=TITLE, help=__doc__)
+    run.draw_searchlights(maps, [best_network(run.settings), *searchlight_tests(run.settings, fit.summary())])
 
 
 if __name__ == "__main__":
-    command()
+    main()

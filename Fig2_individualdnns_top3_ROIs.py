@@ -13,22 +13,21 @@ import numpy as np
 import pandas as pd
 
 from utils.analysis.rois import fit_best_models
-from utils.cli.run import FigureRun
+from utils.cli.run import FigureRun, figure_script
 from utils.plotting.brain_maps import roi_maps
 from utils.plotting.roi_figure import CeilingPanel, roi_panels
 from utils.reporting import notes
 from utils.stats.noise_ceiling import ceiling_as_r2
 
-FIGURE = "Fig2"
 N_BEST, IN_WORDS = 3, "three"
 TITLE = f"Fig 2: unique variance of the {IN_WORDS} networks that best explain each ROI"
 MAP_TITLE = "Fig 2: the network that best explains each ROI"
 
 
+@figure_script("Fig2", kind="roi", title=TITLE, help=__doc__)
 def main(run: FigureRun) -> None:
     fit = fit_best_models(run.models, run.rois, N_BEST, run.settings, run.resources)
-    table = run.beside_paper(fit, fit.table(run.settings.alpha))
-    run.save(fit, table)
+    table = run.save(fit, fit.table(run.settings.alpha))
     first = table[table["rank"] == 1]
     tested = notes.significance(run.settings, fit.summary()["n_subjects"], "ROIs")
     run.draw_rois(
@@ -54,10 +53,5 @@ def single_subjects(first: pd.DataFrame) -> CeilingPanel | None:
     )
 
 
-def command() -> None:
-    """Run from the command line."""
-    FigureRun.execute(main, FIGURE, kind="roi", title=TITLE, help=__doc__)
-
-
 if __name__ == "__main__":
-    command()
+    main()

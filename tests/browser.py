@@ -133,10 +133,11 @@ class Browser:
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"), dtype=np.int16)
 
     def settle_nilearn(self) -> None:
-        """Wait until nilearn's viewer, which has a frame of its own, fills it with its plot."""
-        self.driver.switch_to.frame(0)
-        self.until(lambda: self.run("return document.querySelector('canvas')?.width > 300"))
-        self.driver.switch_to.default_content()
+        """Wait until nilearn's viewers, each in a frame of its own, fill it with their plots."""
+        for number in range(len(self.find("iframe"))):
+            self.driver.switch_to.frame(number)
+            self.until(lambda: self.run("return document.querySelector('canvas')?.width > 300"))
+            self.driver.switch_to.default_content()
 
     def point(self, x: int, y: int) -> None:
         """Move the mouse to a position, from the side, as only a movement brings up what hovering shows."""

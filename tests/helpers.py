@@ -27,7 +27,7 @@ def run_script(monkeypatch, figure, *arguments):
     script = importlib.import_module(SCRIPTS[figure])
     monkeypatch.setattr(sys, "argv", [f"{SCRIPTS[figure]}.py", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        script.command()
+        script.main()
     return ended.value.code
 
 

@@ -133,11 +133,16 @@ def vertex_colors(page):
     return {hemi: np.array(json.loads(info[1])["vertexcolor_both"]) for hemi, info in found.items()}
 
 
+def channels(color):
+    return [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+
+
 def test_vertices_have_the_colours_of_their_labels(page, label_map):
     sampled = sample_labels(label_map.data, label_map.affine)
     for hemi, colors in vertex_colors(page).items():
         for label, color in enumerate(label_map.colors, start=1):
-            assert set(colors[sampled[hemi] == label]) <= {color.lower()}
+            for shown in set(colors[sampled[hemi] == label]):  # nilearn rounds down
+                assert np.abs(np.subtract(channels(shown), channels(color))).max() <= 1
         outside = colors[sampled[hemi] == 0]
         assert len(outside) > 5000
         assert all(color[1:3] == color[3:5] == color[5:7] for color in outside)
@@ -161,7 +166,7 @@ def test_page_without_banner_and_without_a_single_label(label_map, tmp_path):
     assert 'class="banner"' not in text
     assert text.count('<li class="none">') == N_LABELS
     for colors in vertex_colors(text).values():
-        assert not set(colors) & {color.lower() for color in label_map.colors}
+        assert all(len(set(channels(color))) == 1 for color in set(colors))
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

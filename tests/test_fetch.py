@@ -25,6 +25,7 @@ from models.tasks import TASKS
 from utils import InputError, cli, fetch
 from utils.datasets import layout, release
 from utils.io import download as downloads
+from utils.io.data_folder import RELEASE
 
 HOME = Path(__file__).resolve().parents[1]
 
@@ -467,7 +468,7 @@ def test_release_from_a_listing(site, tmp_path, rng, capsys):
 
 def test_parts_of_the_release_are_those_that_the_scripts_read(tmp_path):
     """The names by which files are recognised are those of the layout in utils/datasets/layout.py."""
-    for name in release.RELEASE_PARTS:
+    for name in RELEASE.values():
         (tmp_path / name).touch() if "." in name else (tmp_path / name).mkdir()
     for kind in ("roi", "searchlight"):
         assert layout.locate(kind, tmp_path).published

@@ -19,7 +19,7 @@ from models.tasks import TASKS
 from utils import InputError, cli
 from utils.datasets import release
 from utils.datasets.layout import holds_release
-from utils.io.data_folder import default_data
+from utils.io.data_folder import RELEASE, default_data
 from utils.io.download import unpack
 
 
@@ -74,7 +74,7 @@ def _main_data(options: argparse.Namespace) -> None:
         else:
             print(f"{figures}: all data are in {options.out}")
     if not holds_release(options.out):
-        raise InputError(f"{options.out}: still has no {release.RELEASE_PARTS[0]}, the RDMs of the networks; "
+        raise InputError(f"{options.out}: still has no {RELEASE['dnn_rdms']}, the RDMs of the networks; "
                          f"see {release.OSF_PAGE}")  # fmt: skip
 
 

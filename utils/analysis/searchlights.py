@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -73,31 +73,34 @@ class SearchlightFit:
     q_best: NDArray[np.float64]
     stability: NDArray[np.float64]
 
-    @property
-    def compared(self) -> NDArray[np.float64]:
-        """What decides which model is best, (n_models, n_searchlights)."""
-        return self.adjusted_r2
+    # What decides which model is best.
+    compared: ClassVar[str] = "adjusted_r2"
 
-    @property
-    def winner(self) -> NDArray[np.int64]:
-        """Index of the best model of every searchlight, (n_searchlights,); of no meaning where none is usable."""
-        return np.nan_to_num(self.compared, nan=-np.inf).argmax(axis=0)
+    def winners(self) -> pd.DataFrame:
+        """The best model of every searchlight.
 
-    @property
-    def of_winner(self) -> NDArray[np.float64]:
-        """What the best model reaches, (n_searchlights,)."""
-        return self.compared[self.winner, np.arange(len(self.tested))]
-
-    def winners(self, attribute: str) -> NDArray[np.object_]:
-        """An attribute ("key", "group") of the best model of every searchlight; None where it is not usable."""
-        names = np.array([*(getattr(model, attribute) for model in self.models.models), None], dtype=object)
-        return names[np.where(self.brain.usable, self.winner, -1)]
-
-    def locations(self) -> pd.DataFrame:
-        """Table of the searchlights: number, position of the centre (x, y, z in mm), whether it was tested."""
+        Returns
+        -------
+        DataFrame
+            Columns searchlight, x, y, z (centre, mm), tested, winner and group (None where the searchlight is not
+            usable), what is compared, p and q.
+        """
+        values = getattr(self, self.compared)
+        winner = np.nan_to_num(values, nan=-np.inf).argmax(axis=0)
+        numbers = np.arange(len(winner))
         x, y, z = self.brain.geometry.centers_mm().T
-        numbers = np.arange(len(self.tested))
-        return pd.DataFrame({"searchlight": numbers, "x": x, "y": y, "z": z, "tested": self.tested})
+        named = np.where(self.brain.usable, winner, -1)
+        keys, groups = (
+            np.array([*(getattr(model, name) for model in self.models.models), None], dtype=object)[named]
+            for name in ("key", "group")
+        )
+        return pd.DataFrame(
+            {
+                **{"searchlight": numbers, "x": x, "y": y, "z": z, "tested": self.tested},
+                **{"winner": keys, "group": groups, self.compared: values[winner, numbers]},
+                **{"p": self.p_best, "q": self.q_best},
+            }
+        )
 
     def arrays(self) -> dict[str, Any]:
         """All arrays by name, for arrays.npz."""
@@ -149,10 +152,7 @@ class SearchlightPartition(SearchlightFit):
     p_lead_in_refits: NDArray[np.float64]
     q_lead_in_refits: NDArray[np.float64]
 
-    @property
-    def compared(self) -> NDArray[np.float64]:
-        """Unique variance, (n_groups, n_searchlights)."""
-        return self.unique
+    compared: ClassVar[str] = "unique"
 
     def arrays(self) -> dict[str, Any]:
         """All arrays by name, for arrays.npz."""

@@ -8,7 +8,7 @@ import webbrowser
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -37,6 +37,33 @@ if TYPE_CHECKING:
     from utils.plotting.roi_figure import CeilingPanel, RoiPanel
 
 SIMULATED = "SIMULATED EXAMPLE - not measured data"
+
+
+def figure_script(
+    figure: str, *, kind: Kind, title: str, help: str
+) -> Callable[[Callable[[FigureRun], None]], Callable[[], NoReturn]]:
+    """Decorator that makes a figure script of its `main`: without arguments, it then runs from the command line.
+
+    Parameters
+    ----------
+    figure, kind, title : str
+        As for `FigureRun`.
+    help : str
+        Docstring of the script, shown by --help.
+    """
+
+    def decorate(main: Callable[[FigureRun], None]) -> Callable[[], NoReturn]:
+        @wraps(main)
+        def script() -> NoReturn:
+            parser = figure_parser(figure, kind, help)
+            options = parse(parser)
+            use_threads(options.threads)
+            run = FigureRun(figure, kind, title, options)
+            execute(lambda: run.complete(main), parser, run.warnings.append)
+
+        return script
+
+    return decorate
 
 
 class FigureRun:
@@ -70,26 +97,8 @@ class FigureRun:
         self._progress = progress_bars(options)
         self._exit = ExitStack()
 
-    @classmethod
-    def execute(cls, main: Callable[[FigureRun], None], figure: str, *, kind: Kind, title: str, help: str) -> NoReturn:
-        """Run a figure script from the command line, to the end of the process.
-
-        Parameters
-        ----------
-        main : callable
-            The analysis and its figure.
-        figure, kind, title : str
-            As for `FigureRun`.
-        help : str
-            Docstring of the script, shown by --help.
-        """
-        parser = figure_parser(figure, kind, help)
-        options = parse(parser)
-        use_threads(options.threads)
-        run = cls(figure, kind, title, options)
-        execute(lambda: run._complete(main), parser, run.warnings.append)
-
-    def _complete(self, main: Callable[[FigureRun], None]) -> None:
+    def complete(self, main: Callable[[FigureRun], None]) -> None:
+        """Do what the script does, then write the report and move all results into place."""
         with self._exit:
             self._outputs = self._exit.enter_context(staged(self._options.results / self.figure))
             self._device = choose_device(self._options)
@@ -150,18 +159,24 @@ class FigureRun:
 
     # --------------------------------------------------------------------------------------------------------- outputs
 
-    def beside_paper(self, fit: RoiFit, table: pd.DataFrame) -> pd.DataFrame:
-        """The table with the paper's own numbers, which are also printed, if the data are the published ones."""
-        if paper.applies(self.sources, fit.models, fit.rois):
+    def save(self, fit: SearchlightFit | RoiFit, table: pd.DataFrame) -> pd.DataFrame:
+        """Write results.tsv and arrays.npz.
+
+        On the published data, the table of a ROI figure gets columns with the paper's own numbers, which are also
+        printed.
+
+        Returns
+        -------
+        DataFrame
+            The table as written.
+        """
+        if self.kind == "roi" and paper.applies(self.sources, fit.models, self.rois):
             table = paper.beside(self.figure, table)
             print(paper.text(table))
-        return table
-
-    def save(self, fit: SearchlightFit | RoiFit, table: pd.DataFrame) -> None:
-        """Write results.tsv and arrays.npz, and keep what the record and the report need."""
         self._fit, self._table = fit, table
         write_arrays(self._outputs.path("arrays.npz"), **fit.arrays())
         write_table(self._outputs.path("results.tsv"), table)
+        return table
 
     @cached_property
     def colors(self) -> dict[str, str]:
@@ -171,16 +186,11 @@ class FigureRun:
     def _look(self, title: str = "") -> Look:
         return Look(title or self.title, self.banner, self._options.surface, self._options.style)
 
-    def draw_maps(self, maps: Sequence[Map], notes: Sequence[str], title: str = "") -> None:
-        """Write the brain map pages, and the maps as files for other programs."""
-        from utils.plotting.brain_maps import save_maps
+    def draw_searchlights(self, maps: Sequence[Map], notes: Sequence[str]) -> None:
+        """Write the brain map pages, the maps for other programs, and the first map as figure.svg and figure.png."""
+        from utils.plotting.brain_maps import save_maps, save_montage
 
-        save_maps(self._outputs, maps, self._look(title), notes, self.atlas)
-
-    def draw_montage(self, maps: Sequence[Map], notes: Sequence[str]) -> None:
-        """Write the still picture of the first map as figure.svg and figure.png."""
-        from utils.plotting.brain_maps import save_montage
-
+        save_maps(self._outputs, maps, self._look(), notes, self.atlas)
         save_montage(self._outputs, maps, self._look(), notes)
 
     def draw_rois(
@@ -201,6 +211,7 @@ class FigureRun:
         InputError
             If the atlas has none of the ROIs.
         """
+        from utils.plotting.brain_maps import save_maps
         from utils.plotting.label_maps import RoiLocations
 
         if self.atlas is None:
@@ -210,7 +221,7 @@ class FigureRun:
             )
             return
         drawn = maps(RoiLocations(self.atlas, self.rois.ids))
-        self.draw_maps(drawn, [drawn[0].note, note], title)
+        save_maps(self._outputs, drawn, self._look(title), [drawn[0].note, note], self.atlas)
 
     # ------------------------------------------------------------------------------------------------------ the end
 

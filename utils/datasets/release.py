@@ -13,19 +13,12 @@ import requests
 
 from utils import InputError
 from utils.datasets.layout import Kind, locate
+from utils.io.data_folder import RELEASE
 from utils.io.download import TIMEOUT, Progress, download, safe_path, unpack, why_failed
 
 OSF_API = "https://api.osf.io/v2"
 OSF_PROJECT = "dj7v2"
 OSF_PAGE = f"https://osf.io/{OSF_PROJECT}/"
-# Names by which parts of the release are recognised, whatever folder they come in (data/README.md).
-RELEASE_PARTS = (
-    "RDM_taskonomy_bonner50",
-    "kastner_ROIs_RDMs_pearson",
-    "ROIfiles_Labeling.txt",
-    "sl_rad=1__max_blk_edge=2",
-    "mask.nii",
-)
 _FIGURES: dict[Kind, str] = {"searchlight": "Fig 1 and Fig 3a", "roi": "Fig 2 and Fig 3b"}
 
 # The laboratory publishes no digest. Its server is reported to refuse programs, so the page to visit is named as well.
@@ -110,7 +103,7 @@ def release_path(path: PurePosixPath) -> PurePosixPath | None:
         Path in the data folder; None if the file is not part of the release.
     """
     for i, part in enumerate(path.parts):
-        if part in RELEASE_PARTS:
+        if part in RELEASE.values():
             return PurePosixPath(*path.parts[i:])
     return None
 
@@ -161,7 +154,7 @@ def fetch_release(out: Path, base: str = OSF_API, progress: Progress | None = No
     if not files:
         found = ", ".join(sorted({remote.path.partition("/")[0] for remote in remotes})) or "nothing"
         raise InputError(
-            f"{base}: project {OSF_PROJECT} contains {found}, expected {' or '.join(RELEASE_PARTS)} or a zip; "
+            f"{base}: project {OSF_PROJECT} contains {found}, expected {' or '.join(RELEASE.values())} or a zip; "
             f"see {OSF_PAGE}, and give a zip as `archive` or its address as `url`"
         )
     total, done, n_fetched = sum(remote.size for remote in files), 0, 0

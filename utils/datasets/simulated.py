@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from models.tasks import TASK_LAYERS, TASKS
 from utils import InputError
 from utils.io.data_folder import DataFolder, SearchlightFolder
-from utils.io.output import Outputs, disk_errors, staged, write_conditions, write_lines, write_volume
+from utils.io.output import Outputs, staged, write_conditions, write_lines, write_volume
 from utils.rdm import correlation_rdm, expand
 from utils.rdms.roi_rdms import roi_rdm
 from utils.rdms.searchlights import Searchlights, block_searchlights, member_rdms, usable_voxels
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 EXAMPLE_VERSION = "1"
 N_SUBJECTS = 16
 N_CONDITIONS = 50
-_MARKER = "example.json"
+_MARKER, _README_FILE = "example.json", "README.txt"
 _SEED = 0
 # --- where things are, in mm of MNI space ----------------------------------------------------------------------------
 _MASK_END_MM = -40.0  # searchlights only behind this plane: occipital, ventral temporal and posterior parietal cortex
@@ -398,7 +398,7 @@ def ensure_example(folder: str | Path, progress: Callable[[int, int], None] | No
     if _is_complete(folder):
         return folder
     _refuse_foreign(folder)
-    with disk_errors(folder, "the example (300 MB)"), staged(folder, _MARKER) as outputs:
+    with staged(folder, _MARKER, "the example (300 MB)") as outputs:
         _write(outputs, progress=progress)
         if not _is_complete(folder):  # another process was faster
             outputs.publish(_record(outputs))
@@ -424,11 +424,12 @@ def _is_complete(folder: Path) -> bool:
 
 def _refuse_foreign(folder: Path) -> None:
     """Never replace a folder that is not an example: it may hold somebody's data."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    # Hidden are files that another process is about to move here.
+    if not folder.exists() or (folder.is_dir() and not any(folder.glob("[!.]*"))):
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file; expected a folder for the example; choose another name")
-    readme = folder / "README.txt"
+    readme = folder / _README_FILE
     if not (folder / _MARKER).exists() and not (readme.is_file() and readme.read_bytes().startswith(b"SIMULATED")):
         raise InputError(
             f"{folder}: holds files that are not the simulated example; choose another folder, or empty this one"
@@ -440,8 +441,10 @@ def _write(outputs: Outputs, n_subjects: int = N_SUBJECTS, progress: Callable[[i
     steps = n_subjects + 2
     report = progress or (lambda done, total: None)
     report(0, steps)
-    brain = _simulated_brain()
     data = DataFolder(outputs.staging)
+    # The first file to move into place: by it, other processes know the folder even before it is complete.
+    write_lines(data.root / _README_FILE, _readme().splitlines())
+    brain = _simulated_brain()
     for folder in (data.dnn_rdms, data.roi_rdms, data.searchlight_rdms):
         folder.mkdir()
     _write_tables(data, brain)
@@ -456,12 +459,11 @@ def _write(outputs: Outputs, n_subjects: int = N_SUBJECTS, progress: Callable[[i
 
 
 def _write_tables(data: DataFolder, brain: _Brain) -> None:
-    """Everything but RDMs: names, mask, atlas, geometry, truth, explanation."""
+    """Names, mask, atlas, geometry, truth."""
     models = [f"{task.key}\t{task.label}\t{task.group}\t{task.color}" for task in TASKS]
     write_lines(data.models, ["key\tlabel\tgroup\tcolor", *models])
     write_lines(data.roi_labels, ["id,roi", *(f"{number},{name}" for number, (name, *_) in enumerate(_ROIS, start=1))])
     write_conditions(data.conditions, [f"simulated image {number:02d}" for number in range(1, N_CONDITIONS + 1)])
-    write_lines(data.root / "README.txt", _readme().splitlines())
     write_lines(data.truth, _truth(brain).to_csv(sep="\t", index=False, lineterminator="\n").splitlines())
     geometry = brain.searchlights.geometry
     write_volume(data.mask, brain.mask.astype(np.uint8), geometry.affine)

@@ -93,7 +93,7 @@ class Outputs:
 
 
 @contextmanager
-def staged(folder: Path, record: str = RECORD) -> Iterator[Outputs]:
+def staged(folder: Path, record: str = RECORD, what: str = "") -> Iterator[Outputs]:
     """A folder to be filled in one go: whatever happens in the `with` block, only `Outputs.publish` changes it.
 
     Parameters
@@ -102,6 +102,8 @@ def staged(folder: Path, record: str = RECORD) -> Iterator[Outputs]:
         Where the files go; made if needed, and removed again if nothing came to be in it.
     record : str
         See `Outputs`.
+    what : str
+        What is written, for messages.
 
     Yields
     ------
@@ -113,11 +115,11 @@ def staged(folder: Path, record: str = RECORD) -> Iterator[Outputs]:
         If the folder cannot be written to, or the disk is full.
     """
     existed = folder.exists()
-    with disk_errors(folder):
+    with disk_errors(folder, what):
         folder.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder, ignore_cleanup_errors=True)
     try:
-        with temporary, disk_errors(folder, only_full=True):
+        with temporary, disk_errors(folder, what, only_full=True):
             yield Outputs(folder, Path(temporary.name), record)
     finally:
         if not existed:

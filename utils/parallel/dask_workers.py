@@ -92,8 +92,8 @@ class Workers:
                 # Left alone, Dask prefers the workers that hold the data, and those that join late stay idle.
                 for worker in _free_places(workers, Counter(worker for _, worker in running.values()))[: len(waiting)]:
                     i = waiting.popleft()
-                    to = {"workers": [worker], "allow_other_workers": True}
-                    running[self._client.submit(_entry(), data, tasks[i], pure=False, **to)] = i, worker
+                    options = {"workers": [worker], "allow_other_workers": True, "priority": -i, "pure": False}
+                    running[self._client.submit(_entry(), data, tasks[i], **options)] = i, worker
                 with self._client.as_current(), suppress(TimeoutError, *_CANCELLED):
                     wait([*running], timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED")
                 for future in [future for future in running if future.done()]:
@@ -353,6 +353,3 @@ def _version_text(versions: dict[str, Any]) -> str:
     packages = versions["packages"]
     python = ".".join(packages["python"].split(".")[:2])
     return f"Python {python} with distributed {packages['distributed']} and numpy {packages['numpy']}"
-
-
-Cluster = Workers  # the former name, until all callers use the new one
