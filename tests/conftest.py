@@ -15,10 +15,13 @@ def kinds(name: str) -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all tests that look at a page in a browser."""
+    """Mark tests by what they are given: a page in a browser, the simulated example, the results of all scripts."""
     for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
+        if fixtures & {"example", "finished"}:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

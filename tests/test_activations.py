@@ -425,6 +425,7 @@ def test_models_are_added_and_rows_kept(tmp_path, stimuli):
     ]
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_used_leave_no_conditions_behind(tmp_path, stimuli):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
@@ -687,6 +688,7 @@ def test_the_shell_gets_one_line_and_status_2(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_rdms_of_photographs_go_into_the_figures(tmp_path, fifteen_subjects):
     """Networks of one's own on 78 images, then Fig 3b with the RDMs of fifteen brains."""
     listed = list_images(fifteen_subjects / "stimuli")

@@ -126,6 +126,7 @@ def test_noise_ceilings_equal_scipy(sphere_data):
         assert kept["sizes"].tolist() == [path.stat().st_size for path in sorted(folder.glob("*.npy"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("geometry", ["spheres", "blocks"])
 def test_figure_1_runs_on_what_is_written(study, tmp_path, monkeypatch, sphere_data, geometry):
     data = tmp_path / "data"
@@ -448,6 +449,7 @@ def write_atlas(root: Path) -> list[str]:
     return ["--atlas", str(root / "atlas.nii.gz"), "--labels", str(root / "labels.csv"), "-q"]
 
 
+@pytest.mark.slow
 def test_rois_of_every_subject(study, tmp_path, monkeypatch):
     atlas = write_atlas(tmp_path)
     with pytest.warns(UserWarning, match=r"ROI none \(label 5\) has no voxel on the grid of the beta maps: the ROI is"):

@@ -148,6 +148,7 @@ def test_arrays_of_any_layout_arrive(two):
         np.testing.assert_array_equal(found, array)
 
 
+@pytest.mark.slow
 def test_one_task_at_a_time_with_all_threads_of_the_worker():
     with dask_workers.connect("local:1", threads=3) as workers:
         found = sorted(results(workers, spans, (), [(number,) for number in range(5)]))
@@ -165,6 +166,7 @@ def test_local_workers_listen_on_this_machine_only(two):
 # --------------------------------------------------------------------------------------------------- what may go wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_workers", [1, 2])  # with one, what tasks share is lost too
 def test_a_killed_worker_changes_nothing(tmp_path, n_workers, capfd):
     log = tmp_path / "log"
@@ -177,6 +179,7 @@ def test_a_killed_worker_changes_nothing(tmp_path, n_workers, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_every_worker_is_given_up(tmp_path, capfd):
     with (
         dask_workers.connect("local:2") as workers,
@@ -230,6 +233,7 @@ def scheduler():
         yield there
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_its_first_worker_and_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 0.1)
     said = []
@@ -247,6 +251,7 @@ def test_a_run_waits_for_its_first_worker_and_says_so(monkeypatch, tmp_path):
     assert said == [f"Dask at {file}: no workers yet; waiting for one"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_comes_late_gets_work_at_once(tmp_path):
     def second_worker() -> None:
         wait_for(tmp_path, "[ab]")
@@ -263,6 +268,7 @@ def test_a_worker_that_comes_late_gets_work_at_once(tmp_path):
             assert len({*pids}) == 2 and workers.n_workers == 2
 
 
+@pytest.mark.slow
 def test_a_restarted_scheduler_is_one_line():
     def keep(_number: int, _result: int) -> None:
         with distributed.Client(there.scheduler_address, set_as_default=False) as other:
@@ -277,6 +283,7 @@ def test_a_restarted_scheduler_is_one_line():
             workers.run(max, (5,), [(number,) for number in range(12)], keep)
 
 
+@pytest.mark.slow
 def test_a_cluster_without_workers_is_not_waited_for_for_ever(monkeypatch):
     monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 0.1)
     monkeypatch.setattr(dask_workers, "_PATIENCE_SECONDS", 0.1)
@@ -289,6 +296,7 @@ def test_a_cluster_without_workers_is_not_waited_for_for_ever(monkeypatch):
         results(workers, max, (5,), [(1,)])
 
 
+@pytest.mark.slow
 def test_a_worker_from_elsewhere_finds_the_project_or_says_so(monkeypatch, tmp_path):
     def grown(array: np.ndarray, number: int) -> tuple[float, str]:
         import utils
@@ -447,6 +455,7 @@ def expected(study, tmp_path_factory) -> dict[str, bytes]:
     return contents(out)
 
 
+@pytest.mark.slow
 def test_searchlight_files_are_the_same_although_a_worker_is_killed(study, tmp_path, expected, monkeypatch, capfd):
     monkeypatch.setattr(searchlight_rdms, "_PIECE_BYTES", 3000)
     run, killed = dask_workers.Workers.run, []
@@ -509,6 +518,7 @@ def endless_run(folder: Path, address: str, n_tasks: int):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_its_workers(tmp_path):
     with endless_run(tmp_path, "local:2", 2) as process:
         workers = psutil.Process(process.pid).children(recursive=True)
@@ -520,6 +530,7 @@ def test_an_interrupted_run_ends_its_workers(tmp_path):
         assert psutil.wait_procs(workers, timeout=300)[1] == []
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where tasks leave their files
     with scheduler() as there:

@@ -201,6 +201,7 @@ def test_names_match_whole_tokens_and_file_names_without_blanks(published_sample
     assert "hV4" in load_rois(locate("roi", copy), 50).names
 
 
+@pytest.mark.slow
 def test_ten_gigabyte_file_needs_little_memory(tmp_path, published_sample):
     """A sparse file of 10 GB in the published layout is averaged by a process of less than 1 GB."""
     import subprocess

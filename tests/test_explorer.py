@@ -270,6 +270,7 @@ def test_tables_name_and_count_every_label(page, maps):
     assert cells[1][-2:] == ["neither", "0"]
 
 
+@pytest.mark.slow
 def test_page_of_the_whole_cortex_and_many_maps_stays_small(maps, rng, tmp_path):
     shape = maps[0].data.shape
     whole = replace(maps[0], data=rng.integers(1, 11, shape).astype(np.int16))
@@ -281,6 +282,7 @@ def test_page_of_the_whole_cortex_and_many_maps_stays_small(maps, rng, tmp_path)
     assert '<p class="banner">' not in (tmp_path / "a.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_mesh_with_more_vertices_than_16_bits_can_count(maps, monkeypatch, tmp_path):
     """fsaverage6 has to be downloaded; this has as many vertices: every edge of fsaverage5 gets one in its middle."""
 

@@ -252,6 +252,7 @@ def test_memory_does_not_grow_with_permutations(study):
     assert peak[4000] - peak[1000] < 200 * 3000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistic", [own_adjusted_r2, unique_adjusted_r2])
 def test_two_workers_of_which_one_is_killed_count_the_same(study, monkeypatch, statistic):
     pytest.importorskip("distributed", reason="--dask needs requirements-dask.txt")
@@ -341,6 +342,7 @@ def test_device_without_any_memory_says_so(study, monkeypatch):
         permutation_test(basis, own_adjusted_r2(basis), places, Permutations(100))
 
 
+@pytest.mark.slow
 def test_compiled_scan_equals_the_plain_one(study):
     """The compiler for GPUs also compiles for CPUs, where there is a C compiler."""
     if shutil.which("g++") is None:

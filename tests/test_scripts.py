@@ -129,6 +129,7 @@ def test_index_links_all_figures(finished):
         assert f"{figure}/report.html" in index
 
 
+@pytest.mark.slow
 def test_report_repeats_the_warnings_of_the_run(study, tmp_path, monkeypatch):
     def careless(*arguments, **named):
         warnings.warn("the scanner was switched off", stacklevel=2)
@@ -172,6 +173,7 @@ def test_same_results_again(finished, study, tmp_path, monkeypatch):
         assert (tmp_path / "Fig3b" / name).read_bytes() == (finished / "Fig3b" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", SCRIPTS)
 @pytest.mark.parametrize(
     "route", [["--as-published"], ["--stats", "t-test"], ["--correction", "max"], ["--permute", "entries"]], ids="".join
@@ -185,6 +187,7 @@ def test_every_route_ends_well(study, tmp_path, monkeypatch, figure, route):
     assert (table["q"] >= table["p"] - 1e-12).all()
 
 
+@pytest.mark.slow
 def test_as_published_never_shows_negative_r2(study, tmp_path, monkeypatch):
     assert (
         run_script(
@@ -197,6 +200,7 @@ def test_as_published_never_shows_negative_r2(study, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "Fig1" / "run.json").read_text())["options"]["permute"] == "entries"
 
 
+@pytest.mark.slow
 def test_published_flags_are_understood(study, tmp_path, monkeypatch):
     flags = ["--DNN_RDM_dir", study / "dnn_rdms", "--fMRI_RDMs_dir", study / "roi_rdms", "--results_dir", tmp_path]
     flags += [
@@ -214,6 +218,7 @@ def test_published_flags_are_understood(study, tmp_path, monkeypatch):
     assert (options["n_permutations"], options["stats"], options["bootstrap_ratio"]) == (9, "permutation", 0.8)
 
 
+@pytest.mark.slow
 def test_no_atlas_is_said_in_one_line(study, tmp_path, monkeypatch, capsys):
     parts = ["--dnn-rdms", study / "dnn_rdms", "--fmri-rdms", study / "roi_rdms"]
     arguments = [*parts, "--roi-labels", study / "roi_labels.csv", "--results", tmp_path, "-np", 9]
@@ -258,6 +263,7 @@ def test_papers_numbers_equal_the_reference(paper_reference):
 # --------------------------------------------------------------------------------------------------------- real data
 
 
+@pytest.mark.slow
 def test_fifteen_subjects_and_two_groups(fifteen_subjects, tmp_path, monkeypatch):
     for figure in ("Fig2", "Fig3b"):
         assert run_script(monkeypatch, figure, "--data", fifteen_subjects, "--results", tmp_path, "-np", 499) == 0
@@ -348,6 +354,7 @@ def test_refusal_leaves_earlier_results(finished, study, monkeypatch, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_collinear_predictors_are_named_and_work_goes_on(tmp_path, monkeypatch, capsys):
     study = write_study(tmp_path / "study", np.random.default_rng(0), n_conditions=12)
     np.save(study / "dnn_rdms" / "net_late.npy", np.load(study / "dnn_rdms" / "net_early.npy"))

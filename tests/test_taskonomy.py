@@ -95,6 +95,7 @@ def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+@pytest.mark.slow
 def test_equals_the_independent_implementation(encoder, images):
     visualpriors = pytest.importorskip("visualpriors.taskonomy_network")
     other = visualpriors.TaskonomyEncoder(normalize_outputs=False)
@@ -134,6 +135,7 @@ def test_shapes_of_layers(encoder, images):
     assert torch.equal(found["layer4"], found["block4"])
 
 
+@pytest.mark.slow
 def test_optimised_encoder_has_the_same_features(encoder, images):
     layers = ["layer2", "block4", "encoder_output"]
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
@@ -148,6 +150,7 @@ def test_optimised_encoder_has_the_same_features(encoder, images):
     assert len(optimise(fast).state_dict()) == len(fast.state_dict())
 
 
+@pytest.mark.slow
 def test_optimise_keeps_convolutions_that_are_asked_for(encoder, images):
     layers = ["conv1", "layer3.0.downsample.0", "layer4.1.conv2", "layer4.1.bn2", "compress1"]
     expected = extractor(encoder, layers)(images)
