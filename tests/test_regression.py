@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -150,6 +151,7 @@ def test_published_numbers(published_sample, published_outputs):
     from utils.datasets.rois import load_rois
     from utils.datasets.searchlights import load_searchlights
 
+    same = partial(np.testing.assert_allclose, rtol=0, atol=1e-8)
     sources = locate("searchlight", published_sample)
     models = load_models(sources)
     brain = load_searchlights(sources, 50)
@@ -158,27 +160,23 @@ def test_published_numbers(published_sample, published_outputs):
     basis, group_basis = orthonormal_basis(models.rdms), orthonormal_basis(groups.rdms)
 
     fig1 = own_adjusted_r2(basis)(project(basis, brain.mean))
-    np.testing.assert_allclose(np.clip(fig1, 0, None), published_outputs["fig1_r2"], atol=1e-8)
+    same(np.clip(fig1, 0, None), published_outputs["fig1_r2"])
     fig3a = project(group_basis, brain.mean)
-    np.testing.assert_allclose(unique_adjusted_r2(group_basis)(fig3a), published_outputs["fig3a_unique"], atol=1e-8)
-    np.testing.assert_allclose(variance_parts(group_basis)(fig3a), published_outputs["fig3a_all7"], atol=1e-8)
-    np.testing.assert_allclose(total_adjusted_r2(group_basis)(fig3a)[0], published_outputs["fig3a_total"], atol=1e-8)
+    same(unique_adjusted_r2(group_basis)(fig3a), published_outputs["fig3a_unique"])
+    same(variance_parts(group_basis)(fig3a), published_outputs["fig3a_all7"])
+    same(total_adjusted_r2(group_basis)(fig3a)[0], published_outputs["fig3a_total"])
 
     rois = load_rois(locate("roi", published_sample), 50, list(published_outputs["rois"]))
     fig2 = np.clip(own_adjusted_r2(basis)(project(basis, rois.mean())), 0, None)
-    np.testing.assert_allclose(fig2, published_outputs["fig2_r2"], atol=1e-8)
+    same(fig2, published_outputs["fig2_r2"])
     top = np.argsort(-fig2, axis=0, kind="stable")[:3]
     assert np.array_equal(top.T, published_outputs["fig2_top3"])
     for place, chosen in enumerate(top.T):
         best = orthonormal_basis(models.rdms[chosen])
         projected = project(best, rois.mean()[[place]])
-        np.testing.assert_allclose(
-            unique_adjusted_r2(best)(projected)[:, 0], published_outputs["fig2_unique"][place], atol=1e-8
-        )
-        assert total_adjusted_r2(best)(projected)[0, 0] == pytest.approx(
-            published_outputs["fig2_total"][place], abs=1e-8
-        )
+        same(unique_adjusted_r2(best)(projected)[:, 0], published_outputs["fig2_unique"][place])
+        same(total_adjusted_r2(best)(projected)[0, 0], published_outputs["fig2_total"][place])
     fig3b = project(group_basis, rois.mean())
-    np.testing.assert_allclose(unique_adjusted_r2(group_basis)(fig3b), published_outputs["fig3b_unique"], atol=1e-8)
-    np.testing.assert_allclose(variance_parts(group_basis)(fig3b), published_outputs["fig3b_all7"], atol=1e-8)
-    np.testing.assert_allclose(total_adjusted_r2(group_basis)(fig3b)[0], published_outputs["fig3b_total"], atol=1e-8)
+    same(unique_adjusted_r2(group_basis)(fig3b), published_outputs["fig3b_unique"])
+    same(variance_parts(group_basis)(fig3b), published_outputs["fig3b_all7"])
+    same(total_adjusted_r2(group_basis)(fig3b)[0], published_outputs["fig3b_total"])
