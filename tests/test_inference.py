@@ -142,6 +142,7 @@ def test_difference_p_is_a_t_test_of_the_ratio():
     assert p[0, 2] == 1
 
 
+@pytest.mark.slow
 def test_two_sets_that_explain_the_same_are_called_different_at_the_nominal_rate():
     """The permutation test alone calls most of them different, since its null is that neither explains anything."""
     rng = np.random.default_rng(11)

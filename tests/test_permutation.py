@@ -208,6 +208,7 @@ def test_error_of_single_precision_stays_within_its_bound(rng):
     assert error < exceedances.UNIT_ROUNDOFF * np.sqrt(1225) / 2
 
 
+@pytest.mark.slow
 def test_does_not_depend_on_blocks_threads_or_progress(data, monkeypatch):
     models, places = data
     basis = orthonormal_basis(models)
@@ -289,6 +290,7 @@ def test_workers_for_a_statistic_they_cannot_share_are_refused(data):
         permutation_test(basis, TopModels(basis), places, Permutations(5), resources=Resources(workers=object()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block, room", [(7, 8192), (64, 3), (1000, 8192)])
 def test_device_does_not_depend_on_blocks(study, monkeypatch, block, room):
     basis, places = study
@@ -436,6 +438,7 @@ def calibration():
     return p
 
 
+@pytest.mark.slow
 def test_permutation_of_conditions_is_calibrated(calibration):
     share = np.mean(np.array(calibration["conditions"]) <= 0.05)
     assert abs(share - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 300)

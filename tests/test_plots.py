@@ -150,6 +150,7 @@ def test_nothing_explained_at_all():
     assert axes.get_ylim()[1] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_sets", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("seed", range(4))
 def test_stars_and_brackets_overlap_nothing_and_stay_inside(seed, n_sets):

@@ -218,7 +218,6 @@ def test_published_flags_are_understood(study, tmp_path, monkeypatch):
     assert (options["n_permutations"], options["stats"], options["bootstrap_ratio"]) == (9, "permutation", 0.8)
 
 
-@pytest.mark.slow
 def test_no_atlas_is_said_in_one_line(study, tmp_path, monkeypatch, capsys):
     parts = ["--dnn-rdms", study / "dnn_rdms", "--fmri-rdms", study / "roi_rdms"]
     arguments = [*parts, "--roi-labels", study / "roi_labels.csv", "--results", tmp_path, "-np", 9]
@@ -229,6 +228,7 @@ def test_no_atlas_is_said_in_one_line(study, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "Fig3b" / "brain_map.html").exists()
 
 
+@pytest.mark.slow
 def test_papers_numbers_stand_beside_those_of_the_release(published_sample, tmp_path, monkeypatch, capsys):
     assert run_script(monkeypatch, "Fig3b", "--data", published_sample, "--results", tmp_path, "-np", 9) == 0
     table = pd.read_csv(tmp_path / "Fig3b" / "results.tsv", sep="\t").set_index(["roi", "model"])

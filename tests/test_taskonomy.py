@@ -123,6 +123,7 @@ def test_number_of_parameters_and_keys(in_channels):
     assert state["compress1.weight"].shape == (8, 2048, 3, 3)
 
 
+@pytest.mark.slow
 def test_shapes_of_layers(encoder, images):
     shapes = {
         "conv1": (64, 128, 128), "maxpool": (64, 64, 64), "layer1.1": (256, 64, 64), "layer1": (256, 32, 32),
@@ -185,6 +186,7 @@ def test_random_has_the_variance_that_is_stated(images):
 # ------------------------------------------------------------------------------------------------------------ loading
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "seed", "in_channels"), [(RGB, 0, 3), (GREY, 1, 1)])
 def test_synthetic_checkpoint_loads(checkpoints, monkeypatch, task, seed, in_channels):
     publish(monkeypatch, (task, file_of(task, checkpoints)))
