@@ -570,6 +570,7 @@ def call(stimuli, out, *arguments):
     main(["--images", str(stimuli[0][1].parent), "--out", str(out), "--device", "cpu", "-q", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_taskonomy_networks_by_command(tmp_path, stimuli, capsys):
     """One with three channels and the untrained one; four images."""
     weights, out = tmp_path / "weights", tmp_path / "out"

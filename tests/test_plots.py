@@ -230,6 +230,7 @@ def assert_nothing_overlaps(figure):
             assert not [box for box in others if below < box.y1 < axes.bbox.y0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 5, 16, 25])
 @pytest.mark.parametrize("labels", [LABELS[:3], TASK_NAMES, LONG_NAMES])
 def test_no_text_lies_over_another_or_is_cut(n, labels):
