@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.io.readers import check_unique, read_roi_labels, read_volume
 from utils.rdms.betas import Grid
-from utils.rdms.stimuli import natural_key
+from utils.rdms.stimuli import few, natural_key, one_line
 
 Hemisphere = Literal["left", "right", "both", "separate"]
 # Wang et al. 2015, in the order of their numbers 1-25; MST is their TO2, hMT their TO1.
@@ -95,15 +95,16 @@ def read_atlas(
     source = ", ".join(str(path) for path in paths[:2]) + (", …" if len(paths) > 2 else "")
     if max(names) > _LARGEST_ID:
         raise InputError(f"{table}: id {max(names)} is too large, expected {_LARGEST_ID} or less; renumber the atlas")
-    found = set(np.unique(np.stack(list(volumes.values())))) - {0}
-    if not found & set(names):
+    found = [label for label in np.unique(np.stack(list(volumes.values()))).tolist() if label]
+    unnamed = [label for label in found if label not in names]
+    if unnamed == found:
         raise InputError(
             f"{source}: holds none of the {len(names)} ids of {table or 'Wang et al. 2015'} where the beta maps are "
-            f"(found {_few(found)}); give the matching table as `labels`, or an atlas in the space of the beta maps"
+            f"(found {few(found) or 'nothing'}); give the matching table as `labels`, or an atlas in the space of the "
+            "beta maps"
         )
-    unnamed = found - set(names)
     if unnamed:
-        warnings.warn(f"{source}: label(s) {_few(unnamed)} have no name in the table and are left out", stacklevel=2)
+        warnings.warn(f"{source}: label(s) {few(unnamed)} have no name in the table and are left out", stacklevel=2)
     if hemisphere in ("left", "right"):
         return Atlas(volumes[hemisphere], grid.affine, names, source)
     if hemisphere == "both":
@@ -309,15 +310,14 @@ def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     except InputError:
         raise
     except Exception as error:  # nibabel, zlib and the system each have their own way to say "unreadable"
-        raise InputError(f"{path}: is not a readable NIfTI image ({' '.join(str(error).split())})") from None
+        raise InputError(f"{path}: is not a readable NIfTI image ({one_line(error)})") from None
 
 
 def _warn_of_resampling(files: Sequence[Path], grid: Grid) -> None:
     """One warning, however many files are on other grids."""
     for path in files:
         data, affine = _read(path)
-        x, y, z = data.shape[:3]
-        own = Grid((x, y, z), affine)
+        own = Grid(data.shape[:3], affine)
         if not own.equals(grid):
             warnings.warn(
                 f"{path}: is on a grid of {own}, but the beta maps are on one of {grid}; "
@@ -329,8 +329,7 @@ def _warn_of_resampling(files: Sequence[Path], grid: Grid) -> None:
 
 def _on_grid(data: NDArray, affine: NDArray[np.float64], grid: Grid) -> NDArray:
     """Value of the nearest voxel for each voxel of a grid; 0 outside the volume."""
-    x, y, z = data.shape
-    if Grid((x, y, z), affine).equals(grid):
+    if Grid(data.shape, affine).equals(grid):
         return data
     indices = np.indices(grid.shape).reshape(3, -1)
     to_atlas = np.linalg.inv(affine) @ grid.affine
@@ -340,8 +339,3 @@ def _on_grid(data: NDArray, affine: NDArray[np.float64], grid: Grid) -> NDArray:
     values = np.zeros(indices.shape[1], dtype=data.dtype)
     values[inside] = data[tuple(nearest[:, inside])]
     return values.reshape(grid.shape)
-
-
-def _few(numbers: set[int]) -> str:
-    shown = [str(int(number)) for number in sorted(numbers)[:8]]
-    return ", ".join(shown) + (", …" if len(numbers) > 8 else "") or "nothing"
