@@ -276,11 +276,7 @@ def _areas() -> tuple[_Area, ...]:
     """The ROIs in the order of their table, then the parcels."""
     reliable = set(_rng("reliable parcels").permutation(_N_PARCELS)[:_N_RELIABLE_PARCELS].tolist())
     parcels = [_Area(f"parcel {i}", "", i in reliable) for i in range(_N_PARCELS)]
-    return (*_roi_areas(), *parcels)
-
-
-def _roi_areas() -> list[_Area]:
-    return [_Area(name, network or "", reliable) for name, network, reliable, *_ in _ROIS]
+    return (*(_Area(name, network or "", reliable) for name, network, reliable, *_ in _ROIS), *parcels)
 
 
 # --- subjects --------------------------------------------------------------------------------------------------------
@@ -460,7 +456,7 @@ def _write_tables(data: DataFolder, brain: _Brain) -> None:
 
 def _readme() -> str:
     """Explanation for the reader of the folder, with the numbers and lists of this version."""
-    areas = _roi_areas()
+    areas = _areas()[: len(_ROIS)]
     return _README.format(
         subjects=N_SUBJECTS,
         conditions=N_CONDITIONS,
@@ -487,18 +483,14 @@ def _write_subjects(data: DataFolder, brain: _Brain, n_subjects: int) -> Iterato
     in_rois: dict[str, list[NDArray]] = {name: [] for name, *_ in _ROIS}
     for subject in range(1, n_subjects + 1):
         betas = _beta_maps(brain, simulated, subject)
-        np.save(folder.rdms(f"sub-{subject:02d}"), _searchlight_rdms(brain, betas))
-        for number, (name, rdms) in enumerate(in_rois.items(), start=1):
-            rdms.append(roi_rdm(betas[:, brain.atlas == number], f"ROI {name}"))
+        flat = betas.reshape(N_CONDITIONS, -1)[:, brain.searchlights.voxels]
+        rdms = member_rdms(np.ascontiguousarray(flat.T), brain.members(usable_voxels(flat)), dtype=np.float64)
+        np.save(folder.rdms(f"sub-{subject:02d}"), rdms)
+        for number, (name, stack) in enumerate(in_rois.items(), start=1):
+            stack.append(roi_rdm(betas[:, brain.atlas == number], f"ROI {name}"))
         yield subject
-    for name, rdms in in_rois.items():
-        np.save(data.roi_rdm(name), expand(np.stack(rdms)).astype(np.float32))
-
-
-def _searchlight_rdms(brain: _Brain, betas: NDArray[np.float32]) -> NDArray[np.float32]:
-    """RDMs of all searchlights of a subject, (n_searchlights, n_pairs)."""
-    flat = betas.reshape(len(betas), -1)[:, brain.searchlights.voxels]
-    return member_rdms(np.ascontiguousarray(flat.T), brain.members(usable_voxels(flat)), dtype=np.float64)
+    for name, stack in in_rois.items():
+        np.save(data.roi_rdm(name), expand(np.stack(stack)).astype(np.float32))
 
 
 def _write_ceiling(folder: SearchlightFolder) -> None:

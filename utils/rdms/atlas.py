@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.io.readers import check_unique, read_roi_labels, read_volume
-from utils.rdms.betas import Grid
-from utils.rdms.stimuli import few, natural_key, one_line
+from utils.rdms.betas import Grid, open_image, read_slice
+from utils.rdms.stimuli import few, natural_key
 
 Hemisphere = Literal["left", "right", "both", "separate"]
 # Wang et al. 2015, in the order of their numbers 1-25; MST is their TO2, hMT their TO1.
@@ -300,17 +300,10 @@ def _number_of(path: Path, names: dict[int, str]) -> int:
 
 def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Data of 3 or 4 dimensions, and affine."""
-    import nibabel as nib
-
-    try:
-        image = nib.load(path)
-        if len(image.shape) != 4 or image.shape[3] == 1:  # type: ignore[attr-defined]
-            return read_volume(path)
-        return np.asarray(image.dataobj, dtype=np.float64), np.asarray(image.affine)  # type: ignore[attr-defined]
-    except InputError:
-        raise
-    except Exception as error:  # nibabel, zlib and the system each have their own way to say "unreadable"
-        raise InputError(f"{path}: is not a readable NIfTI image ({one_line(error)})") from None
+    image = open_image(path)
+    if len(image.shape) != 4 or image.shape[3] == 1:
+        return read_volume(path)
+    return read_slice(path, np.s_[...], image).astype(np.float64), np.asarray(image.affine)
 
 
 def _warn_of_resampling(files: Sequence[Path], grid: Grid) -> None:

@@ -123,7 +123,7 @@ class Betas:
                 _add_run(path, flat, patterns)
             for column, name in enumerate(self.conditions if subject.maps else ()):
                 for path in subject.maps[name]:
-                    patterns[:, column] += _read_slice(path, np.s_[..., :]).reshape(-1, order="F")[flat]
+                    patterns[:, column] += read_slice(path, np.s_[..., :]).reshape(-1, order="F")[flat]
                 patterns[:, column] /= len(subject.maps[name])
             if len(subject.runs) > 1:
                 patterns /= len(subject.runs)
@@ -324,7 +324,7 @@ class _Header:
 
 
 def _read_header(path: Path) -> _Header:
-    image = _open(path)
+    image = open_image(path)
     shape = image.shape if len(image.shape) != 3 else (*image.shape, 1)
     if len(shape) != 4:
         raise InputError(f"{path}: has {len(shape)} dimensions, expected 3 or 4 (the last one: conditions)")
@@ -335,7 +335,8 @@ def _read_header(path: Path) -> _Header:
     return _Header(grid, shape[3], dtype.newbyteorder("="))
 
 
-def _open(path: Path) -> Any:
+def open_image(path: Path) -> Any:
+    """Open a NIfTI image, whose values are not read yet; an InputError if it is none."""
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
 
@@ -346,8 +347,9 @@ def _open(path: Path) -> Any:
         raise InputError(f"{path}: is not a readable NIfTI image ({one_line(error)}); copy or make it again") from None
 
 
-def _read_slice(path: Path, part: Any, image: Any = None) -> NDArray:
-    image = image or _open(path)
+def read_slice(path: Path, part: Any, image: Any = None) -> NDArray:
+    """Some of the values of an image, which is opened unless it is given; an InputError if they are damaged."""
+    image = image or open_image(path)
     try:
         return np.asanyarray(image.dataobj[part])
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -356,12 +358,12 @@ def _read_slice(path: Path, part: Any, image: Any = None) -> NDArray:
 
 def _add_run(path: Path, flat: NDArray[np.int64], patterns: NDArray) -> None:
     """Add the volumes of a 4-D file to `patterns` (n_voxels, n_conditions); `flat`: which voxels, in Fortran order."""
-    image = _open(path)
+    image = open_image(path)
     *shape, n = image.shape
     n_voxels = int(np.prod(shape))
     step = max(1, _READ_BYTES // (8 * n_voxels))  # scaled values come as float64
     for start in range(0, n, step):
-        volumes = _read_slice(path, np.s_[..., start : start + step], image).reshape(n_voxels, -1, order="F")
+        volumes = read_slice(path, np.s_[..., start : start + step], image).reshape(n_voxels, -1, order="F")
         for i in range(volumes.shape[1]):
             patterns[:, start + i] += volumes[:, i][flat]
 

@@ -333,8 +333,7 @@ class _Run:
 
             if workers is None:
                 compute = partial(job.rdms, patterns, lookup)
-                for _ in self.pool.map(lambda number: keep(number, compute(pieces[number])), range(len(pieces))):
-                    pass
+                list(self.pool.map(lambda number: keep(number, compute(pieces[number])), range(len(pieces))))
             else:
                 workers.run(rdms_on_worker, (job, patterns, lookup), [(piece,) for piece in pieces], keep)
         counts = job.searchlights.counts(usable)
