@@ -25,7 +25,6 @@ WANG_ROIS = (
 )  # fmt: skip
 _WANG_FILE = re.compile(r"(maxprob|perc_VTPM)_vol_", re.IGNORECASE)
 _SIDES = {"lh": "left", "rh": "right", "left": "left", "right": "right", "hemi-l": "left", "hemi-r": "right"}
-_SUFFIX = {"left": "_lh", "right": "_rh"}
 _LARGEST_ID = 32767  # label volumes are written as 16-bit integers
 
 
@@ -105,19 +104,18 @@ def read_atlas(
         )
     if unnamed:
         warnings.warn(f"{source}: label(s) {few(unnamed)} have no name in the table and are left out", stacklevel=2)
-    if hemisphere in ("left", "right"):
-        return Atlas(volumes[hemisphere], grid.affine, names, source)
-    if hemisphere == "both":
-        return Atlas(_joined(list(volumes.values()), source), grid.affine, names, source)
-    shift = 10 ** len(str(max(names)))
-    if shift + max(names) > _LARGEST_ID:
-        raise InputError(
-            f"{source}: ids up to {max(names)} leave no room for those of separate hemispheres (`hemisphere`); renumber"
-        )
-    right = np.where(volumes["right"] > 0, volumes["right"] + shift, 0)
-    halves = {number: name + _SUFFIX["left"] for number, name in names.items()}
-    halves |= {number + shift: name + _SUFFIX["right"] for number, name in names.items()}
-    return Atlas(_joined([volumes["left"], right], source), grid.affine, halves, source)
+    if hemisphere == "separate":
+        shift = 10 ** len(str(max(names)))
+        if shift + max(names) > _LARGEST_ID:
+            raise InputError(
+                f"{source}: ids up to {max(names)} leave no room for those of separate hemispheres (`hemisphere`); "
+                "renumber"
+            )
+        volumes["right"] = np.where(volumes["right"] > 0, volumes["right"] + shift, 0)
+        right = {number + shift: f"{name}_rh" for number, name in names.items()}
+        names = {number: f"{name}_lh" for number, name in names.items()} | right
+    chosen = [volumes[hemisphere]] if hemisphere in volumes else list(volumes.values())
+    return Atlas(_joined(chosen, source), grid.affine, names, source)
 
 
 def read_roi_names(path: Path) -> dict[int, str]:

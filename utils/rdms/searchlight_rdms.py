@@ -231,8 +231,8 @@ def _refuse_others(job: SearchlightJob, folder: SearchlightFolder, fresh: bool) 
         others = [name for name in others if name not in read_record(folder.folder / RECORD)["files"]]
     if others:
         raise InputError(
-            f"{folder.folder}: holds {few(others)}, which belong to "
-            f"none of the {len(own)} subject(s) given; give all subjects in one call, or another `out`, or remove "
+            f"{folder.folder}: holds {few(others)}, which belong to none of the {len(own)} subject(s) given; "
+            "give all subjects in one call, or another `out`, or remove "
             + ("these files" if fresh else "what an earlier call wrote with `fresh`")
         )
 
