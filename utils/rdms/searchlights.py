@@ -92,7 +92,7 @@ class Geometry:
     def save(self, path: str | Path) -> None:
         """Write to a ``.npz`` archive of plain arrays."""
         with Path(path).open("wb") as file:
-            np.savez_compressed(file, **{**vars(self), "shape": np.array(self.shape)})
+            np.savez_compressed(file, **vars(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Geometry:
