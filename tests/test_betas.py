@@ -1,5 +1,6 @@
 """Beta maps: whose they are, what is read, and what is refused."""
 
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -229,3 +230,12 @@ def test_masks(rng, tmp_path, conditions):
         InputError, match=r"mask.nii: is on a grid of 4 x 5 x 4 .* but the beta maps \(s1\) are on one of"
     ):
         read_mask(tmp_path / "mask.nii", find_betas([tmp_path / "s1.nii"], conditions))
+
+
+def test_compressed_mask_that_is_damaged_in_the_middle(rng, tmp_path):
+    save(tmp_path / "mask.nii", maps(rng)[..., 0])
+    packer = zlib.compressobj(wbits=31)
+    start = packer.compress((tmp_path / "mask.nii").read_bytes()[:400]) + packer.flush(zlib.Z_FULL_FLUSH)
+    (tmp_path / "mask.nii.gz").write_bytes(start + 100 * b"\xff")  # no kind of block begins with these bits
+    with pytest.raises(InputError, match=r"mask.nii.gz: is not a readable NIfTI image \(.*invalid block type"):
+        read_mask(tmp_path / "mask.nii.gz")

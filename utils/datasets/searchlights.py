@@ -19,7 +19,7 @@ from utils.io.output import write_ceilings
 from utils.io.readers import check_n_conditions, open_array, read_ceilings, read_noise_ceiling, read_volume
 from utils.parallel.threads import in_threads
 from utils.rdm import n_pairs_of
-from utils.rdms.searchlights import Geometry, block_geometry
+from utils.rdms.searchlights import Geometry, block_geometry, slices
 from utils.stats.noise_ceiling import noise_ceiling, plain
 
 Progress = Callable[[int, int], None]
@@ -79,9 +79,14 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress | 
     """
     folder = SearchlightFolder(sources.fmri_rdms)
     if folder.released_rdms.exists():
-        n_subjects, n_searchlights, blocks = _published_searchlights(folder.released_rdms, n_conditions)
+        n_subjects, n_searchlights, read = _published_searchlights(folder.released_rdms, n_conditions)
     else:
-        n_subjects, n_searchlights, blocks = _generic_searchlights(folder, n_conditions)
+        n_subjects, n_searchlights, read = _generic_searchlights(folder, n_conditions)
+    parts = slices(n_searchlights, _SLICE_BYTES // (n_subjects * n_pairs_of(n_conditions) * 8))
+
+    def blocks() -> Iterator[tuple[slice, NDArray]]:
+        return ((part, read(part)) for part in parts)
+
     geometry = _geometry(sources, n_searchlights)
     ceilings = _stored_ceilings(folder, n_searchlights)
     if n_subjects == 1 and ceilings is None:
@@ -97,7 +102,7 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress | 
         if ceilings is None:
             lower[part], upper[part] = noise_ceiling(rdms)
         if progress is not None:
-            progress(min(part.stop, n_searchlights), n_searchlights)
+            progress(part.stop, n_searchlights)
     if ceilings is None:
         with suppress(InputError):  # a folder that cannot be written to stays as it is
             write_ceilings(folder.noise_ceiling, folder.all_rdms(), lower, upper)
@@ -109,30 +114,21 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress | 
     return SearchlightRdms(mean, lower, upper, geometry, usable, n_subjects, blocks)
 
 
-def _published_searchlights(path: Path, n_conditions: int) -> tuple[int, int, Callable[[], Iterator]]:
-    """Reader of the release's (n_subjects, n_searchlights, n, n) array."""
-
+def _published_searchlights(path: Path, n_conditions: int) -> tuple[int, int, Callable[[slice], NDArray]]:
+    """Subjects, searchlights, and a reader of the release's (n_subjects, n_searchlights, n, n) array."""
     array = open_array(path)
     if array.ndim != 4 or array.shape[2] != array.shape[3]:
         raise InputError(
             f"{path}: found shape {array.shape}, expected (subjects, searchlights, conditions, conditions)"
         )
     _check_numbers(path, array)
-    n_subjects, n_searchlights, n, _ = array.shape
-    check_n_conditions(path, n_pairs_of(n), n_conditions)
-    step = max(1, _SLICE_BYTES // (n_subjects * n_pairs_of(n) * 8))
-
-    def blocks() -> Iterator[tuple[slice, NDArray]]:
-        for start in range(0, n_searchlights, step):
-            part = slice(start, min(start + step, n_searchlights))
-            # Mapped anew for every slice: pages that were read do not pile up in this process's memory.
-            yield part, upper_triangles(open_array(path)[:, part])
-
-    return n_subjects, n_searchlights, blocks
+    check_n_conditions(path, n_pairs_of(array.shape[2]), n_conditions)
+    # Mapped anew for every slice: pages that were read do not pile up in this process's memory.
+    return array.shape[0], array.shape[1], lambda part: upper_triangles(open_array(path)[:, part])
 
 
-def _generic_searchlights(folder: SearchlightFolder, n_conditions: int) -> tuple[int, int, Callable[[], Iterator]]:
-    """Reader of one condensed array (n_searchlights, n_pairs) per subject."""
+def _generic_searchlights(folder: SearchlightFolder, n_conditions: int) -> tuple[int, int, Callable[[slice], NDArray]]:
+    """Subjects, searchlights, and a reader of one condensed array (n_searchlights, n_pairs) per subject."""
     paths = folder.all_rdms()
     if not paths:
         raise InputError(f"{folder.folder}: found neither all_sub_slrdms.npy nor one .npy file per subject")
@@ -147,21 +143,18 @@ def _generic_searchlights(folder: SearchlightFolder, n_conditions: int) -> tuple
         _check_numbers(path, array)
     check_n_conditions(paths[0], shape[1], n_conditions)
     dtype = np.float32 if all(array.dtype == np.float32 for array in arrays.values()) else np.float64
-    step = max(1, _SLICE_BYTES // (len(paths) * shape[1] * 8))
 
-    def blocks() -> Iterator[tuple[slice, NDArray]]:
-        for start in range(0, shape[0], step):
-            part = slice(start, min(start + step, shape[0]))
-            rdms = np.empty((len(paths), part.stop - start, shape[1]), dtype=dtype)
+    def read(part: slice) -> NDArray:
+        rdms = np.empty((len(paths), part.stop - part.start, shape[1]), dtype=dtype)
 
-            def read(first: int, last: int, rdms: NDArray = rdms, part: slice = part) -> None:
-                for subject in range(first, last):
-                    rdms[subject] = open_array(paths[subject])[part]
+        def read_subjects(first: int, last: int) -> None:
+            for subject in range(first, last):
+                rdms[subject] = open_array(paths[subject])[part]
 
-            in_threads(read, len(paths), 1)
-            yield part, rdms
+        in_threads(read_subjects, len(paths), 1)
+        return rdms
 
-    return len(paths), shape[0], blocks
+    return len(paths), shape[0], read
 
 
 def _geometry(sources: Sources, n_searchlights: int) -> Geometry:
@@ -184,14 +177,10 @@ def _stored_ceilings(
     folder: SearchlightFolder, n_searchlights: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Noise ceilings that lie beside the RDMs, unless these have changed since."""
-    path = folder.released_ceiling if folder.released_ceiling.exists() else folder.noise_ceiling
-    if path == folder.released_ceiling:
-        ceilings = read_noise_ceiling(path)
-    elif (kept := read_ceilings(path, folder.all_rdms())) is not None:
-        ceilings = kept
-    else:
-        return None
-    if any(bound.shape != (n_searchlights,) for bound in ceilings):
+    released = folder.released_ceiling.exists()
+    path = folder.released_ceiling if released else folder.noise_ceiling
+    ceilings = read_noise_ceiling(path) if released else read_ceilings(path, folder.all_rdms())
+    if ceilings and any(bound.shape != (n_searchlights,) for bound in ceilings):
         raise InputError(
             f"{path}: found ceilings of shape {ceilings[0].shape} and {ceilings[1].shape}, expected "
             f"({n_searchlights},) as there are searchlights; delete the file to have them computed"

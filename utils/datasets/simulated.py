@@ -10,6 +10,7 @@ responses are simulated as beta maps and go through the same searchlight and ROI
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,12 @@ from numpy.typing import NDArray
 from models.tasks import TASK_LAYERS, TASKS
 from utils import InputError
 from utils.io.data_folder import DataFolder, SearchlightFolder
-from utils.io.output import Outputs, staged, write_conditions, write_lines, write_volume
+from utils.io.output import Outputs, staged, write_conditions, write_lines, write_rows, write_volume
+from utils.io.readers import open_array
 from utils.rdm import correlation_rdm, expand
 from utils.rdms.roi_rdms import roi_rdm
-from utils.rdms.searchlights import Searchlights, block_searchlights, member_rdms, usable_voxels
-from utils.stats.noise_ceiling import noise_ceiling
+from utils.rdms.searchlight_rdms import ceilings_of
+from utils.rdms.searchlights import Searchlights, block_searchlights, member_rdms, slices, usable_voxels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -241,15 +243,14 @@ def _grey_ribbon() -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.f
     image = load_mni152_gm_mask(resolution=3)
     grey = np.asarray(image.dataobj) > 0
     affine = np.asarray(image.affine, dtype=np.float64)
-    indices = np.stack(np.meshgrid(*(np.arange(size) for size in grey.shape), indexing="ij"), axis=-1)
+    indices = np.moveaxis(np.indices(grey.shape), 0, -1)
     position = indices @ affine[:3, :3].T + affine[:3, 3]
     meshes = fetch_surf_fsaverage("fsaverage5")
-    sheets = [
-        [np.asarray(load_surf_mesh(meshes[f"{kind}_{side}"]).coordinates) for kind in ("pial", "white")]
-        for side in ("left", "right")
-    ]
-    surface = np.concatenate([(pial + white) / 2 for pial, white in sheets])
-    distance, _ = _nearest(position, surface)
+    pial, white = (
+        np.concatenate([load_surf_mesh(meshes[f"{kind}_{side}"]).coordinates for side in ("left", "right")])
+        for kind in ("pial", "white")
+    )
+    distance, _ = _nearest(position, (pial + white) / 2)
     return grey & (distance <= _RIBBON_MM), affine, position
 
 
@@ -275,11 +276,7 @@ def _areas() -> tuple[_Area, ...]:
     """The ROIs in the order of their table, then the parcels."""
     reliable = set(_rng("reliable parcels").permutation(_N_PARCELS)[:_N_RELIABLE_PARCELS].tolist())
     parcels = [_Area(f"parcel {i}", "", i in reliable) for i in range(_N_PARCELS)]
-    return (*_roi_areas(), *parcels)
-
-
-def _roi_areas() -> list[_Area]:
-    return [_Area(name, network or "", reliable) for name, network, reliable, *_ in _ROIS]
+    return (*(_Area(name, network or "", reliable) for name, network, reliable, *_ in _ROIS), *parcels)
 
 
 # --- subjects --------------------------------------------------------------------------------------------------------
@@ -298,42 +295,28 @@ def _beta_maps(brain: _Brain, simulated: NDArray[np.int64], subject: int) -> NDA
 
 
 # --- truth -----------------------------------------------------------------------------------------------------------
-def _truth(brain: _Brain) -> pd.DataFrame:
+def _truth(brain: _Brain) -> list[dict[str, object]]:
     """What is planted in every searchlight and ROI; columns as in README.txt."""
-    import pandas as pd
-
     areas = brain.area_of.reshape(-1)[brain.searchlights.voxels]
     members = brain.members(np.ones(len(areas), dtype=bool))
-    rows = [
-        {"kind": "searchlight", "place": str(number), **_row(brain, areas[own[own >= 0]])}
-        for number, own in enumerate(members)
-    ]
-    rows += [
-        {"kind": "roi", "place": name, **_row(brain, brain.area_of[brain.atlas == number])}
-        for number, (name, *_) in enumerate(_ROIS, start=1)
-    ]
-    return pd.DataFrame(rows)
+    places = [("searchlight", str(number), areas[own[own >= 0]]) for number, own in enumerate(members)]
+    for number, (name, *_) in enumerate(_ROIS, start=1):
+        places.append(("roi", name, brain.area_of[brain.atlas == number]))
+    return [{"kind": kind, "place": place, **_row(brain, own)} for kind, place, own in places]
 
 
 def _row(brain: _Brain, areas: NDArray[np.int16]) -> dict[str, object]:
     """Truth of one searchlight or ROI from the area of each of its voxels, -1 for noise."""
-    by_network: dict[str, int] = {}
-    by_group: dict[str, int] = {}
-    reliable = 0
-    for number, n in zip(*np.unique(areas[areas >= 0], return_counts=True), strict=True):
-        area, n = brain.areas[number], int(n)
-        reliable += n * area.reliable
-        if area.network:
-            by_network[area.network] = by_network.get(area.network, 0) + n
-            by_group[area.group] = by_group.get(area.group, 0) + n
-    signal = "reliable" if reliable else "noise"
+    found = [brain.areas[number] for number in np.sort(areas[areas >= 0])]
+    by_network = Counter(area.network for area in found if area.network)
+    by_group = Counter(area.group for area in found if area.network)
+    signal = "reliable" if any(area.reliable for area in found) else "noise"
     if not by_group:
         return {"model": "", "group": "", "share": 0.0, "model_share": 0.0, "status": "none", "signal": signal}
-    group = max(by_group, key=lambda name: by_group[name])
-    model = max((key for key in by_network if _GROUP_OF[key] == group), key=lambda key: by_network[key])
-    share = by_group[group] / len(areas)
+    group = max(by_group, key=by_group.__getitem__)
+    model = max((key for key in by_network if _GROUP_OF[key] == group), key=by_network.__getitem__)
+    share, model_share = by_group[group] / len(areas), by_network[model] / len(areas)
     status = "planted" if share > 0.5 and len(by_group) == 1 else "mixed"
-    model_share = by_network[model] / len(areas)
     return {
         "model": model, "group": group, "share": round(share, 4), "model_share": round(model_share, 4),
         "status": status, "signal": signal,
@@ -464,7 +447,7 @@ def _write_tables(data: DataFolder, brain: _Brain) -> None:
     write_lines(data.models, ["key\tlabel\tgroup\tcolor", *models])
     write_lines(data.roi_labels, ["id,roi", *(f"{number},{name}" for number, (name, *_) in enumerate(_ROIS, start=1))])
     write_conditions(data.conditions, [f"simulated image {number:02d}" for number in range(1, N_CONDITIONS + 1)])
-    write_lines(data.truth, _truth(brain).to_csv(sep="\t", index=False, lineterminator="\n").splitlines())
+    write_rows(data.truth, _truth(brain))
     geometry = brain.searchlights.geometry
     write_volume(data.mask, brain.mask.astype(np.uint8), geometry.affine)
     write_volume(data.atlas, brain.atlas, geometry.affine)
@@ -473,7 +456,7 @@ def _write_tables(data: DataFolder, brain: _Brain) -> None:
 
 def _readme() -> str:
     """Explanation for the reader of the folder, with the numbers and lists of this version."""
-    areas = _roi_areas()
+    areas = _areas()[: len(_ROIS)]
     return _README.format(
         subjects=N_SUBJECTS,
         conditions=N_CONDITIONS,
@@ -500,26 +483,19 @@ def _write_subjects(data: DataFolder, brain: _Brain, n_subjects: int) -> Iterato
     in_rois: dict[str, list[NDArray]] = {name: [] for name, *_ in _ROIS}
     for subject in range(1, n_subjects + 1):
         betas = _beta_maps(brain, simulated, subject)
-        np.save(folder.rdms(f"sub-{subject:02d}"), _searchlight_rdms(brain, betas))
-        for number, (name, rdms) in enumerate(in_rois.items(), start=1):
-            rdms.append(roi_rdm(betas[:, brain.atlas == number], f"ROI {name}"))
+        flat = betas.reshape(N_CONDITIONS, -1)[:, brain.searchlights.voxels]
+        rdms = member_rdms(np.ascontiguousarray(flat.T), brain.members(usable_voxels(flat)), dtype=np.float64)
+        np.save(folder.rdms(f"sub-{subject:02d}"), rdms)
+        for number, (name, stack) in enumerate(in_rois.items(), start=1):
+            stack.append(roi_rdm(betas[:, brain.atlas == number], f"ROI {name}"))
         yield subject
-    for name, rdms in in_rois.items():
-        np.save(data.roi_rdm(name), expand(np.stack(rdms)).astype(np.float32))
-
-
-def _searchlight_rdms(brain: _Brain, betas: NDArray[np.float32]) -> NDArray[np.float32]:
-    """RDMs of all searchlights of a subject, (n_searchlights, n_pairs)."""
-    flat = betas.reshape(len(betas), -1)[:, brain.searchlights.voxels]
-    return member_rdms(np.ascontiguousarray(flat.T), brain.members(usable_voxels(flat)), dtype=np.float64)
+    for name, stack in in_rois.items():
+        np.save(data.roi_rdm(name), expand(np.stack(stack)).astype(np.float32))
 
 
 def _write_ceiling(folder: SearchlightFolder) -> None:
     """Noise ceiling of the searchlights, read back a part at a time to bound the memory."""
-    maps = [np.load(path, mmap_mode="r") for path in folder.all_rdms()]
-    parts = [
-        noise_ceiling(np.stack([subject[start : start + _CEILING_SEARCHLIGHTS] for subject in maps]))
-        for start in range(0, len(maps[0]), _CEILING_SEARCHLIGHTS)
-    ]
-    lower, upper = (np.concatenate(bound) for bound in zip(*parts, strict=True))
+    paths = folder.all_rdms()
+    parts = slices(len(open_array(paths[0])), _CEILING_SEARCHLIGHTS)
+    lower, upper = np.concatenate([ceilings_of(paths, part) for part in parts], axis=1)
     np.savez(folder.noise_ceiling, lower=lower, upper=upper)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import pickle
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -249,7 +250,7 @@ def read_volume(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     try:
         image: Any = nib.load(path)
         data = np.asarray(image.dataobj, dtype=np.float64)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
+    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: is not a readable NIfTI image ({error})") from None
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.io.readers import check_unique, read_roi_labels, read_volume
-from utils.rdms.betas import Grid
-from utils.rdms.stimuli import natural_key
+from utils.rdms.betas import Grid, open_image, read_slice
+from utils.rdms.stimuli import few, natural_key
 
 Hemisphere = Literal["left", "right", "both", "separate"]
 # Wang et al. 2015, in the order of their numbers 1-25; MST is their TO2, hMT their TO1.
@@ -25,7 +25,6 @@ WANG_ROIS = (
 )  # fmt: skip
 _WANG_FILE = re.compile(r"(maxprob|perc_VTPM)_vol_", re.IGNORECASE)
 _SIDES = {"lh": "left", "rh": "right", "left": "left", "right": "right", "hemi-l": "left", "hemi-r": "right"}
-_SUFFIX = {"left": "_lh", "right": "_rh"}
 _LARGEST_ID = 32767  # label volumes are written as 16-bit integers
 
 
@@ -95,28 +94,28 @@ def read_atlas(
     source = ", ".join(str(path) for path in paths[:2]) + (", …" if len(paths) > 2 else "")
     if max(names) > _LARGEST_ID:
         raise InputError(f"{table}: id {max(names)} is too large, expected {_LARGEST_ID} or less; renumber the atlas")
-    found = set(np.unique(np.stack(list(volumes.values())))) - {0}
-    if not found & set(names):
+    found = [label for label in np.unique(np.stack(list(volumes.values()))).tolist() if label]
+    unnamed = [label for label in found if label not in names]
+    if unnamed == found:
         raise InputError(
             f"{source}: holds none of the {len(names)} ids of {table or 'Wang et al. 2015'} where the beta maps are "
-            f"(found {_few(found)}); give the matching table as `labels`, or an atlas in the space of the beta maps"
+            f"(found {few(found) or 'nothing'}); give the matching table as `labels`, or an atlas in the space of the "
+            "beta maps"
         )
-    unnamed = found - set(names)
     if unnamed:
-        warnings.warn(f"{source}: label(s) {_few(unnamed)} have no name in the table and are left out", stacklevel=2)
-    if hemisphere in ("left", "right"):
-        return Atlas(volumes[hemisphere], grid.affine, names, source)
-    if hemisphere == "both":
-        return Atlas(_joined(list(volumes.values()), source), grid.affine, names, source)
-    shift = 10 ** len(str(max(names)))
-    if shift + max(names) > _LARGEST_ID:
-        raise InputError(
-            f"{source}: ids up to {max(names)} leave no room for those of separate hemispheres (`hemisphere`); renumber"
-        )
-    right = np.where(volumes["right"] > 0, volumes["right"] + shift, 0)
-    halves = {number: name + _SUFFIX["left"] for number, name in names.items()}
-    halves |= {number + shift: name + _SUFFIX["right"] for number, name in names.items()}
-    return Atlas(_joined([volumes["left"], right], source), grid.affine, halves, source)
+        warnings.warn(f"{source}: label(s) {few(unnamed)} have no name in the table and are left out", stacklevel=2)
+    if hemisphere == "separate":
+        shift = 10 ** len(str(max(names)))
+        if shift + max(names) > _LARGEST_ID:
+            raise InputError(
+                f"{source}: ids up to {max(names)} leave no room for those of separate hemispheres (`hemisphere`); "
+                "renumber"
+            )
+        volumes["right"] = np.where(volumes["right"] > 0, volumes["right"] + shift, 0)
+        right = {number + shift: f"{name}_rh" for number, name in names.items()}
+        names = {number: f"{name}_lh" for number, name in names.items()} | right
+    chosen = [volumes[hemisphere]] if hemisphere in volumes else list(volumes.values())
+    return Atlas(_joined(chosen, source), grid.affine, names, source)
 
 
 def read_roi_names(path: Path) -> dict[int, str]:
@@ -299,25 +298,17 @@ def _number_of(path: Path, names: dict[int, str]) -> int:
 
 def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Data of 3 or 4 dimensions, and affine."""
-    import nibabel as nib
-
-    try:
-        image = nib.load(path)
-        if len(image.shape) != 4 or image.shape[3] == 1:  # type: ignore[attr-defined]
-            return read_volume(path)
-        return np.asarray(image.dataobj, dtype=np.float64), np.asarray(image.affine)  # type: ignore[attr-defined]
-    except InputError:
-        raise
-    except Exception as error:  # nibabel, zlib and the system each have their own way to say "unreadable"
-        raise InputError(f"{path}: is not a readable NIfTI image ({' '.join(str(error).split())})") from None
+    image = open_image(path)
+    if len(image.shape) != 4 or image.shape[3] == 1:
+        return read_volume(path)
+    return read_slice(path, np.s_[...], image).astype(np.float64), np.asarray(image.affine)
 
 
 def _warn_of_resampling(files: Sequence[Path], grid: Grid) -> None:
     """One warning, however many files are on other grids."""
     for path in files:
         data, affine = _read(path)
-        x, y, z = data.shape[:3]
-        own = Grid((x, y, z), affine)
+        own = Grid(data.shape[:3], affine)
         if not own.equals(grid):
             warnings.warn(
                 f"{path}: is on a grid of {own}, but the beta maps are on one of {grid}; "
@@ -329,8 +320,7 @@ def _warn_of_resampling(files: Sequence[Path], grid: Grid) -> None:
 
 def _on_grid(data: NDArray, affine: NDArray[np.float64], grid: Grid) -> NDArray:
     """Value of the nearest voxel for each voxel of a grid; 0 outside the volume."""
-    x, y, z = data.shape
-    if Grid((x, y, z), affine).equals(grid):
+    if Grid(data.shape, affine).equals(grid):
         return data
     indices = np.indices(grid.shape).reshape(3, -1)
     to_atlas = np.linalg.inv(affine) @ grid.affine
@@ -340,8 +330,3 @@ def _on_grid(data: NDArray, affine: NDArray[np.float64], grid: Grid) -> NDArray:
     values = np.zeros(indices.shape[1], dtype=data.dtype)
     values[inside] = data[tuple(nearest[:, inside])]
     return values.reshape(grid.shape)
-
-
-def _few(numbers: set[int]) -> str:
-    shown = [str(int(number)) for number in sorted(numbers)[:8]]
-    return ", ".join(shown) + (", …" if len(numbers) > 8 else "") or "nothing"

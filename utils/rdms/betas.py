@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.io.readers import read_conditions, read_volume
-from utils.rdms.stimuli import natural_key
+from utils.rdms.stimuli import few, natural_key, one_line
 
 _GRID_TOLERANCE_MM = 1e-3
 _READ_BYTES = 64 * 2**20  # of a 4-D file at a time
@@ -38,7 +38,7 @@ _NOT_THE_CONDITION = re.compile(r"(sub|ses|run)-[A-Za-z0-9]+")
 class Grid:
     """Voxels of a volume: how many along each axis, and where they are."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     affine: NDArray[np.float64]
 
     def equals(self, other: Grid) -> bool:
@@ -123,7 +123,7 @@ class Betas:
                 _add_run(path, flat, patterns)
             for column, name in enumerate(self.conditions if subject.maps else ()):
                 for path in subject.maps[name]:
-                    patterns[:, column] += _read_slice(path, np.s_[..., :]).reshape(-1, order="F")[flat]
+                    patterns[:, column] += read_slice(path, np.s_[..., :]).reshape(-1, order="F")[flat]
                 patterns[:, column] /= len(subject.maps[name])
             if len(subject.runs) > 1:
                 patterns /= len(subject.runs)
@@ -295,16 +295,11 @@ def _check_conditions(subject: Subject, names: Sequence[str], headers: dict[Path
     missing = [name for name in names if name not in subject.maps] if subject.maps else []
     excess = [name for name in subject.maps if name not in names]
     if missing or excess:
-        parts = [f"has no file for {_few(missing)}"] * bool(missing) + [f"has files for {_few(excess)}"] * bool(excess)
+        parts = [f"has no file for {few(missing)}"] * bool(missing) + [f"has files for {few(excess)}"] * bool(excess)
         raise InputError(
             f"subject {subject.name} ({subject.files[0].parent}): {' and '.join(parts)}, "
             f"expected the {len(names)} conditions of {source}, each with one file or more"
         )
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def _check_same_conditions(path: Path, names: Sequence[str]) -> None:
@@ -312,7 +307,7 @@ def _check_same_conditions(path: Path, names: Sequence[str]) -> None:
     kept = read_conditions(path)
     if list(names) == kept:
         return
-    line = next((i for i, pair in enumerate(zip(kept, names, strict=False)) if pair[0] != pair[1]), None)
+    line = next((i for i, (old, new) in enumerate(zip(kept, names, strict=False)) if old != new), None)
     found = f"{len(kept)} conditions" if line is None else f"{kept[line]} in line {line + 1}"
     expected = f"{len(names)}" if line is None else f"{names[line]}"
     raise InputError(
@@ -329,18 +324,19 @@ class _Header:
 
 
 def _read_header(path: Path) -> _Header:
-    image = _open(path)
+    image = open_image(path)
     shape = image.shape if len(image.shape) != 3 else (*image.shape, 1)
     if len(shape) != 4:
         raise InputError(f"{path}: has {len(shape)} dimensions, expected 3 or 4 (the last one: conditions)")
     dtype = np.dtype(image.get_data_dtype())
     if dtype.kind not in "fiu":
         raise InputError(f"{path}: holds values of type {dtype}, expected real numbers")
-    x, y, z, n = shape
-    return _Header(Grid((x, y, z), np.asarray(image.affine, dtype=np.float64)), n, dtype.newbyteorder("="))
+    grid = Grid(shape[:3], np.asarray(image.affine, dtype=np.float64))
+    return _Header(grid, shape[3], dtype.newbyteorder("="))
 
 
-def _open(path: Path) -> Any:
+def open_image(path: Path) -> Any:
+    """Open a NIfTI image, whose values are not read yet; an InputError if it is none."""
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
 
@@ -348,29 +344,26 @@ def _open(path: Path) -> Any:
         # An open file goes on where the last slice ended: compressed ones are then unpacked only once.
         return nib.load(path, keep_file_open=True)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: is not a readable NIfTI image ({_one_line(error)}); copy or make it again") from None
+        raise InputError(f"{path}: is not a readable NIfTI image ({one_line(error)}); copy or make it again") from None
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _read_slice(path: Path, part: Any, image: Any = None) -> NDArray:
-    image = image or _open(path)
+def read_slice(path: Path, part: Any, image: Any = None) -> NDArray:
+    """Some of the values of an image, which is opened unless it is given; an InputError if they are damaged."""
+    image = image or open_image(path)
     try:
         return np.asanyarray(image.dataobj[part])
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read to its end ({_one_line(error)}); copy or make it again") from None
+        raise InputError(f"{path}: cannot be read to its end ({one_line(error)}); copy or make it again") from None
 
 
 def _add_run(path: Path, flat: NDArray[np.int64], patterns: NDArray) -> None:
     """Add the volumes of a 4-D file to `patterns` (n_voxels, n_conditions); `flat`: which voxels, in Fortran order."""
-    image = _open(path)
+    image = open_image(path)
     *shape, n = image.shape
     n_voxels = int(np.prod(shape))
     step = max(1, _READ_BYTES // (8 * n_voxels))  # scaled values come as float64
     for start in range(0, n, step):
-        volumes = _read_slice(path, np.s_[..., start : start + step], image).reshape(n_voxels, -1, order="F")
+        volumes = read_slice(path, np.s_[..., start : start + step], image).reshape(n_voxels, -1, order="F")
         for i in range(volumes.shape[1]):
             patterns[:, start + i] += volumes[:, i][flat]
 
@@ -398,8 +391,7 @@ def read_mask(path: Path, betas: Betas | None = None) -> tuple[NDArray[np.bool_]
     inside = np.nan_to_num(data) > 0
     if not inside.any():
         raise InputError(f"{path}: not a single voxel is inside (greater than 0); give the brain mask of the beta maps")
-    x, y, z = inside.shape
-    grid = Grid((x, y, z), affine)
+    grid = Grid(inside.shape, affine)
     if betas is not None and not grid.equals(betas.grid):
         raise InputError(
             f"{path}: is on a grid of {grid}, but the beta maps ({betas.subjects[0].name}) are on one of "

@@ -151,7 +151,8 @@ class FeatureExtractor:
 
     def __init__(self, stimuli: Sequence[Stimulus], settings: ExtractionSettings) -> None:
         self.stimuli, self.settings = stimuli, settings
-        self._images = _PreparedImages([path for _, path in stimuli], settings)
+        self._stage = ""  # of the preprocessing that the kept images are the first step of
+        self._kept: dict[int, Tensor] = {}
 
     @contextmanager
     def activations(
@@ -193,7 +194,7 @@ class FeatureExtractor:
         written: dict[str, IO[bytes]] = {}
         n_done = 0
         with ExitStack() as stack:
-            for outputs in running.over(self._images.batches(network.preprocessing, running.batch_size)):
+            for outputs in running.over(self._batches(network.preprocessing, running.batch_size)):
                 if n_done == 0:
                     shapes = {layer: (len(self.stimuli), *output.shape[1:]) for layer, output in outputs.items()}
                     written = self._open_files(stack, shapes, files, scratch)
@@ -227,45 +228,35 @@ class FeatureExtractor:
                 opened[layer] = stack.enter_context(tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115
         return opened
 
-
-def _mapped(file: IO[bytes], shape: tuple[int, ...]) -> Tensor:
-    """The float32 array at the end of a file; mapped to be read only, as writing to a full disk that way is fatal."""
-    file.flush()
-    return torch.from_numpy(np.memmap(file, np.float32, "c", file.tell() - 4 * math.prod(shape), shape))
-
-
-class _PreparedImages:
-    """Batches of images after the first step of preprocessing, decoded by threads while the one before is in use.
-
-    Not a DataLoader, whose processes would need shared memory and pickled preprocessings, would decode again for every
-    network, and would wrap the error of a broken image in a traceback. Decoding releases the interpreter lock.
-    """
-
-    def __init__(self, paths: Sequence[Path], settings: ExtractionSettings) -> None:
-        self._paths, self._settings = paths, settings
-        self._stage = ""
-        self._kept: dict[int, Tensor] = {}
-
-    def batches(self, preprocessing: Preprocessing, size: int) -> Iterator[Tensor]:
-        """Batches (size or fewer, 3, h, w) in float32, on the CPU; in pinned memory for a GPU."""
+    def _batches(self, preprocessing: Preprocessing, size: int) -> Iterator[Tensor]:
+        """Prepared images (size or fewer, 3, h, w) in float32, on the CPU; in pinned memory for a GPU."""
+        # Threads decode the next batch while one is in use. Not a DataLoader, whose processes would need shared memory
+        # and pickled preprocessings, would decode again for every network, and would wrap the error of a broken image
+        # in a traceback. Decoding releases the interpreter lock.
         if preprocessing.stage != self._stage:
             self._stage, self._kept = preprocessing.stage, {}
-        n, load = len(self._paths), partial(self._load, preprocessing)
-        with ThreadPoolExecutor(self._settings.workers) as pool:
+        n, load = len(self.stimuli), partial(self._load, preprocessing)
+        with ThreadPoolExecutor(self.settings.workers) as pool:
             following = pool.map(load, range(min(size, n)))
             for start in range(size, n + size, size):
                 images = list(following)
                 following = pool.map(load, range(start, min(start + size, n)))
-                batch = torch.empty(len(images), *images[0].shape, pin_memory=self._settings.device != "cpu")
+                batch = torch.empty(len(images), *images[0].shape, pin_memory=self.settings.device != "cpu")
                 yield torch.stack(images, out=batch)
 
     def _load(self, preprocessing: Preprocessing, i: int) -> Tensor:
         image = self._kept.get(i)
         if image is None:
-            image = preprocessing.prepare(decode(self._paths[i]))
-            if (len(self._kept) + 1) * image.nbytes <= self._settings.memory // 4:
+            image = preprocessing.prepare(decode(self.stimuli[i][1]))
+            if (len(self._kept) + 1) * image.nbytes <= self.settings.memory // 4:
                 self._kept[i] = image
         return image
+
+
+def _mapped(file: IO[bytes], shape: tuple[int, ...]) -> Tensor:
+    """The float32 array at the end of a file; mapped to be read only, as writing to a full disk that way is fatal."""
+    file.flush()
+    return torch.from_numpy(np.memmap(file, np.float32, "c", file.tell() - 4 * math.prod(shape), shape))
 
 
 class _RunningNetwork:

@@ -27,7 +27,7 @@ from utils.io.readers import read_table
 from utils.rdm import condense, expand, pattern_rdms
 from utils.rdms.extraction import FeatureExtractor, Network
 from utils.rdms.settings import ExtractionSettings
-from utils.rdms.stimuli import Stimulus
+from utils.rdms.stimuli import Stimulus, few
 
 # Part of the fingerprint: changing it makes every RDM be recomputed.
 _VERSION = 1
@@ -144,7 +144,7 @@ def _rdm(
             patterns, settings.metric, center=settings.center, device=settings.device, memory=settings.memory // 4
         )
     except Undefined as error:
-        shown = ", ".join(names[i] for i in error.rows[:3]) + (", ..." if len(error.rows) > 3 else "")
+        shown = few([names[i] for i in error.rows])
         where = f"{network.model.key}, layer {node}: {error} for {len(error.rows)} of {len(names)} images ({shown})"
         if error.finite:
             raise InputError(

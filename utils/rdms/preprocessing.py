@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ def get_preprocessing(name: str, *, task: str | None = None, weights: Any = None
         scale = _lightness if lightness else _to_unit_range
         return Preprocessing("visual-prior lightness" if lightness else name, name, _prepare_port, scale)
     if name == "imagenet" and weights is None:
-        return Preprocessing(name, name, _prepare_imagenet, _normalize_imagenet)
+        normalize = partial(F.normalize, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+        return Preprocessing(name, name, partial(_prepare_port, crop=224), normalize)
     if name == "imagenet":
         transform, name = weights.transforms(), f"transforms of {weights}"
         return Preprocessing(name, name, lambda image: transform(Image.fromarray(image)), lambda images: images)
@@ -138,8 +140,7 @@ def resize_bilinear(image: NDArray, size: int) -> NDArray[np.float64]:
     rows = image[low] * weight_low[..., None] + image[high] * weight_high[..., None]
     low, high, weight_low, weight_high = samples(image.shape[1])
     result = rows[:, low] * weight_low + rows[:, high] * weight_high
-    clipped: NDArray[np.float64] = result.clip(image.min(), image.max())
-    return clipped
+    return result.clip(image.min(), image.max())
 
 
 def _to_unit_range(images: torch.Tensor) -> torch.Tensor:
@@ -176,14 +177,4 @@ def _lightness(images: torch.Tensor) -> torch.Tensor:
 # --- visual-prior and imagenet: torchvision's operations on Pillow images, which are anti-aliased
 def _prepare_port(image: NDArray[np.uint8], crop: int = 256) -> torch.Tensor:
     resized = F.resize(Image.fromarray(image), [256])
-    tensor: torch.Tensor = F.to_tensor(F.center_crop(resized, [crop]))
-    return tensor
-
-
-def _prepare_imagenet(image: NDArray[np.uint8]) -> torch.Tensor:
-    return _prepare_port(image, crop=224)
-
-
-def _normalize_imagenet(images: torch.Tensor) -> torch.Tensor:
-    normalized: torch.Tensor = F.normalize(images, _IMAGENET_MEAN, _IMAGENET_STD)
-    return normalized
+    return F.to_tensor(F.center_crop(resized, [crop]))

@@ -16,7 +16,7 @@ from utils.io.output import staged, write_conditions, write_lines, write_rows, w
 from utils.io.provenance import fingerprint
 from utils.rdm import expand, pattern_rdms
 from utils.rdms.atlas import Atlas
-from utils.rdms.betas import Betas, Subject
+from utils.rdms.betas import Betas
 from utils.rdms.searchlights import MIN_VOXELS, usable_voxels
 
 # An RDM of so few voxels is worth a warning: it is noise for the most part.
@@ -156,7 +156,10 @@ def subject_rdms(
     present = {number: name for number, name in atlas.names.items() if (labels == number).any()}
     for number, name in atlas.names.items():
         if number not in present:
-            _warn_of_empty(number, name, atlas, inside is not None)
+            where = "inside the mask" if (atlas.labels == number).any() else "on the grid of the beta maps"
+            warnings.warn(
+                f"{atlas.source}: ROI {name} (label {number}) has no voxel {where}: the ROI is left out", stacklevel=2
+            )
     rdms: dict[str, list[NDArray]] = {name: [] for name in present.values()}
     counts: list[dict[str, Any]] = []
     for done, subject in enumerate(betas.subjects, start=1):
@@ -166,7 +169,12 @@ def subject_rdms(
             usable = int(usable_voxels(own).sum())
             counts.append({"roi": name, "subject": subject.name, "voxels": own.shape[1], "usable": usable})
             if name in rdms:
-                _add_subject(rdms, own, number, name, subject, metric, center)
+                try:
+                    rdms[name].append(roi_rdm(own, f"ROI {name} (label {number})", metric, center))
+                except InputError as error:
+                    del rdms[name]
+                    finding = str(error).split("; ")[0]
+                    warnings.warn(f"{finding} in subject {subject.name}: the ROI is left out", stacklevel=2)
         if progress is not None:
             progress(done, len(betas.subjects))
     if not rdms:
@@ -176,27 +184,6 @@ def subject_rdms(
         )
     _warn_of_few(rdms, counts)
     return {name: expand(np.stack(stack)).astype(np.float32) for name, stack in rdms.items()}, counts
-
-
-def _add_subject(
-    rdms: dict[str, list[NDArray]], own: NDArray, number: int, name: str, subject: Subject, metric: str, center: bool
-) -> None:
-    """Add the RDM of one subject, or take the ROI out."""
-    try:
-        rdms[name].append(roi_rdm(own, f"ROI {name} (label {number})", metric, center))
-    except InputError as error:
-        del rdms[name]
-        finding = str(error).removesuffix("; leave the ROI out").split("; ")[0]
-        warnings.warn(f"{finding} in subject {subject.name}: the ROI is left out", stacklevel=2)
-
-
-def _warn_of_empty(number: int, name: str, atlas: Atlas, masked: bool) -> None:
-    where = "on the grid of the beta maps"
-    if masked and (atlas.labels == number).any():
-        where = "inside the mask"
-    warnings.warn(
-        f"{atlas.source}: ROI {name} (label {number}) has no voxel {where}: the ROI is left out", stacklevel=2
-    )
 
 
 def _warn_of_few(rdms: dict[str, list[NDArray]], counts: Sequence[dict[str, Any]]) -> None:

@@ -41,7 +41,8 @@ from utils.io.provenance import fingerprint
 from utils.io.readers import open_array, read_ceilings, read_volume
 from utils.rdm import n_pairs_of
 from utils.rdms.betas import Betas, Subject, read_mask
-from utils.rdms.searchlights import MIN_VOXELS, Searchlights, member_rdms, usable_voxels
+from utils.rdms.searchlights import MIN_VOXELS, Searchlights, member_rdms, slices, usable_voxels
+from utils.rdms.stimuli import few
 from utils.stats.noise_ceiling import noise_ceiling
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class SearchlightJob:
     def pieces(self) -> list[slice]:
         """Searchlights in pieces that bound the memory of a thread."""
         members = 16 * len(self.searchlights.steps)
-        return _slices(len(self.searchlights), _PIECE_BYTES // max(4 * self.shape[1], members))
+        return slices(len(self.searchlights), _PIECE_BYTES // max(4 * self.shape[1], members))
 
     def rdms(
         self, patterns: NDArray, lookup: NDArray[np.int32], piece: slice | NDArray[np.int64]
@@ -230,8 +231,8 @@ def _refuse_others(job: SearchlightJob, folder: SearchlightFolder, fresh: bool) 
         others = [name for name in others if name not in read_record(folder.folder / RECORD)["files"]]
     if others:
         raise InputError(
-            f"{folder.folder}: holds {', '.join(others[:3])}{' and more' if len(others) > 3 else ''}, which belong to "
-            f"none of the {len(own)} subject(s) given; give all subjects in one call, or another `out`, or remove "
+            f"{folder.folder}: holds {few(others)}, which belong to none of the {len(own)} subject(s) given; "
+            "give all subjects in one call, or another `out`, or remove "
             + ("these files" if fresh else "what an earlier call wrote with `fresh`")
         )
 
@@ -332,8 +333,7 @@ class _Run:
 
             if workers is None:
                 compute = partial(job.rdms, patterns, lookup)
-                for _ in self.pool.map(lambda number: keep(number, compute(pieces[number])), range(len(pieces))):
-                    pass
+                list(self.pool.map(lambda number: keep(number, compute(pieces[number])), range(len(pieces))))
             else:
                 workers.run(rdms_on_worker, (job, patterns, lookup), [(piece,) for piece in pieces], keep)
         counts = job.searchlights.counts(usable)
@@ -359,9 +359,9 @@ class _Run:
         in_place = all(path.parent == self.folder.folder for path in paths)
         if len(paths) < 2 or (in_place and read_ceilings(self.folder.noise_ceiling, paths) is not None):
             return
-        parts = _slices(self.job.shape[0], _CEILING_BYTES // (8 * len(paths) * self.job.shape[1]))
+        parts = slices(self.job.shape[0], _CEILING_BYTES // (8 * len(paths) * self.job.shape[1]))
         bounds = []
-        for part in self.pool.map(partial(_ceilings, paths), parts):
+        for part in self.pool.map(partial(ceilings_of, paths), parts):
             bounds.append(part)
             self._advance(part.shape[1])
         write_ceilings(self.outputs.path(self.folder.noise_ceiling.name), paths, *np.concatenate(bounds, axis=1))
@@ -378,11 +378,6 @@ class _Run:
         write_volume(self.outputs.path(self.folder.n_voxels.name), least, geometry.affine)
         write_rows(self.outputs.path(self.folder.subjects_table.name), rows)
         return rows
-
-
-def _slices(n: int, step: int) -> list[slice]:
-    """`range(n)` in slices of `step`, or of 1."""
-    return [slice(start, min(start + max(1, step), n)) for start in range(0, n, max(1, step))]
 
 
 def _fingerprints(job: SearchlightJob, pool: ThreadPoolExecutor) -> dict[str, str]:
@@ -422,15 +417,10 @@ def rdms_on_worker(
         return np.concatenate(list(pool.map(partial(job.rdms, patterns, lookup), parts)))
 
 
-def _ceilings(paths: Sequence[Path], part: slice) -> NDArray[np.float64]:
-    """Lower and upper noise ceilings of some of the searchlights, (2, n); NaN where a subject's RDM holds NaN."""
+def ceilings_of(paths: Sequence[Path], part: slice) -> NDArray[np.float64]:
+    """Lower and upper noise ceilings of some of the searchlights, (2, n), from the files of all subjects."""
     # Mapped anew every time: pages that were read do not pile up in this process's memory.
-    rdms = np.stack([open_array(path)[part] for path in paths])
-    finite = np.isfinite(rdms).all(axis=(0, 2))
-    bounds = np.full((2, len(finite)), np.nan)
-    if finite.any():
-        bounds[:, finite] = noise_ceiling(rdms[:, finite])
-    return bounds
+    return np.stack(noise_ceiling(np.stack([open_array(path)[part] for path in paths])))
 
 
 def _write_beside(job: SearchlightJob, data: DataFolder, outputs: Outputs) -> list[Path]:

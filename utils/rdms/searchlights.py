@@ -8,7 +8,6 @@ voxel of the mask, cut off where the mask ends, and their value goes back to the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +32,7 @@ class Geometry:
     Attributes
     ----------
     shape : tuple of int
-        Size of the volume in voxels.
+        Size of the volume in voxels, (X, Y, Z).
     affine : ndarray of float64, shape (4, 4)
         From voxel indices to millimetres.
     offsets : ndarray of int64, shape (n_searchlights + 1,)
@@ -42,7 +41,7 @@ class Geometry:
         Flat indices (C order) into a volume of `shape`.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     affine: NDArray[np.float64]
     offsets: NDArray[np.int64]
     voxels: NDArray[np.int64]
@@ -93,9 +92,7 @@ class Geometry:
     def save(self, path: str | Path) -> None:
         """Write to a ``.npz`` archive of plain arrays."""
         with Path(path).open("wb") as file:
-            np.savez_compressed(
-                file, shape=np.array(self.shape), affine=self.affine, offsets=self.offsets, voxels=self.voxels
-            )
+            np.savez_compressed(file, **vars(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Geometry:
@@ -118,8 +115,8 @@ class Geometry:
         problem = _geometry_problem(shape, affine, offsets, voxels)
         if problem:
             raise InputError(f"{path}: {problem}; make the file again")
-        x, y, z = (int(size) for size in shape)
-        return cls((x, y, z), affine.astype(np.float64), offsets.astype(np.int64), voxels.astype(np.int64))
+        arrays = (affine.astype(np.float64), offsets.astype(np.int64), voxels.astype(np.int64))
+        return cls(tuple(shape.tolist()), *arrays)
 
 
 def _geometry_problem(shape: NDArray, affine: NDArray, offsets: NDArray, voxels: NDArray) -> str:
@@ -172,7 +169,12 @@ def release_blocks(mask: ArrayLike, radius: int = RADIUS, max_block_edge: int = 
         raise InputError(
             "brain mask: not a single voxel is inside (non-zero); give the mask that the RDMs were made with"
         )
-    corners = np.argwhere(_core_occupied(inside, radius, max_block_edge)) * max_block_edge
+    # The core of the block at i spans [i + radius, i + radius + edge), and ends `radius` short of the volume.
+    cores = inside[tuple(slice(radius, max(size - radius, radius)) for size in inside.shape)]
+    cores = np.pad(cores, [(0, -size % max_block_edge) for size in cores.shape])
+    x, y, z = (size // max_block_edge for size in cores.shape)
+    occupied = cores.reshape(x, max_block_edge, y, max_block_edge, z, max_block_edge).any(axis=(1, 3, 5))
+    corners = np.argwhere(occupied) * max_block_edge
     if not len(corners):
         raise InputError(
             f"brain mask: its {inside.sum()} voxel(s) lie in the outermost layer of the volume, where no searchlight "
@@ -182,21 +184,7 @@ def release_blocks(mask: ArrayLike, radius: int = RADIUS, max_block_edge: int = 
     return np.concatenate([corners, sizes], axis=1)
 
 
-def _core_occupied(inside: NDArray[np.bool_], radius: int, edge: int) -> NDArray[np.bool_]:
-    """Whether a mask voxel lies in the core of each block, shape (blocks along x, y, z)."""
-    counts = tuple(-(-size // edge) for size in inside.shape)
-    cores = np.zeros(tuple(count * edge for count in counts), dtype=bool)
-    # The core of the block at i spans [i + radius, i + radius + edge), and ends `radius` short of the volume.
-    interior = inside[tuple(slice(radius, max(size - radius, radius)) for size in inside.shape)]
-    cores[tuple(slice(0, size) for size in interior.shape)] = interior
-    x, y, z = counts
-    occupied: NDArray[np.bool_] = np.any(cores.reshape(x, edge, y, edge, z, edge), axis=(1, 3, 5))
-    return occupied
-
-
-def block_geometry(
-    mask: ArrayLike, affine: ArrayLike, radius: int = RADIUS, max_block_edge: int = MAX_BLOCK_EDGE
-) -> Geometry:
+def block_geometry(mask: ArrayLike, affine: ArrayLike) -> Geometry:
     """Core voxels of every block of `release_blocks`: all of them, in the mask or not, as in the release.
 
     Parameters
@@ -204,8 +192,6 @@ def block_geometry(
     mask : array_like, shape (X, Y, Z)
     affine : array_like, shape (4, 4)
         From voxel indices to millimetres.
-    radius, max_block_edge : int, optional
-        See `release_blocks`.
 
     Returns
     -------
@@ -213,24 +199,18 @@ def block_geometry(
         Searchlights in the order of `release_blocks`; their cores do not overlap.
     """
     shape = np.shape(mask)
-    blocks = release_blocks(mask, radius, max_block_edge)
-    voxels, inside = _box_voxels(blocks[:, :3] + radius, blocks[:, 3:] - 2 * radius, shape)
+    voxels, inside = _box_voxels(release_blocks(mask)[:, :3] + RADIUS, _box(0, MAX_BLOCK_EDGE - 1), shape, RADIUS)
     offsets = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
-    x, y, z = shape
-    return Geometry((x, y, z), np.array(affine, dtype=np.float64), offsets.astype(np.int64), voxels[inside])
+    return Geometry(shape, np.array(affine, dtype=np.float64), offsets, voxels[inside])
 
 
 def _box_voxels(
-    corners: NDArray[np.int64], sizes: NDArray[np.int64], shape: tuple[int, ...]
+    corners: NDArray[np.int64], steps: NDArray[np.int64], shape: tuple[int, ...], rim: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Flat voxel indices of boxes, (n, largest box), C order inside each; and which of them lie in the box."""
-    steps = np.stack(np.meshgrid(*(np.arange(edge) for edge in sizes.max(axis=0)), indexing="ij"), axis=-1).reshape(
-        -1, 3
-    )
-    inside: NDArray[np.bool_] = np.all(steps[None] < sizes[:, None], axis=-1)
-    position = corners[:, None] + np.where(inside[..., None], steps[None], 0)
-    _, y, z = shape
-    return (position[..., 0] * y + position[..., 1]) * z + position[..., 2], inside
+    """Flat indices of the voxels in boxes, (n, n_steps); and which of them lie in the volume, upper rim aside."""
+    position = corners[:, None] + steps
+    inside = np.all(position < np.array(shape) - rim, axis=-1)
+    return np.ravel_multi_index(tuple(np.moveaxis(position, -1, 0)), shape, mode="clip"), inside
 
 
 def usable_voxels(betas: NDArray) -> NDArray[np.bool_]:
@@ -289,16 +269,15 @@ def member_rdms(
     for count in np.unique(counts[counts >= min_voxels]):
         rows = np.flatnonzero(counts == count)
         voxels = members[rows][keep[rows]].reshape(len(rows), count)
-        for part in _chunks(len(rows), n_conditions * max(count, n_conditions)):
+        for part in slices(len(rows), _CHUNK_VALUES // (n_conditions * max(count, n_conditions))):
             gathered = patterns[voxels[part]].astype(dtype or patterns.dtype, copy=False)
             rdms[rows[part]] = pattern_rdms(gathered.swapaxes(1, 2), metric, center=center)
     return rdms
 
 
-def _chunks(n: int, values_each: int) -> Iterator[slice]:
-    step = max(1, _CHUNK_VALUES // values_each)
-    for start in range(0, n, step):
-        yield slice(start, start + step)
+def slices(n: int, step: int) -> list[slice]:
+    """`range(n)` in slices of `step`, or of 1."""
+    return [slice(start, min(start + max(1, step), n)) for start in range(0, n, max(1, step))]
 
 
 @dataclass(frozen=True)
@@ -330,7 +309,7 @@ class Searchlights:
     def _padded(self) -> tuple[NDArray[np.int64], tuple[int, ...], NDArray[np.int64], NDArray[np.int64]]:
         """Margin that holds every step, size of the volume with it, and flat origins and steps in there."""
         margin = np.abs(self.steps).max(axis=0)
-        x, y, z = (int(size) for size in np.array(self.geometry.shape) + 2 * margin)
+        x, y, z = (self.geometry.shape + 2 * margin).tolist()
         strides = np.array([y * z, z, 1])
         return margin, (x, y, z), (self.origins + margin) @ strides, self.steps @ strides
 
@@ -347,9 +326,9 @@ class Searchlights:
         """
         margin, shape, *_ = self._padded
         rows = np.flatnonzero(usable)
-        position = np.unravel_index(self.voxels[rows], self.geometry.shape)
-        table = np.full(int(np.prod(shape)), -1, dtype=np.int32)
-        table[np.ravel_multi_index(tuple(p + m for p, m in zip(position, margin, strict=True)), shape)] = rows
+        position = np.stack(np.unravel_index(self.voxels[rows], self.geometry.shape)) + margin[:, None]
+        table = np.full(np.prod(shape), -1, dtype=np.int32)
+        table[np.ravel_multi_index(tuple(position), shape)] = rows
         return table
 
     def members(self, lookup: NDArray[np.int32], part: slice | NDArray[np.int64]) -> NDArray[np.int32]:
@@ -360,8 +339,8 @@ class Searchlights:
     def counts(self, usable: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Number of usable voxels of every searchlight, (n_searchlights,)."""
         lookup = self.lookup(usable)
-        parts = [(self.members(lookup, part) >= 0).sum(axis=1) for part in _chunks(len(self), len(self.steps))]
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+        parts = slices(len(self), _CHUNK_VALUES // len(self.steps))
+        return np.concatenate([(self.members(lookup, part) >= 0).sum(axis=1) for part in parts])
 
 
 def block_searchlights(mask: ArrayLike, affine: ArrayLike) -> Searchlights:
@@ -383,12 +362,9 @@ def block_searchlights(mask: ArrayLike, affine: ArrayLike) -> Searchlights:
     InputError
         As `release_blocks`.
     """
-    blocks = release_blocks(mask)
-    voxels, inside = _box_voxels(blocks[:, :3], blocks[:, 3:], np.shape(mask))
-    steps = _cube(0, MAX_BLOCK_EDGE + 2 * RADIUS - 1)
-    held = np.zeros(np.size(mask), dtype=bool)
-    held[voxels[inside]] = True
-    return Searchlights(block_geometry(mask, affine), np.flatnonzero(held), blocks[:, :3], steps)
+    corners, steps = release_blocks(mask)[:, :3], _box(0, MAX_BLOCK_EDGE + 2 * RADIUS - 1)
+    voxels, inside = _box_voxels(corners, steps, np.shape(mask))
+    return Searchlights(block_geometry(mask, affine), np.unique(voxels[inside]), corners, steps)
 
 
 def sphere_searchlights(mask: ArrayLike, affine: ArrayLike, radius_mm: float, min_voxels: int) -> Searchlights:
@@ -417,14 +393,13 @@ def sphere_searchlights(mask: ArrayLike, affine: ArrayLike, radius_mm: float, mi
     """
     inside = np.nan_to_num(np.asarray(mask)) != 0
     affine = np.array(affine, dtype=np.float64)
-    steps = sphere_steps(affine, radius_mm, inside.shape)
+    steps = _sphere_steps(affine, radius_mm, inside.shape)
     centers = np.flatnonzero(inside)
     if not len(centers):
         raise InputError("brain mask: not a single voxel is inside (non-zero); give the brain mask of the beta maps")
 
     def around(voxels: NDArray[np.int64]) -> Searchlights:
-        x, y, z = inside.shape
-        geometry = Geometry((x, y, z), affine, np.arange(len(voxels) + 1), voxels)
+        geometry = Geometry(inside.shape, affine, np.arange(len(voxels) + 1), voxels)
         return Searchlights(geometry, centers, np.stack(np.unravel_index(voxels, inside.shape), axis=1), steps)
 
     counts = around(centers).counts(np.ones(len(centers), dtype=bool))
@@ -436,16 +411,11 @@ def sphere_searchlights(mask: ArrayLike, affine: ArrayLike, radius_mm: float, mi
     return around(centers[counts >= min_voxels])
 
 
-def sphere_steps(affine: NDArray[np.float64], radius_mm: float, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Voxels of a sphere relative to its centre, (n, 3), in a volume of `shape`; voxels need not be cubes.
-
-    Raises
-    ------
-    InputError
-        If there is none beside the centre.
-    """
+def _sphere_steps(affine: NDArray[np.float64], radius_mm: float, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Voxels of a sphere relative to its centre, (n, 3), in a volume of `shape`; voxels need not be cubes."""
     axes = affine[:3, :3]
-    nearest = float(np.linalg.norm(axes @ (_cube(-1, 1)[np.abs(_cube(-1, 1)).any(axis=1)]).T, axis=0).min())
+    neighbours = np.delete(_box(-1, 1), 13, axis=0)  # without the middle
+    nearest = float(np.linalg.norm(axes @ neighbours.T, axis=0).min())
     # Affines are often stored in float32: a voxel exactly at the radius belongs to the sphere.
     limit = radius_mm * (1 + 1e-5)
     if not limit >= nearest:
@@ -456,13 +426,10 @@ def sphere_steps(affine: NDArray[np.float64], radius_mm: float, shape: tuple[int
     # How far along each axis a sphere reaches, whatever the angles between the axes.
     reach = np.floor(limit * np.linalg.norm(np.linalg.inv(axes), axis=1)).astype(np.int64)
     reach = np.minimum(reach, np.array(shape) - 1)
-    ranges = [np.arange(-far, far + 1) for far in reach]
-    steps = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3)
-    kept: NDArray[np.int64] = steps[np.linalg.norm(axes @ steps.T, axis=0) <= limit]
-    return kept
+    steps = _box(-reach, reach)
+    return steps[np.linalg.norm(axes @ steps.T, axis=0) <= limit]
 
 
-def _cube(low: int, high: int) -> NDArray[np.int64]:
+def _box(low: int | NDArray[np.int64], high: int | NDArray[np.int64]) -> NDArray[np.int64]:
     """Steps from `low` to `high` along each axis, (n, 3), C order."""
-    edge = np.arange(low, high + 1)
-    return np.stack(np.meshgrid(edge, edge, edge, indexing="ij"), axis=-1).reshape(-1, 3)
+    return np.ascontiguousarray(np.indices(np.full(3, high - low + 1).tolist()).reshape(3, -1).T) + low

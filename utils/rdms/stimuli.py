@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,7 @@ def _of_folder(folder: Path) -> list[Path]:
         )
     other = sorted(path.name for path in files if path.suffix.lower() not in _SUFFIXES)
     if other:
-        shown = ", ".join(other[:3]) + (", ..." if len(other) > 3 else "")
-        warnings.warn(f"{folder}: skipped {len(other)} file(s) that are not images: {shown}", stacklevel=3)
+        warnings.warn(f"{folder}: skipped {len(other)} file(s) that are not images: {few(other)}", stacklevel=3)
     return sorted(paths, key=lambda path: natural_key(path.name))
 
 
@@ -121,6 +121,16 @@ def natural_key(name: str) -> tuple[Any, ...]:
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
 
 
+def few(names: Sequence[object]) -> str:
+    """The first names of a list, for messages, and how many more there are."""
+    return ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def decode(path: Path) -> NDArray[np.uint8]:
     """Read an image as it is meant to be seen: upright (EXIF), RGB, 8 bits.
 
@@ -157,9 +167,8 @@ def decode(path: Path) -> NDArray[np.uint8]:
     except MemoryError:
         raise InputError(f"{path}: too large to be decoded in the available memory; reduce its size") from None
     except Exception as error:  # a decoder may raise anything on a broken file
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{path}: cannot be decoded ({reason}); expected an intact image that Pillow can read"
+            f"{path}: cannot be decoded ({one_line(error)}); expected an intact image that Pillow can read"
         ) from None
 
 
