@@ -316,7 +316,7 @@ def test_a_file_that_may_not_grow_is_one_line(study, tmp_path):
     """A real limit of the system, met by a write in the middle of a subject, ends in one line and no signal."""
     pytest.importorskip("resource", reason="Windows has no such limit")
     code = (
-        "import resource, signal; from utils import cli, searchlight\n"
+        "import resource, signal; from utils import searchlight; from utils.cli import command as cli\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         f"cli.execute(lambda: searchlight.main({spheres(study, tmp_path / 'data')!r}), searchlight._parser())"
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from models.tasks import Model, group_names, legend_order
@@ -19,9 +20,6 @@ from utils.plotting.nilearn_page import write_nilearn_page
 from utils.plotting.page_layout import Look, save_figure
 from utils.rdms.atlas import Atlas
 from utils.stats.noise_ceiling import ceiling_as_r2
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NOT_SIGNIFICANT = "not significant"
 BELOW_CEILING = "below the noise ceiling"
