@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -235,7 +235,10 @@ def _draw_surface(
     facing = np.flatnonzero(one[:, 0] * other[:, 1] > one[:, 1] * other[:, 0])
     order = facing[np.argsort(corners[facing, :, 2].mean(axis=1), kind="stable")]
     # Thin edges in the colours of the triangles close the seams between them.
-    style: dict[str, Any] = {"facecolors": colors[order], "edgecolors": colors[order], "linewidths": 0.2, "rasterized": True}
-    axes.add_collection(PolyCollection(corners[order, :, :2], **style))
+    axes.add_collection(
+        PolyCollection(
+            corners[order, :, :2], facecolors=colors[order], edgecolors=colors[order], linewidths=0.2, rasterized=True
+        )
+    )
     axes.set_axis_off()
     axes.set(xlim=(-half_size[0], half_size[0]), ylim=(-half_size[1], half_size[1]))
