@@ -17,7 +17,8 @@ from helpers import run_script, write_study
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 
-from utils import InputError, cli, rois, searchlight
+from utils import InputError, rois, searchlight
+from utils.cli import command as cli
 from utils.parallel.threads import available_cores
 from utils.rdms import searchlight_rdms
 from utils.rdms.searchlights import Geometry, release_blocks
