@@ -77,11 +77,8 @@ def group_maps(
 
     Parameters
     ----------
-    geometry : Geometry
-        Where the searchlights lie.
-    groups : sequence of Model
-    colors : mapping of str to str
-        Colours of the groups.
+    geometry, groups, colors
+        As for `network_maps`, with groups instead of networks.
     table : DataFrame
         One row per searchlight with columns winner, significant, tested, total_adjusted_r2, q, stability and
         ceiling_lower.
@@ -123,10 +120,8 @@ def roi_maps(
     ----------
     locations : RoiLocations
         Where the ROIs lie.
-    models : sequence of Model
-        Networks, or groups: models whose key is their group.
-    colors : mapping of str to str
-        Colours of the models.
+    models, colors
+        As for `network_maps`, or groups: models whose key is their group.
     first : DataFrame
         One row per ROI, in the order of `locations`, with columns model, significant, unique, total_adjusted_r2,
         ceiling_lower, stability and q.
