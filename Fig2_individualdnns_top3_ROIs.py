@@ -15,7 +15,7 @@ import pandas as pd
 from utils.analysis.rois import fit_best_models
 from utils.cli.run import FigureRun, figure_script
 from utils.plotting.brain_maps import roi_maps
-from utils.plotting.roi_figure import CeilingPanel, roi_panels
+from utils.plotting.roi_figure import roi_panels
 from utils.reporting import notes
 from utils.stats.noise_ceiling import ceiling_as_r2
 
@@ -39,18 +39,13 @@ def main(run: FigureRun) -> None:
     run.draw_roi_maps(lambda where: roi_maps(where, fit.models.models, run.colors, first), tested, MAP_TITLE)
 
 
-def single_subjects(first: pd.DataFrame) -> CeilingPanel | None:
+def single_subjects(first: pd.DataFrame) -> pd.DataFrame | None:
     """What the best networks explain of the RDMs of single subjects, beside the noise ceiling; None without one."""
     if not np.isfinite(first["ceiling_lower"]).any():
         return None
-    return CeilingPanel(
-        rois=list(first["roi"]),
-        explained=first["explained_r2"].to_numpy(),
-        error=first["explained_se"].to_numpy(),
-        lower=ceiling_as_r2(first["ceiling_lower"].to_numpy()),
-        upper=ceiling_as_r2(first["ceiling_upper"].to_numpy()),
-        chance=first["explained_chance"].to_numpy(),
-    )
+    names = {"explained_r2": "explained", "explained_se": "error", "explained_chance": "chance"}
+    bounds = {name: ceiling_as_r2(first[f"ceiling_{name}"].to_numpy()) for name in ("lower", "upper")}
+    return first.set_index("roi")[list(names)].rename(columns=names).assign(**bounds)
 
 
 if __name__ == "__main__":

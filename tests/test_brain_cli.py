@@ -17,7 +17,8 @@ from helpers import run_script, write_study
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 
-from utils import InputError, cli, rois, searchlight
+from utils import InputError, rois, searchlight
+from utils.cli import command as cli
 from utils.parallel.threads import available_cores
 from utils.rdms import searchlight_rdms
 from utils.rdms.searchlights import Geometry, release_blocks
@@ -317,7 +318,7 @@ def test_a_file_that_may_not_grow_is_one_line(study, tmp_path):
     """A real limit of the system, met by a write in the middle of a subject, ends in one line and no signal."""
     pytest.importorskip("resource", reason="Windows has no such limit")
     code = (
-        "import resource, signal; from utils import cli, searchlight\n"
+        "import resource, signal; from utils import searchlight; from utils.cli import command as cli\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         f"cli.execute(lambda: searchlight.main({spheres(study, tmp_path / 'data')!r}), searchlight._parser())"
     )

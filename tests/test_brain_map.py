@@ -16,7 +16,7 @@ from nilearn import datasets, surface
 
 from utils.plotting.nilearn_page import write_nilearn_page
 from utils.plotting.page_layout import Look
-from utils.plotting.surface import HEMISPHERES, sample_labels
+from utils.plotting.surface import HEMISPHERES, sample
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_surface_holds_no_label_that_the_volume_does_not(label_map):
     # Only even labels: an odd one can come from nothing but mixing.
     even = replace(label_map, data=(label_map.data // 2 * 2).astype(np.int16))
     legal = set(np.unique(even.data))
-    for labels in sample_labels(even.data, even.affine).values():
+    for labels in sample(even.data, even.affine).values():
         assert labels.shape == (10242,)
         assert set(np.unique(labels)) <= legal
         assert len(np.unique(labels)) > 5
@@ -69,7 +69,7 @@ def test_linear_sampling_would_fail_that(label_map):
 
 def test_vertex_takes_the_label_that_surrounds_it(label_map):
     """Independent sampling: where all voxels from white to pial agree there is only one possible answer."""
-    for hemi, labels in sample_labels(label_map.data, label_map.affine).items():
+    for hemi, labels in sample(label_map.data, label_map.affine).items():
         voxels = np.rint(nib.affines.apply_affine(np.linalg.inv(label_map.affine), along_cortex(hemi))).astype(int)
         samples = label_map.data[tuple(np.moveaxis(voxels, -1, 0))]
         agreed = (samples == samples[0]).all(axis=0)
@@ -78,7 +78,7 @@ def test_vertex_takes_the_label_that_surrounds_it(label_map):
 
 
 def test_cortex_inside_the_map_is_covered(label_map):
-    for hemi, labels in sample_labels(label_map.data, label_map.affine).items():
+    for hemi, labels in sample(label_map.data, label_map.affine).items():
         inside = along_cortex(hemi)[:, :, 1].max(axis=0) < -45
         assert (labels[inside] > 0).mean() > 0.97
 
@@ -90,8 +90,8 @@ def test_volume_that_ends_inside_the_brain(label_map):
     affine = label_map.affine.copy()
     affine[:3, 3] = nib.affines.apply_affine(affine, start)
     slab = replace(label_map, data=label_map.data[tuple(map(slice, start, stop))], affine=affine)
-    whole = sample_labels(label_map.data, label_map.affine)
-    for hemi, labels in sample_labels(slab.data, slab.affine).items():
+    whole = sample(label_map.data, label_map.affine)
+    for hemi, labels in sample(slab.data, slab.affine).items():
         np.testing.assert_array_equal(labels, whole[hemi])
 
 
@@ -99,8 +99,8 @@ def test_orientation_of_the_voxel_grid_does_not_matter(label_map):
     affine = label_map.affine @ np.diag([-1, 1, 1, 1])
     affine[:3, 3] = nib.affines.apply_affine(label_map.affine, [label_map.data.shape[0] - 1, 0, 0])
     flipped = replace(label_map, data=label_map.data[::-1], affine=affine)
-    whole = sample_labels(label_map.data, label_map.affine)
-    for hemi, labels in sample_labels(flipped.data, flipped.affine).items():
+    whole = sample(label_map.data, label_map.affine)
+    for hemi, labels in sample(flipped.data, flipped.affine).items():
         assert (labels == whole[hemi]).mean() > 0.999  # ties between voxels may round the other way
 
 
@@ -138,7 +138,7 @@ def channels(color):
 
 
 def test_vertices_have_the_colours_of_their_labels(page, label_map):
-    sampled = sample_labels(label_map.data, label_map.affine)
+    sampled = sample(label_map.data, label_map.affine)
     for hemi, colors in vertex_colors(page).items():
         for label, color in enumerate(label_map.colors, start=1):
             for shown in set(colors[sampled[hemi] == label]):  # nilearn rounds down

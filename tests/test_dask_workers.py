@@ -16,7 +16,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from utils import InputError, cli, searchlight
+from utils import InputError, searchlight
+from utils.cli import command as cli
 from utils.cli.options import figure_parser, parse
 from utils.parallel import dask_workers
 from utils.rdms import searchlight_rdms
@@ -482,7 +483,7 @@ def test_searchlight_files_are_the_same_although_a_worker_is_killed(study, tmp_p
 ENDLESS = """
 import sys, time
 from pathlib import Path
-from utils import cli
+from utils.cli import command as cli
 from utils.parallel import dask_workers
 
 def endless(number):

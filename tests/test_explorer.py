@@ -28,8 +28,7 @@ from utils.plotting.surface import (
     HEMISPHERES,
     Hemisphere,
     load_hemisphere,
-    sample_labels,
-    sample_values,
+    sample,
     triangle_corners,
     vertex_voxels,
 )
@@ -143,7 +142,7 @@ def voted(labels):
 def test_labels_are_those_that_nilearn_samples_halfway(maps):
     files = datasets.fetch_surf_fsaverage("fsaverage5")
     image = nib.Nifti1Image(maps[0].data, maps[0].affine)
-    for hemi, labels in sample_labels(maps[0].data, maps[0].affine).items():
+    for hemi, labels in sample(maps[0].data, maps[0].affine).items():
         expected = nilearn_surface.vol_to_surf(
             image, files[f"pial_{hemi}"], inner_mesh=files[f"white_{hemi}"],
             interpolation="nearest_most_frequent", depth=[0.5],
@@ -154,8 +153,8 @@ def test_labels_are_those_that_nilearn_samples_halfway(maps):
 
 def test_values_are_exactly_those_of_the_volume_and_end_where_it_ends(maps, rng):
     volume = np.where(maps[0].data > 0, rng.random(maps[0].data.shape), np.nan).astype(np.float32)
-    labels = sample_labels(maps[0].data, maps[0].affine)
-    for hemi, values in sample_values(volume, maps[0].affine).items():
+    labels = sample(maps[0].data, maps[0].affine)
+    for hemi, values in sample(volume, maps[0].affine).items():
         np.testing.assert_array_equal(np.isnan(values), labels[hemi] == 0)
         assert set(values[~np.isnan(values)]) <= set(volume[~np.isnan(volume)])
         assert len(np.unique(values)) > 1000
@@ -167,8 +166,8 @@ def test_vertices_outside_of_the_volume_have_nothing(maps):
     far = maps[0].affine.copy()
     far[:3, 3] = 500
     for hemi in HEMISPHERES:
-        assert not sample_labels(small, far)[hemi].any()
-        assert np.isnan(sample_values(small.astype(float), far)[hemi]).all()
+        assert not sample(small, far)[hemi].any()
+        assert np.isnan(sample(small.astype(float), far)[hemi]).all()
 
 
 def test_triangle_takes_its_colour_from_a_corner_with_the_middle_label(rng):
@@ -203,7 +202,7 @@ def test_shared_meshes_cannot_be_changed():
 
 def test_content_is_what_was_handed_in(page, maps, extras):
     content = content_of(page)
-    sampled = both(sample_labels(maps[0].data, maps[0].affine))
+    sampled = both(sample(maps[0].data, maps[0].affine))
     np.testing.assert_array_equal(content["maps"][0]["label"], sampled)
     assert set(sampled) == set(range(11))
     np.testing.assert_array_equal(content["maps"][1]["label"], (sampled + 4) // 5)
@@ -462,7 +461,7 @@ def test_every_colour_is_on_the_brain_and_only_those(shown, maps):
         "return chart.data.filter((trace) => trace.facecolor).map((trace) => "
         "[trace.name, [...new Set(trace.facecolor)], trace.x[0] === null ? 0 : trace.i.length])"
     )
-    labels = voted(both(sample_labels(maps[0].data, maps[0].affine)))
+    labels = voted(both(sample(maps[0].data, maps[0].affine)))
     for number, (name, colors, n_triangles) in enumerate(drawn, start=1):
         assert name.startswith(maps[0].names[number - 1])
         assert colors == [maps[0].colors[number - 1]]
@@ -553,8 +552,8 @@ def test_maps_of_values_have_a_colour_bar_and_end_where_values_end(shown, maps):
     trace = shown.run(
         "const t = chart.data[1]; return {n: t.intensity.length, low: t.cmin, high: t.cmax, scale: t.colorscale}"
     )
-    corners = triangle_corners(both(sample_labels(maps[0].data, maps[0].affine)), all_faces())
-    values = both(sample_values(maps[3].data, maps[0].affine))[corners]
+    corners = triangle_corners(both(sample(maps[0].data, maps[0].affine)), all_faces())
+    values = both(sample(maps[3].data, maps[0].affine))[corners]
     assert trace["n"] == np.isfinite(values).sum() > 1000
     assert (trace["low"], trace["high"]) == pytest.approx((0.01, 0.05))
     lowest, highest = (

@@ -22,7 +22,8 @@ from scipy.io import savemat
 
 from models import checkpoints
 from models.tasks import TASKS
-from utils import InputError, cli, fetch
+from utils import InputError, fetch
+from utils.cli import command as cli
 from utils.datasets import layout, release
 from utils.io import download as downloads
 from utils.io.data_folder import RELEASE

@@ -11,7 +11,7 @@ from utils import InputError
 from utils.io.output import staged
 from utils.plotting.export import save_map
 from utils.plotting.label_maps import LabelMap, RoiLocations, ValueMap
-from utils.plotting.surface import sample_labels, sample_values
+from utils.plotting.surface import sample
 from utils.rdms.atlas import Atlas
 
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -57,7 +57,7 @@ def test_labels(tmp_path, label_map):
         "0 Unknown 0 0 0 0", "1 2D-edges 0 119 187 0", "2 3D-edges 230 159 0 0", "3 not-significant 208 208 208 0",
     ]  # fmt: skip
     assert (maps / f"{stem}_fsleyes.lut").read_text().splitlines()[0] == "1 0.0000 0.4667 0.7333 2D edges"
-    expected = sample_labels(label_map.data, AFFINE)
+    expected = sample(label_map.data, AFFINE)
     for hemi, side, structure in (("left", "L", "CortexLeft"), ("right", "R", "CortexRight")):
         stem = f"hemi-{side}_space-fsaverage_den-10k_desc-bestNetwork_dseg"
         image = nib.load(maps / f"{stem}.label.gii")
@@ -80,7 +80,7 @@ def test_values(tmp_path, rng):
     np.testing.assert_array_equal(np.asarray(volume.dataobj), data)
     described = json.loads((maps / "space-MNI_stat-adjustedR2_statmap.json").read_text())
     assert described["Units"] == "adjusted R2" and described["Simulated"] is False
-    expected = sample_values(data, AFFINE)
+    expected = sample(data, AFFINE)
     for hemi, side in (("left", "L"), ("right", "R")):
         image = nib.load(maps / f"hemi-{side}_space-fsaverage_den-10k_stat-adjustedR2_statmap.func.gii")
         np.testing.assert_array_equal(image.darrays[0].data, expected[hemi])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ from utils.plotting import roi_figure as module
 from utils.plotting import venn
 from utils.plotting.colors import GROUP_COLORS
 from utils.plotting.page_layout import PAGE_WIDTH, STYLES, Look, save_figure, shorten, text_width
-from utils.plotting.roi_figure import PUBLISHED_BARS, CeilingPanel, RoiPanel, roi_figure
+from utils.plotting.roi_figure import PUBLISHED_BARS, RoiPanel, roi_figure
 
 COLORS = ["#0077BB", "#E69F00", "#882255", "#228833", "#EE3377"]
 LABELS = ["2D", "3D", "semantic", "other", "fifth"]
@@ -181,7 +182,7 @@ LONG_NAMES = ["a network with an extraordinarily long name", "Ünbreakable-name-
 
 def make_ceiling(rois, **changes):
     content = {name: np.full(len(rois), 0.1) for name in ("explained", "error", "lower", "upper", "chance")}
-    return CeilingPanel(rois, **{**content, **changes})
+    return pd.DataFrame({**content, **changes}, index=rois)
 
 
 def busy_figure(panels, **options):
@@ -455,7 +456,7 @@ def test_without_matplotlib_venn_the_figure_says_what_is_missing(monkeypatch):
 
 
 def test_ceiling_panel_shows_explained_variance_and_its_bounds():
-    ceiling = CeilingPanel(
+    ceiling = make_ceiling(
         ["V1v", "V1d"],
         explained=np.array([0.27, -0.01]),
         error=np.array([0.06, np.nan]),

@@ -27,7 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.tasks import TASK_LAYERS
-from utils import InputError, cli
+from utils import InputError
+from utils.cli import command as cli
 from utils.parallel.threads import available_cores
 from utils.rdm import METRICS
 from utils.rdms.settings import CPU_BATCH, GPU_BATCH, PRECISIONS, PREPROCESSINGS, ExtractionSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import cli
+from utils.cli import command as cli
 from utils.datasets.simulated import ensure_example
 from utils.io.data_folder import default_data
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from models.checkpoints import WEIGHTS, fetch_checkpoint, hub_folder
 from models.tasks import TASKS
-from utils import InputError, cli
+from utils import InputError
+from utils.cli import command as cli
 from utils.datasets import release
 from utils.datasets.layout import holds_release
 from utils.io.data_folder import RELEASE, default_data

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from utils import cli
+from utils.cli import command as cli
 from utils.cli.options import add_data_options
 from utils.rdm import METRICS
 

@@ -60,7 +60,5 @@ def text(table: pd.DataFrame) -> str:
     columns = ["roi", "rank", "model", "paper_model", "unique", "paper_unique", "paper_unique_below"]
     columns += ["significant", "paper_significant", "total_adjusted_r2", "paper_total_adjusted_r2"]
     shown = table.loc[table["paper_total_adjusted_r2"].notna(), [name for name in columns if name in table]]
-    heading = (
-        "Beside the numbers of the paper (Dwivedi et al. 2021; figures of the preprint, see utils/paper_fig*.tsv):"
-    )
+    heading = "Beside the numbers of the paper (Dwivedi et al. 2021; figures of the preprint, see utils/analysis):"
     return f"{heading}\n{shown.to_string(index=False, float_format=lambda value: f'{value:.4f}', na_rep='')}"

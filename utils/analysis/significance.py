@@ -12,15 +12,7 @@ from utils import InputError
 from utils.analysis.settings import Settings
 from utils.parallel.resources import Resources
 from utils.rdm import n_conditions_of
-from utils.stats.inference import (
-    TTest,
-    chance_adjusted_r2,
-    difference_p,
-    fdr,
-    largest_difference_p,
-    published_fdr,
-    t_test,
-)
+from utils.stats.inference import chance_adjusted_r2, difference_p, fdr, largest_difference_p, published_fdr, t_test
 from utils.stats.permutation import Permutations, Statistic, permutation_test
 from utils.stats.regression import Basis, LinearStatistic, project
 
@@ -104,8 +96,7 @@ def significance_by_permutation(
         chosen = test.p_max[best, np.arange(best.size)]
         q_difference = np.maximum(test.p_difference_max, np.minimum(1.0, p_jackknife.size * p_jackknife))
         return Significance(test.p, test.p_max, test.p_best, chosen, test.pairs, p_difference, q_difference)
-    uncorrected = test.p, test.p_best, p_difference
-    return _corrected(uncorrected, best, test.pairs, settings, over_locations=over_locations)
+    return _corrected(test.p, test.p_best, p_difference, best, test.pairs, settings, over_locations)
 
 
 def significance_over_subjects(
@@ -140,34 +131,32 @@ def significance_over_subjects(
     InputError
         If there are fewer than two subjects.
     """
-    tests = [_t_test(values, chance, pairs, settings) for values, chance in subjects]
+    n_subjects = min(values.shape[1] for values, _ in subjects)
+    if n_subjects < 2:
+        raise InputError(
+            f"`stats` is t-test: found {n_subjects} subject, expected 2 or more; use a permutation test instead"
+        )
+    tests = [
+        t_test(values, pairs, chance=chance if settings.chance_level else 0.0, paired=settings.paired)
+        for values, chance in subjects
+    ]
     p = np.concatenate([test.p for test in tests], axis=1)
     p_difference = np.concatenate([test.p_difference for test in tests], axis=1)
     # Bonferroni over the statistics among which the best was chosen.
     p_best = np.minimum(1.0, len(p) * p[best, np.arange(best.size)])
-    return _corrected((p, p_best, p_difference), best, list(pairs), settings, over_locations=over_locations)
-
-
-def _t_test(
-    values: NDArray[np.float64], chance: NDArray[np.float64], pairs: Sequence[tuple[int, int]], settings: Settings
-) -> TTest:
-    if values.shape[1] < 2:
-        raise InputError(
-            f"`stats` is t-test: found {values.shape[1]} subject, expected 2 or more; use a permutation test instead"
-        )
-    return t_test(values, pairs, chance=chance if settings.chance_level else 0.0, paired=settings.paired)
+    return _corrected(p, p_best, p_difference, best, list(pairs), settings, over_locations)
 
 
 def _corrected(
-    uncorrected: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    p: NDArray[np.float64],
+    p_best: NDArray[np.float64],
+    p_difference: NDArray[np.float64],
     best: NDArray[np.int64],
     pairs: list[tuple[int, int]],
     settings: Settings,
-    *,
     over_locations: bool,
 ) -> Significance:
     """Control the false discovery rate of `p`, `p_best` and `p_difference`; `best` is the choice at each location."""
-    p, p_best, p_difference = uncorrected
     if settings.correction == "within_location":
         q, chosen = published_fdr(p, over_locations), (best, np.arange(best.size))
         q_difference = published_fdr(p_difference, over_locations)

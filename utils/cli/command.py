@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from utils import InputError, __version__
@@ -129,11 +129,6 @@ def execute(
 def warn(message: str) -> None:
     """Warn of something that concerns the whole command."""
     warnings.warn(message, stacklevel=2)
-
-
-def progress_bars(options: argparse.Namespace) -> Callable[[str], AbstractContextManager[Progress]]:
-    """Progress bars on stderr, unless --quiet or nobody is at a terminal, as `Resources.progress` wants them."""
-    return lambda title: progress(title, options)
 
 
 @contextmanager

@@ -8,13 +8,17 @@ import webbrowser
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
+
+import pandas as pd
 
 from utils.analysis import paper
+from utils.analysis.rois import RoiFit
+from utils.analysis.searchlights import SearchlightFit
 from utils.analysis.settings import Settings
-from utils.cli.command import choose_device, execute, progress_bars, workers
+from utils.cli.command import choose_device, execute, progress, workers
 from utils.cli.options import figure_parser, parse, settings_of
 from utils.datasets.layout import Kind, Sources, holds_release, locate
 from utils.datasets.models import ModelRdms, load_models
@@ -25,16 +29,12 @@ from utils.io.output import staged, write_arrays, write_table
 from utils.io.provenance import fingerprint, provenance
 from utils.parallel.resources import Resources
 from utils.parallel.threads import use_threads
+from utils.plotting.brain_maps import save_maps, save_montage
 from utils.plotting.colors import study_colors
-from utils.plotting.page_layout import Look
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from utils.analysis.rois import RoiFit
-    from utils.analysis.searchlights import SearchlightFit
-    from utils.plotting.label_maps import Map, RoiLocations
-    from utils.plotting.roi_figure import CeilingPanel, RoiPanel
+from utils.plotting.label_maps import Map, RoiLocations
+from utils.plotting.page_layout import Look, save_figure
+from utils.plotting.roi_figure import RoiPanel, roi_figure
+from utils.reporting import report
 
 SIMULATED = "SIMULATED EXAMPLE - not measured data"
 
@@ -94,7 +94,7 @@ class FigureRun:
         self.warnings: list[str] = []
         self._options = options
         self._started = time.time()
-        self._progress = progress_bars(options)
+        self._progress = partial(progress, options=options)
         self._exit = ExitStack()
 
     def complete(self, main: Callable[[FigureRun], None]) -> None:
@@ -188,18 +188,13 @@ class FigureRun:
 
     def draw_searchlights(self, maps: Sequence[Map], notes: Sequence[str]) -> None:
         """Write the brain map pages, the maps for other programs, and the first map as figure.svg and figure.png."""
-        from utils.plotting.brain_maps import save_maps, save_montage
-
         save_maps(self._outputs, maps, self._look(), notes, self.atlas)
         save_montage(self._outputs, maps, self._look(), notes)
 
     def draw_rois(
-        self, panels: Sequence[RoiPanel], note: str, *, legend: dict[str, str], ceiling: CeilingPanel | None = None
+        self, panels: Sequence[RoiPanel], note: str, *, legend: dict[str, str], ceiling: pd.DataFrame | None = None
     ) -> None:
         """Write the figure of the ROIs as figure.svg and figure.png."""
-        from utils.plotting.page_layout import save_figure
-        from utils.plotting.roi_figure import roi_figure
-
         figure = roi_figure(panels, self._look(), note, legend=legend, ceiling=ceiling, figure=self.figure)
         save_figure(figure, self._outputs.path("figure.svg"), self._outputs.path("figure.png"))
 
@@ -211,9 +206,6 @@ class FigureRun:
         InputError
             If the atlas has none of the ROIs.
         """
-        from utils.plotting.brain_maps import save_maps
-        from utils.plotting.label_maps import RoiLocations
-
         if self.atlas is None:
             print(
                 "No brain map of the ROIs: there is no atlas. Give one with --atlas FILE (a NIfTI volume whose labels "
@@ -243,8 +235,6 @@ class FigureRun:
 
     def _publish(self) -> None:
         """Write the report, move all results into place, say which files there are, and open the report."""
-        from utils.reporting import report
-
         record, folder = self._record(), self._options.results / self.figure
         report.write_columns(self._outputs.path("results.json"), record, self._table)
         page = self._outputs.path("report.html")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from models.tasks import Model, group_names, legend_order
@@ -19,9 +20,6 @@ from utils.plotting.nilearn_page import write_nilearn_page
 from utils.plotting.page_layout import Look, save_figure
 from utils.rdms.atlas import Atlas
 from utils.stats.noise_ceiling import ceiling_as_r2
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NOT_SIGNIFICANT = "not significant"
 BELOW_CEILING = "below the noise ceiling"
@@ -79,11 +77,8 @@ def group_maps(
 
     Parameters
     ----------
-    geometry : Geometry
-        Where the searchlights lie.
-    groups : sequence of Model
-    colors : mapping of str to str
-        Colours of the groups.
+    geometry, groups, colors
+        As for `network_maps`, with groups instead of networks.
     table : DataFrame
         One row per searchlight with columns winner, significant, tested, total_adjusted_r2, q, stability and
         ceiling_lower.
@@ -125,10 +120,8 @@ def roi_maps(
     ----------
     locations : RoiLocations
         Where the ROIs lie.
-    models : sequence of Model
-        Networks, or groups: models whose key is their group.
-    colors : mapping of str to str
-        Colours of the models.
+    models, colors
+        As for `network_maps`, or groups: models whose key is their group.
     first : DataFrame
         One row per ROI, in the order of `locations`, with columns model, significant, unique, total_adjusted_r2,
         ceiling_lower, stability and q.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,7 @@ from numpy.typing import NDArray
 from utils.io.templates import render
 from utils.plotting.label_maps import OUTSIDE, SURFACE_NOTE, LabelMap, Map, ValueMap
 from utils.plotting.page_layout import Look, text_width
-from utils.plotting.surface import (
-    HEMISPHERES,
-    Hemisphere,
-    load_hemisphere,
-    sample_labels,
-    sample_values,
-    triangle_corners,
-)
+from utils.plotting.surface import HEMISPHERES, Hemisphere, load_hemisphere, sample, triangle_corners
 from utils.rdms.atlas import Atlas
 
 # How far labels lie above the grey cortex: enough to hide it, too little to be seen.
@@ -38,11 +31,7 @@ _BAR_LETTERS, _BAR_WIDTH = 22, 170
 
 
 def write_explorer(
-    path: str | Path,
-    maps: Sequence[Map],
-    look: Look,
-    notes: Sequence[str],
-    atlas: Atlas | None = None,
+    path: str | Path, maps: Sequence[Map], look: Look, notes: Sequence[str], atlas: Atlas | None = None
 ) -> None:
     """Write the page with all maps of a figure, drawn by plotly on both inflated hemispheres.
 
@@ -95,7 +84,7 @@ def _content(maps: Sequence[Map], first: LabelMap, surface: str, atlas: Atlas | 
     start = len(halves[0].pial)
     index = "u2" if 2 * start <= 2**16 else "u4"
     faces = np.concatenate([halves[0].faces, halves[1].faces + start])
-    label = _joined(sample_labels(first.data, first.affine, surface))
+    label = _sampled(first, surface)
     values = {own.title: own for own in maps if isinstance(own, ValueMap)}
     codes, names = _region_codes(atlas, surface, len(label))
     return {
@@ -111,10 +100,7 @@ def _content(maps: Sequence[Map], first: LabelMap, surface: str, atlas: Atlas | 
         "hover": {
             "labels": ["", *map(_hover_label, first.names, first.legend_groups)],
             "values": [
-                {
-                    "name": escape(own.name or own.title),
-                    "value": _packed(_joined(sample_values(own.data, own.affine, surface)), "f4"),
-                }
+                {"name": escape(own.name or own.title), "value": _packed(_sampled(own, surface), "f4")}
                 for own in values.values()
             ],
             "mni": _packed(np.concatenate([half.middle() for half in halves]), "i2"),
@@ -134,7 +120,7 @@ def _label_content(label_map: LabelMap, surface: str) -> dict[str, Any]:
     return {
         "note": label_map.note,
         "heading": f"number of {escape(label_map.unit)}",
-        "label": _packed(_joined(sample_labels(label_map.data, label_map.affine, surface)), "u2"),
+        "label": _packed(_sampled(label_map, surface), "u2"),
         "colors": list(label_map.colors),
         "legendGroups": [group and f"<b>{escape(group)}</b>" for group in label_map.legend_groups],
         "legend": list(map(_legend_entry, label_map.names, label_map.counts)),
@@ -171,15 +157,15 @@ def _region_codes(atlas: Atlas | None, surface: str, n_vertices: int) -> tuple[N
     """Position of every vertex's region in a list of names, and that list; the first is no region."""
     if atlas is None:
         return np.zeros(n_vertices, dtype=np.int64), [""]
-    numbers = _joined(sample_labels(atlas.labels, atlas.affine, surface))
+    numbers = np.concatenate([*sample(atlas.labels, atlas.affine, surface).values()])
     codes = np.zeros_like(numbers)
     for code, number in enumerate(atlas.names, start=1):
         codes[numbers == number] = code
     return codes, ["", *map(escape, atlas.names.values())]
 
 
-def _joined(by_hemisphere: Mapping[str, NDArray]) -> NDArray:
-    return np.concatenate([by_hemisphere[hemi] for hemi in HEMISPHERES])
+def _sampled(own: Map, surface: str) -> NDArray:
+    return np.concatenate([*sample(own.data, own.affine, surface).values()])
 
 
 def _packed(array: NDArray, dtype: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from utils.io.output import Outputs, write_volume
 from utils.plotting.label_maps import LabelMap, Map
-from utils.plotting.surface import DEFAULT_SURFACE, sample_labels, sample_values
+from utils.plotting.surface import DEFAULT_SURFACE, sample
 
 # BIDS entity "den": vertices of one hemisphere, in thousands.
 _DENSITIES = {"fsaverage5": "10k", "fsaverage6": "41k", "fsaverage": "164k"}
@@ -41,15 +41,13 @@ def save_map(outputs: Outputs, own: Map, *, simulated: bool, surface: str = DEFA
     if isinstance(own, LabelMap):
         name, suffix, intent = f"desc-{own.key}_dseg", "label.gii", "label"
         described["BackgroundValue"] = 0
-        sampled: dict[str, Any] = sample_labels(own.data, own.affine, surface)
         _write_tables(outputs, f"maps/space-MNI_{name}", own)
     else:
         name, suffix, intent = f"stat-{own.key}_statmap", "func.gii", "none"
         described |= {"Units": own.unit, "BackgroundValue": "NaN"}
-        sampled = sample_values(own.data, own.affine, surface)
     write_volume(outputs.path(f"maps/space-MNI_{name}.nii.gz"), own.data, own.affine, intent)
     _write_json(outputs.path(f"maps/space-MNI_{name}.json"), {**described, "SpatialReference": _SPACE})
-    for hemi, values in sampled.items():
+    for hemi, values in sample(own.data, own.affine, surface).items():
         stem = f"maps/hemi-{hemi[0].upper()}_space-fsaverage_den-{_DENSITIES[surface]}_{name}"
         _write_gifti(outputs.path(f"{stem}.{suffix}"), own, values, hemi)
         _write_json(outputs.path(f"{stem}.json"), {**described, "SpatialReference": surface})

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from utils import InputError
 from utils.rdms.atlas import Atlas
+from utils.rdms.searchlights import Geometry
 
 OUTSIDE = "outside the map"
 SURFACE_NOTE = (
     "Counts refer to the volume: an isolated label that falls between the vertices of the surface, or outside the "
     "average cortex, is counted but may not be visible."
 )
-
-
-class Locations(Protocol):
-    """Searchlights (`utils.rdms.searchlights.Geometry`) or ROIs (`RoiLocations`): where their values lie."""
-
-    @property
-    def affine(self) -> NDArray[np.float64]:
-        """Voxel indices to mm in MNI space, (4, 4)."""
-
-    def to_volume(self, values: ArrayLike, background: float = 0) -> NDArray:
-        """Volume with one value per location in its voxels, and `background` elsewhere; same dtype as `values`."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +55,10 @@ class RoiLocations:
         for number, value in zip(self.ids, values, strict=True):
             volume[self.atlas.labels == number] = value
         return volume
+
+
+# Where the values of searchlights or ROIs lie.
+Locations = Geometry | RoiLocations
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ the brain.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +37,7 @@ from utils.plotting.surface import (
     SULCUS_GREY,
     Hemisphere,
     load_hemisphere,
-    sample_labels,
+    sample,
     triangle_corners,
 )
 
@@ -54,8 +54,8 @@ _VIEWS: dict[Style, tuple[str, ...]] = {
     "default": ("lateral", "medial", "posterior", "ventral"),
     "paper": ("posterior", "medial", "ventral"),
 }
-# Heights in inches.
-_HEADINGS = 0.2
+# In inches: height of the names of sides, left margin of the cortex, gap between its sides.
+_HEADINGS, _LEFT, _GAP = 0.2, 0.3, 0.08
 _MAX_NAME = 2.6  # width in the legend
 _SMALL = 0.72  # size of the second map to that of the first: both fit on a page
 _CENTRED: dict[str, str] = {"ha": "center", "va": "center"}
@@ -92,16 +92,14 @@ def montage(label_map: LabelMap, look: Look, note: str, stability: NDArray[np.fl
     """
     if look.style == "paper":
         label_map = replace(label_map, colors=[to_published_color(color) for color in label_map.colors])
-    cortex = _Cortex.load(look, label_map.affine)
     with drawing_style():
-        bands = [
-            cortex.band(label_map.data, label_map.colors, (GYRUS_GREY, SULCUS_GREY)),
-            *_legend(label_map),
-        ]
+        painted = _triangle_colors(label_map.data, label_map.affine, label_map.colors, (GYRUS_GREY, SULCUS_GREY), look)
+        bands = [_cortex(painted, look), *_legend(label_map)]
         notes = [note, SURFACE_NOTE]
         if stability is not None:
             steps = _in_steps(stability, label_map.data.shape)
-            bands += [_scale(), cortex.band(steps, _step_colors(), (_PALE_GYRUS, _PALE_SULCUS), _SMALL)]
+            painted = _triangle_colors(steps, label_map.affine, _step_colors(), (_PALE_GYRUS, _PALE_SULCUS), look)
+            bands += [_scale(), _cortex(painted, look, _SMALL)]
             notes.append(STABILITY_NOTE)
         return draw_page(bands, look, " ".join(filter(None, notes)))
 
@@ -134,12 +132,9 @@ def _scale() -> Band:
     left, step = MARGIN + text_width(title, FONT["panel"], bold=True) + 0.3, 0.2
 
     def draw(page: Page, top: float) -> None:
-        from matplotlib.patches import Rectangle
-
         heading(title).draw(page, top + 0.06)
         for i, color in enumerate(_step_colors()):
-            x, bottom, *size = page.rectangle(left + i * step, top + 0.06, step, 0.1)
-            page.figure.add_artist(Rectangle((x, bottom), *size, facecolor=color, edgecolor="#444444", lw=0.3))
+            page.patch(left + i * step, top + 0.06, step, 0.1, facecolor=color, edgecolor="#444444", lw=0.3)
         for i in range(0, _N_STEPS + 1, 2):
             page.text(left + i * step, top + 0.19, f"{i / _N_STEPS:g}", ha="center", va="top", size=FONT["small"])
 
@@ -166,76 +161,51 @@ def _legend(label_map: LabelMap) -> list[Band]:
     return [*bands, Band(0.05, lambda page, top: None)]
 
 
-@dataclass(frozen=True)
-class _Cortex:
-    """Both hemispheres, the sides they are shown from, and where volumes drawn on them lie."""
+def _cortex(painted: Mapping[str, NDArray[np.floating]], look: Look, size: float = 1.0) -> Band:
+    """Both hemispheres in a row each, below the names of the sides; at size 1, all sides would fill the page."""
+    views, halves = _VIEWS[look.style], {hemi: load_hemisphere(hemi, look.surface) for hemi in HEMISPHERES}
+    span = np.max([np.ptp(half.inflated, axis=0) for half in halves.values()], axis=0)
+    extents = {view: np.abs(_screen("left", view)[:2]) @ span for view in _VIEWS["default"]}
+    scale = size * (PAGE_WIDTH - _LEFT - _GAP * len(extents)) / sum(width for width, _ in extents.values())
+    height = scale * extents["lateral"][1] + 0.1
+    widths = [scale * extents[view][0] for view in views]
+    start = _LEFT + (PAGE_WIDTH - _LEFT - sum(widths) - _GAP * len(widths)) / 2
+    lefts = start + np.cumsum([0.0, *widths[:-1]]) + _GAP * np.arange(len(widths))
 
-    halves: dict[str, Hemisphere]
-    views: tuple[str, ...]
-    affine: NDArray[np.floating]
-    surface: str
+    def draw(page: Page, top: float) -> None:
+        for view, x, width in zip(views, lefts, widths, strict=True):
+            page.text(x + width / 2, top + 0.12, view, size=FONT["text"], **_CENTRED)
+        for row, (hemi, half) in enumerate(halves.items()):
+            y = top + _HEADINGS + row * height
+            page.text(start - 0.13, y + height / 2, f"{hemi} hemisphere", rotation=90, size=FONT["text"], **_CENTRED)
+            for view, x, width in zip(views, lefts, widths, strict=True):
+                axes = page.figure.add_axes(page.rectangle(x, y, width, height), label=f"{hemi} {view}")
+                half_size = np.array([width, height]) / scale / 2
+                _draw_surface(axes, half, painted[hemi], _screen(hemi, view), half_size)
 
-    left = 0.3
-    gap = 0.08
+    return Band(_HEADINGS + 2 * height, draw)
 
-    @classmethod
-    def load(cls, look: Look, affine: NDArray[np.floating]) -> _Cortex:
-        halves = {hemi: load_hemisphere(hemi, look.surface) for hemi in HEMISPHERES}
-        return cls(halves, _VIEWS[look.style], affine, look.surface)
 
-    def extents(self, hemi: str) -> dict[str, NDArray[np.floating]]:
-        """Width and height of every side of a hemisphere, in mm."""
-        span = np.max([np.ptp(half.inflated, axis=0) for half in self.halves.values()], axis=0)
-        return {view: np.abs(_screen(hemi, view)[:2]) @ span for view in _VIEWS["default"]}
+def _triangle_colors(
+    data: NDArray[np.integer],
+    affine: NDArray[np.floating],
+    colors: Sequence[str],
+    greys: tuple[float, float],
+    look: Look,
+) -> dict[str, NDArray[np.floating]]:
+    """Colour of every triangle of both hemispheres, (n_faces, 3): that of a label, or a grey from gyri to sulci."""
+    from matplotlib.colors import to_rgb
 
-    def inches_per_mm(self) -> float:
-        """Scale at which all sides of a hemisphere fill the page, whatever sides are shown."""
-        extents = self.extents("left")
-        free = PAGE_WIDTH - self.left - self.gap * len(extents)
-        return float(free / sum(width for width, _ in extents.values()))
-
-    def band(
-        self, data: NDArray[np.integer], colors: Sequence[str], greys: tuple[float, float], size: float = 1.0
-    ) -> Band:
-        """Both hemispheres in a row each, below the names of the sides; `greys` are those of gyri and sulci."""
-        scale = size * self.inches_per_mm()
-        painted = self._triangle_colors(data, colors, greys)
-        extents = {view: scale * extent for view, extent in self.extents("left").items()}
-        height = float(extents["lateral"][1]) + 0.1
-        widths = [float(extents[view][0]) for view in self.views]
-        start = self.left + (PAGE_WIDTH - self.left - sum(widths) - self.gap * len(widths)) / 2
-        lefts = start + np.cumsum([0.0, *widths[:-1]]) + self.gap * np.arange(len(widths))
-
-        def draw(page: Page, top: float) -> None:
-            for view, x, width in zip(self.views, lefts, widths, strict=True):
-                page.text(x + width / 2, top + 0.12, view, size=FONT["text"], **_CENTRED)
-            for row, hemi in enumerate(HEMISPHERES):
-                y = top + _HEADINGS + row * height
-                name = f"{hemi} hemisphere"
-                page.text(start - 0.13, y + height / 2, name, rotation=90, size=FONT["text"], **_CENTRED)
-                for view, x, width in zip(self.views, lefts, widths, strict=True):
-                    axes = page.figure.add_axes(page.rectangle(x, y, width, height), label=f"{hemi} {view}")
-                    half_size = np.array([width, height]) / scale / 2
-                    _draw_surface(axes, self.halves[hemi], painted[hemi], _screen(hemi, view), half_size)
-
-        return Band(_HEADINGS + 2 * height, draw)
-
-    def _triangle_colors(
-        self, data: NDArray[np.integer], colors: Sequence[str], greys: tuple[float, float]
-    ) -> dict[str, NDArray[np.floating]]:
-        """Colour of every triangle of both hemispheres, (n_faces, 3): that of a label, or its grey."""
-        from matplotlib.colors import to_rgb
-
-        palette = np.array([(0.0, 0.0, 0.0), *(to_rgb(color) for color in colors)])
-        gyrus, sulcus = greys
-        painted = {}
-        for hemi, labels in sample_labels(data, self.affine, self.surface).items():
-            half = self.halves[hemi]
-            label = labels[triangle_corners(labels, half.faces)]
-            depth = (GYRUS_GREY - half.grey()[half.faces].mean(axis=1)) / (GYRUS_GREY - SULCUS_GREY)
-            grey = gyrus + (sulcus - gyrus) * depth
-            painted[hemi] = np.where(label[:, None] > 0, palette[label], grey[:, None])
-        return painted
+    palette = np.array([(0.0, 0.0, 0.0), *(to_rgb(color) for color in colors)])
+    gyrus, sulcus = greys
+    painted = {}
+    for hemi, labels in sample(data, affine, look.surface).items():
+        half = load_hemisphere(hemi, look.surface)
+        label = labels[triangle_corners(labels, half.faces)]
+        depth = (GYRUS_GREY - half.grey()[half.faces].mean(axis=1)) / (GYRUS_GREY - SULCUS_GREY)
+        grey = gyrus + (sulcus - gyrus) * depth
+        painted[hemi] = np.where(label[:, None] > 0, palette[label], grey[:, None])
+    return painted
 
 
 def _screen(hemi: str, view: str) -> NDArray[np.floating]:

@@ -13,7 +13,7 @@ import numpy as np
 from utils.io.templates import render
 from utils.plotting.label_maps import OUTSIDE, SURFACE_NOTE, LabelMap
 from utils.plotting.page_layout import Look
-from utils.plotting.surface import HEMISPHERES, fetch_meshes, load_hemisphere, sample_labels
+from utils.plotting.surface import HEMISPHERES, fetch_meshes, load_hemisphere, sample
 
 _VIEWER_NOTE = (
     "Drag to rotate, scroll to zoom. This viewer shades the surface and blends colours where labels meet; "
@@ -56,7 +56,7 @@ def _viewer(label_map: LabelMap, hemi: str, surface: str) -> str:
     from matplotlib.colors import ListedColormap
     from nilearn.plotting import view_surf
 
-    labels = sample_labels(label_map.data, label_map.affine, surface)[hemi]
+    labels = sample(label_map.data, label_map.affine, surface)[hemi]
     view = view_surf(
         fetch_meshes(surface)[f"infl_{hemi}"],
         labels.astype(np.float32),

@@ -108,6 +108,13 @@ class Page:
         """Matplotlib's fractions, from the lower left corner, of a rectangle with its upper left corner at `x`, `y`."""
         return (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
 
+    def patch(self, x: float, y: float, width: float, height: float, **style: Any) -> None:
+        """Draw such a rectangle."""
+        from matplotlib.patches import Rectangle
+
+        left, bottom, *size = self.rectangle(x, y, width, height)
+        self.figure.add_artist(Rectangle((left, bottom), *size, **style))
+
 
 @dataclass(frozen=True)
 class Band:
@@ -138,19 +145,16 @@ class Key:
     def draw(self, page: Page, x: float, y: float, name: str) -> None:
         """Draw the entry with its middle at `y`."""
         from matplotlib.lines import Line2D
-        from matplotlib.patches import Rectangle
 
-        left, bottom, width, height = page.rectangle(x, y - 0.04, 0.13, 0.08)
+        width, height = 0.13, 0.08
         for i, color in enumerate(self.colors):
-            start = i / len(self.colors)
-            rest = Rectangle((left + start * width, bottom), (1 - start) * width, height, facecolor=color, lw=0)
-            page.figure.add_artist(rest)
+            covered = width * i / len(self.colors)
+            page.patch(x + covered, y - height / 2, width - covered, height, facecolor=color, lw=0)
         if self.line:
-            middle = bottom + height / 2
-            page.figure.add_artist(Line2D([left, left + width], [middle, middle], **self.line))
+            left, middle, length, _ = page.rectangle(x, y, width, 0)
+            page.figure.add_artist(Line2D([left, left + length], [middle, middle], **self.line))
         else:
-            edge = Rectangle((left, bottom), width, height, facecolor="none", edgecolor="#444444", lw=0.3)
-            page.figure.add_artist(edge)
+            page.patch(x, y - height / 2, width, height, facecolor="none", edgecolor="#444444", lw=0.3)
         page.text(x + 0.18, y, name, va="center", size=FONT["text"], color="#767676" if self.pale else "black")
 
 
@@ -232,10 +236,7 @@ def _banner(text: str, width: float) -> Band:
     height = 0.14 * len(lines) + 0.1
 
     def draw(page: Page, top: float) -> None:
-        from matplotlib.patches import Rectangle
-
-        left, bottom, *size = page.rectangle(0, top, width, height)
-        page.figure.add_artist(Rectangle((left, bottom), *size, color="#1a1a1a"))
+        page.patch(0, top, width, height, color="#1a1a1a")
         style = {"color": "white", "weight": "bold", "size": FONT["panel"]}
         page.text(width / 2, top + height / 2, "\n".join(lines), ha="center", va="center", **style)
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from utils.analysis.rois import RoiFit
@@ -96,36 +97,13 @@ class RoiPanel:
     parts: Mapping[frozenset[int], float]
 
 
-@dataclass(frozen=True)
-class CeilingPanel:
-    """Explained variance of ROIs against their noise ceiling, all as R2.
-
-    Attributes
-    ----------
-    rois : sequence of str, length n_rois
-    explained, error : ndarray, shape (n_rois,)
-        R2 and the half length of its error bar (NaN: none).
-    lower, upper : ndarray, shape (n_rois,)
-        Bounds of the noise ceiling as R2 (NaN: none): bounds that are correlations must be squared.
-    chance : ndarray, shape (n_rois,)
-        What unrelated networks would explain.
-    """
-
-    rois: Sequence[str]
-    explained: NDArray[np.floating]
-    error: NDArray[np.floating]
-    lower: NDArray[np.floating]
-    upper: NDArray[np.floating]
-    chance: NDArray[np.floating]
-
-
 def roi_figure(
     panels: Sequence[RoiPanel],
     look: Look,
     note: str,
     *,
     legend: Mapping[str, str],
-    ceiling: CeilingPanel | None = None,
+    ceiling: pd.DataFrame | None = None,
     figure: str = "Fig2",
 ) -> Figure:
     """Grid of ROI panels, row by row: bars with error bars, stars and brackets; then all parts of the variance.
@@ -141,8 +119,10 @@ def roi_figure(
         The small print below (what stars and error bars mean, number of permutations).
     legend : mapping of str to str
         Names and colours explained below the title; may be empty.
-    ceiling : CeilingPanel, optional
-        Adds a wide panel below.
+    ceiling : DataFrame, optional
+        Adds a wide panel below. One row per ROI, whose name is the index, with R2 in all columns: explained and error
+        (half length of its error bar), lower and upper (the noise ceiling; squared, as its bounds are correlations),
+        chance (what unrelated networks would explain). NaN where there is none.
     figure : str
         A key of `PUBLISHED_BARS`: the figure of the paper whose bars the style "paper" has.
 
@@ -164,15 +144,15 @@ def roi_figure(
             heading("Unique variance (adjusted R²)"),
             grid.band(panels, y_axis, published),
             *parts,
-            *(_ceiling(ceiling, grid.width) if ceiling else []),
+            *(_ceiling(ceiling, grid.width) if ceiling is not None else []),
         ]
         notes = [note, parts_note, y_axis.note(published) if published else ""]
         return draw_page(bands, look, " ".join(filter(None, notes)), grid.width)
 
 
 def _published_look(
-    panels: Sequence[RoiPanel], legend: Mapping[str, str], ceiling: CeilingPanel | None
-) -> tuple[list[RoiPanel], dict[str, str], CeilingPanel | None]:
+    panels: Sequence[RoiPanel], legend: Mapping[str, str], ceiling: pd.DataFrame | None
+) -> tuple[list[RoiPanel], dict[str, str], pd.DataFrame | None]:
     """The same in the colours of the paper and in its order of ROIs, those that it does not have last."""
 
     def position(roi: str) -> int:
@@ -181,10 +161,7 @@ def _published_look(
     panels = [replace(panel, colors=[to_published_color(color) for color in panel.colors]) for panel in panels]
     legend = {name: to_published_color(color) for name, color in legend.items()}
     if ceiling is not None:
-        rois = ceiling.rois
-        order = sorted(range(len(rois)), key=lambda i: position(rois[i]))
-        values = (ceiling.explained, ceiling.error, ceiling.lower, ceiling.upper, ceiling.chance)
-        ceiling = CeilingPanel([rois[i] for i in order], *(value[order] for value in values))
+        ceiling = ceiling.sort_index(key=lambda rois: rois.map(position), kind="stable")
     return sorted(panels, key=lambda panel: position(panel.roi)), legend, ceiling
 
 
@@ -339,7 +316,7 @@ def _draw_bars(axes: Axes, panel: RoiPanel, y_axis: _YAxis, published: Published
     """Bars, error bars, stars and brackets of one ROI."""
     n = len(panel.labels)
     x = np.arange(n)
-    _prepare(axes, n, n_ticks=5)
+    _prepare(axes)
     axes.set(xlim=(-0.55, n - 0.45), ylim=(y_axis.low, y_axis.high))
     edge, hatches = "#222222", [""] * n
     if published:
@@ -360,16 +337,15 @@ def _draw_bars(axes: Axes, panel: RoiPanel, y_axis: _YAxis, published: Published
         _draw_star(axes, (i + j) / 2, y + 0.7 * bracket, min(3.6, 24 * y_axis.bracket))
 
 
-def _prepare(axes: Axes, n: int, n_ticks: int) -> None:
-    """What all panels share: a slot per bar, a line at zero, and a grid behind."""
+def _prepare(axes: Axes) -> None:
+    """What all panels share: a line at zero, and a grid behind."""
     axes.set_axisbelow(True)
     axes.grid(axis="y", color="#e4e4e4", lw=0.5)
     axes.axhline(0, color="black", lw=0.6)
-    axes.set_xlim(-0.6, n - 0.4)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="x", length=0, pad=3)
     axes.tick_params(axis="y", labelsize=FONT["small"])
-    axes.locator_params(axis="y", nbins=n_ticks)
+    axes.locator_params(axis="y", nbins=5)
 
 
 def _draw_errors(axes: Axes, values: NDArray[np.floating], errors: NDArray[np.floating]) -> None:
@@ -414,7 +390,7 @@ class _Row:
     def add_axes(self, page: Page, top: float, height: float) -> Axes:
         n = len(self.names)
         axes = page.figure.add_axes(page.rectangle(_Grid.left, top, n * self.slot, height))
-        _prepare(axes, n, n_ticks=5)
+        _prepare(axes)
         axes.set_xlim(-0.5, n - 0.5)
         axes.set_xticks(range(n), self.names, size=FONT["small"], rotation=self.rotation)
         return axes
@@ -488,7 +464,7 @@ def _parts_limits(panels: Sequence[RoiPanel]) -> tuple[float, float]:
 def _draw_stack(axes: Axes, x: float, panel: RoiPanel, width: float = 0.66) -> None:
     """All parts of one ROI on top of each other, positive ones upwards from zero and negative ones downwards."""
     ends = {True: 0.0, False: 0.0}
-    for subset in venn.subsets(len(panel.labels)):
+    for subset in map(frozenset, part_names(len(panel.labels))):
         part = panel.parts.get(subset, 0.0)
         bottom = ends[part > 0]
         ends[part > 0] += part
@@ -505,22 +481,22 @@ def _draw_stack(axes: Axes, x: float, panel: RoiPanel, width: float = 0.66) -> N
 _CHANCE_LINE: dict[str, Any] = {"color": "#d1495b", "lw": 1.4}
 
 
-def _ceiling(ceiling: CeilingPanel, page_width: float) -> list[Band]:
+def _ceiling(ceiling: pd.DataFrame, page_width: float) -> list[Band]:
     """Bars of explained variance before the band of the noise ceiling, one slot per ROI."""
     colors = {"explained": "#3f6f8f", "noise ceiling, from lower to upper bound": "#c4c4c4"}
     keys = [Key(name, (color,)) for name, color in colors.items()] + [Key("chance level", line=_CHANCE_LINE)]
-    row = _Row.of(ceiling.rois, len(ceiling.rois), page_width)
+    row = _Row.of(list(ceiling.index), len(ceiling), page_width)
     bars_height = 0.8
 
     def draw(page: Page, top: float) -> None:
         axes = row.add_axes(page, top, bars_height)
         bar, band = colors.values()
-        x = np.arange(len(ceiling.rois))
-        span = ceiling.upper - ceiling.lower
-        axes.bar(x, span, bottom=ceiling.lower, width=0.86, color=band, edgecolor="#777777", lw=0.4)
-        axes.bar(x, ceiling.explained, width=0.46, color=bar, edgecolor="#222222", lw=0.4)
-        _draw_errors(axes, ceiling.explained, ceiling.error)
-        chance = axes.hlines(ceiling.chance, x - 0.43, x + 0.43, **_CHANCE_LINE)
+        x = np.arange(len(ceiling))
+        span = ceiling["upper"] - ceiling["lower"]
+        axes.bar(x, span, bottom=ceiling["lower"], width=0.86, color=band, edgecolor="#777777", lw=0.4)
+        axes.bar(x, ceiling["explained"], width=0.46, color=bar, edgecolor="#222222", lw=0.4)
+        _draw_errors(axes, ceiling["explained"].to_numpy(), ceiling["error"].to_numpy())
+        chance = axes.hlines(ceiling["chance"], x - 0.43, x + 0.43, **_CHANCE_LINE)
         chance.set_path_effects(_white_edge(_CHANCE_LINE["lw"]))
 
     return [

@@ -7,7 +7,6 @@ what the tables say of one searchlight or ROI.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -150,15 +149,13 @@ def vertex_voxels(
     return flat
 
 
-def sample_labels(
-    data: NDArray[np.integer], affine: NDArray[np.floating], surface: str = DEFAULT_SURFACE
-) -> dict[str, NDArray[np.int64]]:
-    """Label of every vertex: that of the voxel it stands for.
+def sample(data: NDArray, affine: NDArray[np.floating], surface: str = DEFAULT_SURFACE) -> dict[str, NDArray]:
+    """Label or value of every vertex: exactly that of the voxel it stands for.
 
     Parameters
     ----------
-    data : ndarray of int, shape (X, Y, Z)
-        0 where there is no label.
+    data : ndarray of int or float, shape (X, Y, Z)
+        Labels, or values.
     affine : ndarray, shape (4, 4)
         Voxel indices to mm in MNI space.
     surface : str
@@ -166,39 +163,15 @@ def sample_labels(
 
     Returns
     -------
-    dict of str to ndarray of int, shape (n_vertices,)
-        "left" and "right"; 0 where there is no label. Values are a subset of those in the volume.
+    dict of str to ndarray, shape (n_vertices,)
+        "left" and "right": labels as int64, 0 outside of the volume; values as float32, NaN outside.
     """
-    return {hemi: values.astype(np.int64) for hemi, values in _sample(data, affine, surface, outside=0)}
-
-
-def sample_values(
-    data: NDArray[np.floating], affine: NDArray[np.floating], surface: str = DEFAULT_SURFACE
-) -> dict[str, NDArray[np.float32]]:
-    """Value of every vertex: that of the voxel it stands for, exactly.
-
-    Parameters
-    ----------
-    data : ndarray of float, shape (X, Y, Z)
-        NaN where there is no value.
-    affine : ndarray, shape (4, 4)
-        Voxel indices to mm in MNI space.
-    surface : str
-        One of `SURFACES`.
-
-    Returns
-    -------
-    dict of str to ndarray of float32, shape (n_vertices,)
-        "left" and "right"; NaN where there is no value.
-    """
-    return {hemi: values.astype(np.float32) for hemi, values in _sample(data, affine, surface, outside=np.nan)}
-
-
-def _sample(data: NDArray, affine: NDArray[np.floating], surface: str, outside: float) -> Iterator[tuple[str, NDArray]]:
-    """Each hemisphere with what the voxels of its vertices hold."""
+    dtype, outside = (np.int64, 0) if np.issubdtype(data.dtype, np.integer) else (np.float32, np.nan)
+    sampled: dict[str, NDArray] = {}
     for hemi in HEMISPHERES:
         voxels = vertex_voxels(data.shape, affine, hemi, surface)
-        yield hemi, np.where(voxels >= 0, data.reshape(-1)[voxels], outside)
+        sampled[hemi] = np.where(voxels >= 0, data.reshape(-1)[voxels], outside).astype(dtype)
+    return sampled
 
 
 def triangle_corners(labels: NDArray[np.integer], faces: NDArray[np.integer]) -> NDArray[np.int64]:

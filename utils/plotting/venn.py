@@ -9,10 +9,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from utils.stats.regression import part_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,11 +26,6 @@ NOTE = (
     f"by more than {_TOLERANCE:.0%} of the total; not drawn: circles cannot show these parts."
 )
 MISSING_NOTE = "Venn diagrams need the package matplotlib-venn, which is not installed."
-
-
-def subsets(n: int) -> list[frozenset[int]]:
-    """Every non-empty subset of `n` sets: single ones first, then pairs, and so on, each in order."""
-    return [frozenset(members) for size in range(1, n + 1) for members in combinations(range(n), size)]
 
 
 def is_installed() -> bool:
@@ -59,7 +55,7 @@ def draw(axes: Axes, parts: Mapping[frozenset[int], float], colors: Sequence[str
         What is wrong with the diagram: "clipped", "distorted", "not drawn"; none if its areas are the parts.
     """
     axes.set_axis_off()
-    signed = {subset: parts.get(subset, 0.0) for subset in subsets(len(colors))}
+    signed = {subset: parts.get(subset, 0.0) for subset in map(frozenset, part_names(len(colors)))}
     # matplotlib-venn takes negative areas without a word and draws something else.
     areas = {subset: max(0.0, part) for subset, part in signed.items()}
     wrong = ["clipped"] * any(part < 0 for part in signed.values())

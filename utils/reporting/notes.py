@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from utils.analysis.settings import Settings
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def best_network(settings: Settings) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,20 +228,14 @@ def _text(value: Any) -> str:
 def _folders(page: Path) -> dict[str, list[dict[str, Any]]]:
     """All files of the run by folder: those beside the page, under "", and those in each folder there."""
     here = page.parent
-    beside = {file.name for file in here.iterdir() if file.is_file()} | {page.name, "run.json"}
-    inside = {
-        folder.name: [str(file.relative_to(here)) for file in folder.rglob("*") if file.is_file()]
-        for folder in sorted(here.iterdir())
-        if folder.is_dir()
-    }
-    return {folder: _files(page, names) for folder, names in {"": beside, **inside}.items()}
-
-
-def _files(page: Path, names: Iterable[str]) -> list[dict[str, Any]]:
-    """Name, size in bytes and description of files; the page and run.json, written after it, have no size yet."""
-    sizes = {name: (page.parent / name).stat().st_size for name in names if (page.parent / name).is_file()}
-    sizes.pop(page.name, None)
-    return [{"name": name, "size": sizes.get(name), "what": _what(page.parent, name)} for name in sorted(names)]
+    found = {file.relative_to(here).as_posix(): file.stat().st_size for file in here.rglob("*") if file.is_file()}
+    # The page, and the record, which is written after it, have no size yet.
+    sizes: dict[str, int | None] = {"run.json": None, **found, page.name: None}
+    folders: dict[str, list[dict[str, Any]]] = {"": []}
+    for name in sorted(sizes):
+        folder = name.split("/")[0] if "/" in name else ""
+        folders.setdefault(folder, []).append({"name": name, "size": sizes[name], "what": _what(here, name)})
+    return folders
 
 
 def _what(folder: Path, name: str) -> str:
@@ -249,7 +243,7 @@ def _what(folder: Path, name: str) -> str:
     kind = next((text for ending, text in _FILES.items() if name.endswith(ending)), "")
     if kind not in ("volume", "surface"):
         return kind
-    stem = name.removesuffix(".nii.gz").removesuffix(".gii").removesuffix(".label").removesuffix(".func")
+    stem = name.split(".")[0]
     try:
         described = str(json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))["Description"])
     except (OSError, ValueError, KeyError, TypeError):
