@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.parallel.resources import Progress, Resources
+from utils.parallel.resources import Progress, Resources, ignore
 from utils.stats.exceedances import (
     PLAIN,
     SIGNED,
@@ -89,7 +89,7 @@ def permutation_test(
     pairs: Sequence[tuple[int, int]] = (),
     two_sided: bool = True,
     resources: Resources = Resources(),
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> PermutationTest:
     """Permutation test of statistics, and of their differences, at many locations at once.
 
@@ -145,7 +145,7 @@ def _test_linear_statistic(
     pairs: list[tuple[int, int]],
     two_sided: bool,
     resources: Resources,
-    progress: Progress | None,
+    progress: Progress,
 ) -> PermutationTest:
     """Counts from products in float32, rechecked in float64 where this leaves them open; see `exceedances`."""
     n = len(statistic.weights)
@@ -165,7 +165,7 @@ def _test_linear_statistic(
     return _p_values(observed[:n], thresholds, _count(plan, targets, resources, progress), pairs)
 
 
-def _count(plan: NullPlan, targets: Targets, resources: Resources, progress: Progress | None) -> Counts:
+def _count(plan: NullPlan, targets: Targets, resources: Resources, progress: Progress) -> Counts:
     if resources.workers is not None:
         return _count_on_workers(resources.workers, plan, targets, progress)
     if resources.device == "cpu":
@@ -175,7 +175,7 @@ def _count(plan: NullPlan, targets: Targets, resources: Resources, progress: Pro
     return count_on_gpu(plan, targets, 0, plan.permutations.n, progress, device=resources.device)
 
 
-def _count_on_workers(workers: Workers, plan: NullPlan, targets: Targets, progress: Progress | None) -> Counts:
+def _count_on_workers(workers: Workers, plan: NullPlan, targets: Targets, progress: Progress) -> Counts:
     """Count chunks of the brain one after another, permutations of each side by side."""
     flop_each, n_permutations = 2 * plan.permuted.size, plan.permutations.n
     chunks = list(targets.chunks(max(1, _CHUNK_BYTES // (8 * targets.responses.shape[1]))))
@@ -187,9 +187,8 @@ def _count_on_workers(workers: Workers, plan: NullPlan, targets: Targets, progre
 
         def keep(task: int, counts: Counts, found: dict = found, tasks: list = tasks, number: int = number) -> None:
             found[task] = counts
-            if progress is not None:
-                done = sum(tasks[i][1] - tasks[i][0] for i in found)
-                progress((number * n_permutations + done) // len(chunks), n_permutations)
+            done = sum(tasks[i][1] - tasks[i][0] for i in found)
+            progress((number * n_permutations + done) // len(chunks), n_permutations)
 
         workers.run(count_on_cpu, (plan, chunk), tasks, keep)
         parts.append(Counts.over_permutations([found[i] for i in range(len(tasks))]))
@@ -204,7 +203,7 @@ def _test_any_statistic(
     pairs: list[tuple[int, int]],
     two_sided: bool,
     resources: Resources,
-    progress: Progress | None,
+    progress: Progress,
 ) -> PermutationTest:
     """All in float64, for any statistic and any device of torch."""
     import torch
@@ -237,8 +236,7 @@ def _test_any_statistic(
             largest[0, block] = largest[0, block].maximum(top.amax(dim=1))
             if pairs:
                 largest[1, block] = largest[1, block].maximum(change.amax(dim=(0, 2)))
-        if progress is not None:
-            progress(block.stop, permutations.n)
+        progress(block.stop, permutations.n)
     counts = Counts(*(tensor.cpu().numpy() for tensor in (count, best, largest)))
     return _p_values(observed.cpu().numpy(), thresholds.cpu().numpy(), counts, pairs)
 
