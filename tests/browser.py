@@ -23,7 +23,7 @@ _FLAGS = (
 )  # fmt: skip
 
 T = TypeVar("T")
-PATIENCE = 25  # seconds; only ends a test that would otherwise wait for ever
+PATIENCE = 300  # seconds; only ends a test that would otherwise wait for ever
 
 # plotly draws in animation frames: what was asked for shows after two, once the chart has the size of its place.
 _SETTLED = """

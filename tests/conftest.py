@@ -14,6 +14,13 @@ def kinds(name: str) -> list[str]:
     return ["simulated", "real"] if (REAL / name).exists() else ["simulated"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all tests that look at a page in a browser."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20210817)

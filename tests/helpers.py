@@ -1,6 +1,7 @@
 """What several test modules share: small data sets, literal regressions, and scripts run in place."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from utils.rdm import n_pairs_of
 HOME = Path(__file__).resolve().parents[1]
 N_CONDITIONS = 12
 N_PAIRS = n_pairs_of(N_CONDITIONS)
+REMOTE = re.compile(r"<[a-z]+\s[^>]*(?:src|href)\s*=\s*[\"']?\s*(?:https?:)?//", re.I)  # a tag that asks for more
 SCRIPTS = {
     "Fig1": "Fig1_individualdnns_searchlight",
     "Fig2": "Fig2_individualdnns_top3_ROIs",

@@ -241,6 +241,7 @@ def test_batches_workers_and_memory_change_nothing_but_rounding(tmp_path, stimul
         np.testing.assert_allclose(other[name], usual[name], atol=1e-6)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 @pytest.mark.parametrize("memory", [2 * 10**9, 10**7])
 def test_the_gpu_changes_nothing_but_rounding(tmp_path, stimuli, memory):

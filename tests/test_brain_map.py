@@ -5,48 +5,23 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from helpers import REMOTE
+from label_maps import N_LABELS, make_label_map, patches
 from nilearn import datasets, surface
 
-from models.tasks import TASKS, legend_order
-from utils.plotting.colors import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, study_colors
-from utils.plotting.label_maps import LabelMap
 from utils.plotting.nilearn_page import write_nilearn_page
 from utils.plotting.page_layout import Look
 from utils.plotting.surface import HEMISPHERES, sample_labels
 
-N_LABELS = len(TASKS) + 2
-
-
-def make_label_map(**changes):
-    """Patches of all labels in the grey matter behind y = -40 mm, each voxel that of the nearest of 60 seeds."""
-    mask = datasets.load_mni152_gm_mask(resolution=3)
-    voxels = np.argwhere(mask.get_fdata() > 0)
-    xyz = nib.affines.apply_affine(mask.affine, voxels)
-    voxels, xyz = voxels[xyz[:, 1] < -40], xyz[xyz[:, 1] < -40]
-    seeds = xyz[np.random.default_rng(0).choice(len(xyz), 60)]
-    nearest = np.argmin(((xyz[:, None] - seeds) ** 2).sum(axis=-1), axis=1)
-    data = np.zeros(mask.shape, np.int16)
-    data[tuple(voxels.T)] = nearest % N_LABELS + 1
-    tasks, colors = [TASKS[i] for i in legend_order(TASKS)], study_colors(TASKS)
-    content = {
-        "data": data,
-        "affine": mask.affine,
-        "names": [task.label for task in tasks] + ["not significant", "below the noise ceiling"],
-        "colors": [colors[task.key] for task in tasks] + [NOT_SIGNIFICANT_COLOR, BELOW_CEILING_COLOR],
-        "legend_groups": [task.group for task in tasks] + ["", ""],
-        "counts": [int(count) for count in np.bincount(data.ravel(), minlength=N_LABELS + 1)[1:]],
-        "unit": "searchlights",
-    }
-    return LabelMap(**{**content, **changes})
-
 
 @pytest.fixture(scope="module")
 def label_map():
-    return make_label_map()
+    return make_label_map(*patches())
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +51,7 @@ def along_cortex(hemi, n=11):
 
 def test_surface_holds_no_label_that_the_volume_does_not(label_map):
     # Only even labels: an odd one can come from nothing but mixing.
-    even = make_label_map(data=(label_map.data // 2 * 2).astype(np.int16))
+    even = replace(label_map, data=(label_map.data // 2 * 2).astype(np.int16))
     legal = set(np.unique(even.data))
     for labels in sample_labels(even.data, even.affine).values():
         assert labels.shape == (10242,)
@@ -114,7 +89,7 @@ def test_volume_that_ends_inside_the_brain(label_map):
     start, stop = occupied.min(axis=0), occupied.max(axis=0) + 1
     affine = label_map.affine.copy()
     affine[:3, 3] = nib.affines.apply_affine(affine, start)
-    slab = make_label_map(data=label_map.data[tuple(map(slice, start, stop))], affine=affine)
+    slab = replace(label_map, data=label_map.data[tuple(map(slice, start, stop))], affine=affine)
     whole = sample_labels(label_map.data, label_map.affine)
     for hemi, labels in sample_labels(slab.data, slab.affine).items():
         np.testing.assert_array_equal(labels, whole[hemi])
@@ -123,7 +98,7 @@ def test_volume_that_ends_inside_the_brain(label_map):
 def test_orientation_of_the_voxel_grid_does_not_matter(label_map):
     affine = label_map.affine @ np.diag([-1, 1, 1, 1])
     affine[:3, 3] = nib.affines.apply_affine(label_map.affine, [label_map.data.shape[0] - 1, 0, 0])
-    flipped = make_label_map(data=label_map.data[::-1], affine=affine)
+    flipped = replace(label_map, data=label_map.data[::-1], affine=affine)
     whole = sample_labels(label_map.data, label_map.affine)
     for hemi, labels in sample_labels(flipped.data, flipped.affine).items():
         assert (labels == whole[hemi]).mean() > 0.999  # ties between voxels may round the other way
@@ -140,9 +115,6 @@ def test_page_names_everything(page, label_map):
         assert part in text
     places = [text.index(f"<h3>{group}</h3>") for group in ("2D", "3D", "semantic", "baseline")]
     assert places == sorted(places)
-
-
-REMOTE = re.compile(r"<[a-z]+\s[^>]*(?:src|href)\s*=\s*[\"']?\s*(?:https?:)?//", re.I)
 
 
 def test_page_asks_for_nothing_remote(page):
@@ -188,7 +160,7 @@ def test_page_is_reproducible_and_stays_small(page, label_map, tmp_path):
 
 
 def test_page_without_banner_and_without_a_single_label(label_map, tmp_path):
-    empty = make_label_map(data=np.zeros_like(label_map.data), counts=[0] * N_LABELS)
+    empty = replace(label_map, data=np.zeros_like(label_map.data), counts=[0] * N_LABELS)
     write_nilearn_page(tmp_path / "a.html", empty, Look("Nothing"), [])
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert 'class="banner"' not in text
@@ -210,6 +182,6 @@ def test_page_without_banner_and_without_a_single_label(label_map, tmp_path):
         ({"data": np.zeros((2, 2), np.int16)}, r"shape \(2, 2\)"),
     ],
 )
-def test_inconsistent_label_maps_are_refused(changes, message):
+def test_inconsistent_label_maps_are_refused(label_map, changes, message):
     with pytest.raises(ValueError, match=message):
-        make_label_map(**changes)
+        replace(label_map, **changes)

@@ -101,6 +101,14 @@ def results(workers: dask_workers.Workers, function, shared: tuple, tasks: list[
     return [found[number] for number in range(len(tasks))]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def patience():
+    """On a busy machine a scheduler may take longer to answer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dask_workers, "_CONNECT_SECONDS", 300)
+        yield
+
+
 @pytest.fixture(scope="module")
 def two():
     with dask_workers.connect("local:2", threads=1) as workers:
@@ -509,7 +517,7 @@ def test_an_interrupted_run_ends_its_workers(tmp_path):
         assert process.returncode == 130
         assert out == "begun\n"  # once: workers import the script, and do not run it
         assert err == "\ninterrupted: earlier results are unchanged; run the same command again\n"
-        assert psutil.wait_procs(workers, timeout=120)[1] == []
+        assert psutil.wait_procs(workers, timeout=300)[1] == []
 
 
 def test_a_lost_scheduler_is_one_line(tmp_path, monkeypatch):

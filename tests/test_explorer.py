@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import requests
 from browser import open_browser
+from helpers import REMOTE
+from label_maps import make_label_map, patches
 from nilearn import datasets
 from nilearn import surface as nilearn_surface
-from test_brain_map import REMOTE, make_label_map
 
 from utils import InputError
 from utils.plotting import explorer, surface
@@ -610,7 +611,8 @@ return [...document.querySelectorAll(texts)]
 def full_page(tmp_path_factory):
     """As many labels as a figure has, long names and a long title."""
     path = tmp_path_factory.mktemp("full") / "brain_map.html"
-    labels = make_label_map(title="Best network", note="The network that explains most of each searchlight's RDM.")
+    note = "The network that explains most of each searchlight's RDM."
+    labels = make_label_map(*patches(), title="Best network", note=note)
     values = np.where(labels.data > 0, labels.data / 21, np.nan)
     unit = "proportion of jackknife samples in which the winner stays the same"
     maps = [labels, ValueMap(values, labels.affine, "Stability of the winner", unit, low=0, high=1)]

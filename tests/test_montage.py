@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
+from label_maps import N_LABELS, make_label_map
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 
-from models.tasks import TASKS, legend_order
+from models.tasks import TASKS
 from utils.plotting import montage as module
-from utils.plotting.colors import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, study_colors, to_published_color
-from utils.plotting.label_maps import OUTSIDE, LabelMap
+from utils.plotting.colors import study_colors, to_published_color
+from utils.plotting.label_maps import OUTSIDE
 from utils.plotting.montage import montage
 from utils.plotting.page_layout import PAGE_WIDTH, Look, save_figure
 from utils.plotting.surface import HEMISPHERES, load_hemisphere
 
 AFFINE = np.array([[3.0, 0, 0, -90], [0, 3, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1]])
 SHAPE = (61, 73, 61)
-OTHERS = {"not significant": NOT_SIGNIFICANT_COLOR, "below the noise ceiling": BELOW_CEILING_COLOR}
 
 
 def blocks(n_labels):
@@ -28,24 +29,9 @@ def blocks(n_labels):
     return np.where(y < 9, 1 + (x + 3 * y + 5 * z) % n_labels, 0).astype(np.int16)
 
 
-def make_label_map(**changes):
-    models = [TASKS[i] for i in legend_order(TASKS)]
-    colors = study_colors(TASKS)
-    content = {
-        "data": blocks(len(models) + 2),
-        "affine": AFFINE,
-        "names": [model.label for model in models] + list(OTHERS),
-        "colors": [colors[model.key] for model in models] + list(OTHERS.values()),
-        "legend_groups": [model.group for model in models] + ["", ""],
-        "counts": list(range(1, len(models) + 3)),
-        "unit": "searchlights",
-    }
-    return LabelMap(**{**content, **changes})
-
-
 @pytest.fixture(scope="module")
 def label_map():
-    return make_label_map()
+    return make_label_map(blocks(N_LABELS), AFFINE, counts=list(range(1, N_LABELS + 1)))
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +160,9 @@ def test_without_stability_there_is_one_map(label_map):
 @pytest.mark.parametrize(
     "legend_groups", [["", "", ""], ["a family whose name is far too long for a column of the legend"] * 3]
 )
-def test_long_names_stay_in_their_columns(legend_groups):
-    few = make_label_map(
+def test_long_names_stay_in_their_columns(label_map, legend_groups):
+    few = replace(
+        label_map,
         data=blocks(3),
         names=[
             "2D",
@@ -195,7 +182,7 @@ def test_long_names_stay_in_their_columns(legend_groups):
 
 
 def test_nothing_labelled_at_all(label_map):
-    figure = montage(make_label_map(data=np.zeros(SHAPE, np.int16)), Look("T"), "")
+    figure = montage(replace(label_map, data=np.zeros(SHAPE, np.int16)), Look("T"), "")
     assert all(is_grey(color) for axes in figure.axes for color in colors_of(axes))
 
 

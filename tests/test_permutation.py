@@ -275,6 +275,7 @@ def test_two_workers_of_which_one_is_killed_count_the_same(study, tmp_path, monk
     basis, places = study
     options = {"pairs": all_pairs(4)}
     ours = permutation_test(basis, statistic(basis), places, Permutations(300), **options)
+    monkeypatch.setattr("utils.parallel.dask_workers._CONNECT_SECONDS", 300)
     monkeypatch.setattr("utils.stats.permutation._CHUNK_BYTES", 8 * places.shape[1] * 150)  # two chunks of the brain
     seen, killed = [], tmp_path / "killed"
     monkeypatch.setattr(permutation, "count_on_cpu", partial(count_or_die, str(killed)))
@@ -376,6 +377,7 @@ def test_without_a_compiler_the_scan_stays_as_it_is(monkeypatch):
     exceedances_gpu._compiled_scan.cache_clear()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("statistic", [own_adjusted_r2, unique_adjusted_r2])
 def test_a_real_gpu_counts_the_same(study, statistic):

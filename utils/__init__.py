@@ -1,4 +1,4 @@
-"""Shared building blocks of the four figure scripts."""
+"""dnn2brain: which tasks explain the visual cortex? The library behind the four figure scripts and the commands."""
 
 __version__ = "0.1.0"
 

@@ -1,0 +1,1 @@
+"""Data sets: where their parts lie, how they are read and checked; the simulated example, the published release."""

@@ -1,0 +1,1 @@
+"""Threads, Dask workers, and what else a computation may use."""

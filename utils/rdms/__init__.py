@@ -1,0 +1,1 @@
+"""From images and networks, and from beta maps, to representational dissimilarity matrices."""

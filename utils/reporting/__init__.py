@@ -1,0 +1,1 @@
+"""The report, the methods text and the notes of figures, as templates and data."""
