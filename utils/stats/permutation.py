@@ -67,7 +67,6 @@ class PermutationTest:
         Pairs of statistics that were compared.
     p_difference, p_difference_max : ndarray of float64, shape (n_pairs, n_locations)
         p values of their differences, and corrected for all pairs and locations.
-    n_permutations : int
     """
 
     observed: NDArray[np.float64]
@@ -77,7 +76,6 @@ class PermutationTest:
     pairs: list[tuple[int, int]]
     p_difference: NDArray[np.float64]
     p_difference_max: NDArray[np.float64]
-    n_permutations: int
 
 
 def permutation_test(
@@ -260,7 +258,6 @@ def _p_values(
         pairs=pairs,
         p_difference=p[n:],
         p_difference_max=(1.0 + at_least[1]) / (1.0 + n_permutations),
-        n_permutations=n_permutations,
     )
 
 
