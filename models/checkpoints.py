@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.tasks import Task
-from utils.io.download import Progress, download
+from utils.io.download import download
+from utils.parallel.resources import Progress
 
 # Source: TASKONOMY_PRETRAINED_WEIGHT_URL_TEMPLATE of the `visualpriors` package, version 0.3.5.
 WEIGHTS = "https://github.com/alexsax/visual-prior/raw/networks/assets/pytorch"

@@ -16,6 +16,7 @@ import pickle
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,16 +121,6 @@ class TaskonomyEncoder(nn.Module):
         return self.relu1(self.compress_bn(self.compress1(x)))
 
 
-def _bare_encoder(in_channels: int) -> TaskonomyEncoder:
-    """Encoder in eval mode, without gradients, whose weights have yet to be set.
-
-    Built on the meta device: the usual initialisation would take time and draw from the global random state.
-    """
-    with torch.device("meta"):
-        encoder = TaskonomyEncoder(in_channels)
-    return encoder.to_empty(device="cpu").eval().requires_grad_(False)
-
-
 def random_encoder(in_channels: int = 3, seed: int = 0) -> TaskonomyEncoder:
     """Untrained encoder, in eval mode.
 
@@ -148,7 +139,9 @@ def random_encoder(in_channels: int = 3, seed: int = 0) -> TaskonomyEncoder:
     TaskonomyEncoder
     """
     generator = torch.Generator().manual_seed(seed)
-    encoder = _bare_encoder(in_channels)
+    with torch.device("meta"):  # the usual initialisation would take time and draw from the global random state
+        encoder = TaskonomyEncoder(in_channels)
+    encoder.to_empty(device="cpu").eval().requires_grad_(False)
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5, generator=generator)
@@ -323,28 +316,17 @@ def optimise(model: nn.Module, layers: Sequence[str] = ()) -> nn.Module:
     nn.Module
         Of the same class, in eval mode, without gradients; layers keep their names.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    if isinstance(model, TaskonomyEncoder):
-        _fold(model, (("conv1", "bn1"), ("compress1", "compress_bn")), "", layers)
-        for name, module in list(model.named_modules()):
-            if isinstance(module, Bottleneck):
-                pairs = tuple((f"conv{i}", f"bn{i}") for i in (1, 2, 3))
-                _fold(module, pairs, f"{name}.", layers)
-            elif isinstance(module, nn.Sequential) and name.endswith("downsample"):
-                _fold(module, (("0", "1"),), f"{name}.", layers)
-    return model.to(memory_format=torch.channels_last)
-
-
-def _fold(parent: nn.Module, pairs: Sequence[tuple[str, str]], prefix: str, keep: Sequence[str]) -> None:
-    """Fold the second module of each pair, a batch norm, into the first, a convolution."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    for first, second in pairs:
-        convolution, norm = parent.get_submodule(first), parent.get_submodule(second)
-        if prefix + first in keep or not (isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
-            continue
-        setattr(parent, first, fuse_conv_bn_eval(convolution, norm).requires_grad_(False))
-        setattr(parent, second, nn.Identity())
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    if isinstance(model, TaskonomyEncoder):
+        # Every batch norm is declared right after the convolution that precedes it.
+        for (name, module), (following, norm) in pairwise(list(model.named_modules())):
+            if isinstance(module, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and name not in layers:
+                parent = model.get_submodule(name.rpartition(".")[0])
+                setattr(parent, name.rpartition(".")[2], fuse_conv_bn_eval(module, norm).requires_grad_(False))
+                setattr(parent, following.rpartition(".")[2], nn.Identity())
+    return model.to(memory_format=torch.channels_last)
 
 
 # ------------------------------------------------------------------------------------------------- layers, any network

@@ -131,8 +131,7 @@ def legend_order(models: Sequence[Model]) -> list[int]:
     groups = group_names(models)
     published = {task.key: task.plot_order for task in TASKS}
     return sorted(
-        range(len(models)),
-        key=lambda i: (groups.index(models[i].group), published.get(models[i].key, len(TASKS)), i),
+        range(len(models)), key=lambda i: (groups.index(models[i].group), published.get(models[i].key, len(TASKS)), i)
     )
 
 

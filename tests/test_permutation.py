@@ -1,7 +1,10 @@
 """Permutation tests against literal loops, between precisions, and their calibration."""
 
+import os
 import shutil
+import signal
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,12 +256,22 @@ def test_memory_does_not_grow_with_permutations(study):
     assert peak[4000] - peak[1000] < 200 * 3000
 
 
+def count_or_die(killed, plan, targets, start, stop):
+    """Ends its process at the first task from permutation 150 on, and only there: `killed` is made by one process."""
+    if start >= 150:
+        try:
+            Path(killed).touch(exist_ok=False)
+        except FileExistsError:
+            pass
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return exceedances_cpu.count_on_cpu(plan, targets, start, stop)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("statistic", [own_adjusted_r2, unique_adjusted_r2])
-def test_two_workers_of_which_one_is_killed_count_the_same(study, monkeypatch, statistic):
+def test_two_workers_of_which_one_is_killed_count_the_same(study, tmp_path, monkeypatch, statistic):
     pytest.importorskip("distributed", reason="--dask needs requirements-dask.txt")
-    import psutil
-
     from utils.parallel.dask_workers import connect
 
     basis, places = study
@@ -266,19 +279,12 @@ def test_two_workers_of_which_one_is_killed_count_the_same(study, monkeypatch, s
     ours = permutation_test(basis, statistic(basis), places, Permutations(300), **options)
     monkeypatch.setattr("utils.parallel.dask_workers._CONNECT_SECONDS", 300)
     monkeypatch.setattr("utils.stats.permutation._CHUNK_BYTES", 8 * places.shape[1] * 150)  # two chunks of the brain
-    seen, killed = [], []
-
-    def progress(done, total):
-        seen.append((done, total))
-        if done > 50 and not killed:
-            children = psutil.Process().children(recursive=True)
-            killed.append(next(child for child in children if "spawn_main" in " ".join(child.cmdline())))
-            killed[0].kill()
-
+    seen, killed = [], tmp_path / "killed"
+    monkeypatch.setattr(permutation, "count_on_cpu", partial(count_or_die, str(killed)))
     with connect("local:2") as workers:
-        options |= {"resources": Resources(workers=workers), "progress": progress}
+        options |= {"resources": Resources(workers=workers), "progress": lambda *state: seen.append(state)}
         theirs = permutation_test(basis, statistic(basis), places, Permutations(300), **options)
-    killed[0].wait(300)
+    assert killed.exists()
     assert len(seen) >= 20 and seen[-1] == (300, 300)
     same_p_values(ours, theirs)
 

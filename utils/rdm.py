@@ -113,8 +113,7 @@ def correlation_rdm(patterns: ArrayLike) -> NDArray[np.float64]:
     ----------
     Kriegeskorte, Mur & Bandettini 2008, Front Syst Neurosci 2:4.
     """
-    rdms: NDArray[np.float64] = pattern_rdms(np.asarray(patterns, dtype=np.float64))
-    return rdms
+    return pattern_rdms(np.asarray(patterns, dtype=np.float64))
 
 
 def pattern_rdms(patterns: Any, metric: str = "correlation", *, center: bool = False) -> Any:

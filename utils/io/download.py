@@ -17,8 +17,8 @@ import requests
 
 from utils import InputError
 from utils.io.output import disk_errors
+from utils.parallel.resources import Progress, ignore
 
-Progress = Callable[[int, int], None]
 TIMEOUT = 30.0  # seconds without a byte
 _PAUSE = 1.0  # seconds before a broken download is resumed
 _CHUNK = 2**20
@@ -104,7 +104,7 @@ class _Receiver:
         self.part = path.with_name(f"{path.name}.part")
         self.called = False
         self._validator = path.with_name(f"{path.name}.part.etag")
-        self._progress = progress or (lambda done, total: None)
+        self._progress = progress or ignore
         self._trusted = trusted
 
     def __call__(self, url: str, output_file: str, pooch: object = None, check_only: bool = False) -> None:

@@ -132,14 +132,13 @@ def read_rdms(path: Path, key: str, name: str) -> NDArray[np.float64]:
     if rdms.ndim not in (2, 3) or rdms.shape[-1] != rdms.shape[-2] or rdms.shape[-1] < 4:
         raise InputError(f"{path}: {name} has shape {rdms.shape}, expected square RDMs of four or more conditions")
     rows, columns = np.triu_indices(rdms.shape[-1], k=1)
-    bad = int((~np.isfinite(rdms[..., rows, columns])).sum() + (~np.isfinite(rdms[..., columns, rows])).sum())
+    vectors, mirrored = rdms[..., rows, columns], rdms[..., columns, rows]
+    bad = np.count_nonzero(~np.isfinite([vectors, mirrored]))
     if bad:
         raise InputError(f"{path}: {name} holds {bad} entries that are NaN or inf, expected finite dissimilarities")
-    vectors, mirrored = rdms[..., rows, columns], rdms[..., columns, rows]
-    if np.abs(vectors - mirrored).max() > _SYMMETRY_TOLERANCE * max(np.ptp(vectors), np.finfo(float).tiny):
-        raise InputError(
-            f"{path}: {name} is not symmetric (difference {np.abs(vectors - mirrored).max():.3g}), so it is not an RDM"
-        )
+    difference = np.abs(vectors - mirrored).max()
+    if difference > _SYMMETRY_TOLERANCE * max(np.ptp(vectors), np.finfo(float).tiny):
+        raise InputError(f"{path}: {name} is not symmetric (difference {difference:.3g}), so it is not an RDM")
     constant = np.atleast_1d(np.ptp(vectors, axis=-1) == 0)
     if constant.any():
         raise InputError(

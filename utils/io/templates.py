@@ -39,12 +39,8 @@ def render_text(text: str, **values: Any) -> str:
     return _environment.from_string(text).render(values)
 
 
-def _thousands(number: int) -> str:
-    return f"{number:,}"
-
-
 def _in_words(number: int) -> str:
-    return _WORDS[number] if number < len(_WORDS) else _thousands(number)
+    return _WORDS[number] if number < len(_WORDS) else f"{number:,}"
 
 
 def _counted(number: int, noun: str) -> str:
@@ -62,6 +58,6 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters.update(thousands=_thousands, in_words=_in_words, counted=_counted, listed=_listed)
+_environment.filters.update(thousands="{:,}".format, in_words=_in_words, counted=_counted, listed=_listed)
 # Objects keep their order, and large pages no blanks; `tojson` escapes what could end a script element.
 _environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
-@contextmanager
-def silent(title: str) -> Iterator[Progress]:
+def ignore(done: int, total: int) -> None:
     """Progress that is reported to nobody."""
-    yield lambda done, total: None
+
+
+def silent(title: str) -> AbstractContextManager[Progress]:
+    """Progress of a long step that is reported to nobody."""
+    return nullcontext(ignore)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.parallel.resources import Progress
+from utils.parallel.resources import Progress, ignore
 from utils.stats.exceedances import PLAIN, TWO_SIDED, Counts, Exact, NullPlan, Targets, permute
 from utils.stats.matmul import fastest_matmul
 
@@ -29,7 +29,7 @@ _TILE = 256
 _FLAGS = 4096
 
 
-def count_on_cpu(plan: NullPlan, targets: Targets, start: int, stop: int, progress: Progress | None = None) -> Counts:
+def count_on_cpu(plan: NullPlan, targets: Targets, start: int, stop: int, progress: Progress = ignore) -> Counts:
     """Count exceedances of some permutations at all locations, on the CPU.
 
     Parameters
@@ -65,8 +65,7 @@ def count_on_cpu(plan: NullPlan, targets: Targets, start: int, stop: int, progre
             if plan.rotates_late:
                 projected = rotation @ projected
             counter.add(projected.numpy().reshape(-1, len(permutations), len(brain)), permutations)
-        if progress is not None:
-            progress(first + len(permutations) - start, stop - start)
+        progress(first + len(permutations) - start, stop - start)
     return Counts.over_locations([counter.counts() for counter in counters])
 
 

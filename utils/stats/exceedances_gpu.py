@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from utils.parallel.resources import Progress
+from utils.parallel.resources import Progress, ignore
 from utils.rdm import expand
 from utils.stats.exceedances import SIGNED, Counts, Exact, NullPlan, Targets
 
@@ -41,13 +41,7 @@ _COMPILE_FLOP = 1e15
 
 
 def count_on_gpu(
-    plan: NullPlan,
-    targets: Targets,
-    start: int,
-    stop: int,
-    progress: Progress | None = None,
-    *,
-    device: str = "cuda",
+    plan: NullPlan, targets: Targets, start: int, stop: int, progress: Progress = ignore, *, device: str = "cuda"
 ) -> Counts:
     """Count exceedances of some permutations at all locations, on a device of torch.
 
@@ -110,17 +104,16 @@ def _full_float32() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _count(counters: Iterator[_DeviceCounter], n_chunks: int, n_block: int, progress: Progress | None) -> Counts:
+def _count(counters: Iterator[_DeviceCounter], n_chunks: int, n_block: int, progress: Progress) -> Counts:
     """Let each counter, made when its turn comes, count all permutations."""
     parts = []
     with _full_float32():
         for number, counter in enumerate(counters):
-            n = counter.n_permutations
+            n = len(counter.orders)
             for first in range(0, n, n_block):
                 last = min(first + n_block, n)
                 counter.add(first, last)
-                if progress is not None:
-                    progress((number * n + last) // n_chunks, n)
+                progress((number * n + last) // n_chunks, n)
             parts.append(counter.counts())
     return Counts.over_locations(parts)
 
@@ -152,7 +145,7 @@ class _DeviceCounter:
     """Counts one chunk of the brain, block after block of the permutations `orders` (n, n_items)."""
 
     def __init__(self, plan: NullPlan, targets: Targets, orders: torch.Tensor, start: int) -> None:
-        self._plan, self._orders, self._start = plan, orders, start
+        self._plan, self.orders, self._start = plan, orders, start
         contrasts, device, n_pairs = plan.contrasts, orders.device, plan.basis.shape[1]
         self._permuted, self._rotation = self._put(plan.permuted), self._put(plan.rotation)
         self._index: tuple[torch.Tensor, ...] = ()
@@ -179,10 +172,6 @@ class _DeviceCounter:
         self._largest: list[NDArray[np.float64]] = []
         self._waiting: list[_Block] = []
 
-    @property
-    def n_permutations(self) -> int:
-        return len(self._orders)
-
     def add(self, first: int, last: int) -> None:
         """Count a block of permutations."""
         count, *left_open = self._compared(first, last)
@@ -196,13 +185,11 @@ class _DeviceCounter:
         self._recheck()
         certain = self._certain.cpu().numpy()
         return Counts(
-            certain[:-1] + self._rechecked,
-            certain[-1] + self._rechecked_best,
-            np.concatenate(self._largest, axis=1),
+            certain[:-1] + self._rechecked, certain[-1] + self._rechecked_best, np.concatenate(self._largest, axis=1)
         )
 
     def _compared(self, first: int, last: int) -> tuple[torch.Tensor, ...]:
-        permuted = _permute(self._permuted, self._orders[first:last], self._index)
+        permuted = _permute(self._permuted, self.orders[first:last], self._index)
         projected = multiply(permuted, self._brain).reshape(len(self._permuted), -1)
         if self._plan.rotates_late:
             projected = self._rotation @ projected
@@ -255,7 +242,7 @@ class _DeviceCounter:
         return top
 
     def _put(self, array: NDArray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self._orders.device)
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.orders.device)
 
 
 def _block(

@@ -101,8 +101,8 @@ def t_test(
     """
     from scipy import stats
 
-    above = stats.ttest_1samp(values - chance, 0.0, axis=1, alternative="greater").pvalue
     excess = values - chance
+    above = stats.ttest_1samp(excess, 0.0, axis=1, alternative="greater").pvalue
     compare = stats.ttest_rel if paired else stats.ttest_ind
     differences = [compare(excess[i], excess[j], axis=0).pvalue for i, j in pairs]
     return TTest(np.asarray(above), np.array(differences).reshape(len(pairs), values.shape[2]))
@@ -214,7 +214,5 @@ def difference_contrasts(pairs: Sequence[tuple[int, int]], n: int) -> NDArray[np
     ndarray of float64, shape (n_pairs, n)
         1 for the first of a pair, -1 for the second.
     """
-    contrasts = np.zeros((len(pairs), n))
-    for row, (i, j) in enumerate(pairs):
-        contrasts[row, i], contrasts[row, j] = 1.0, -1.0
-    return contrasts
+    first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
+    return np.eye(n)[first] - np.eye(n)[second]

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.parallel.resources import Progress
+from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
 
 # What is read at once, and at least ranked by one thread.
@@ -21,7 +21,7 @@ _SIGN = np.uint64(1 << 63)
 
 
 def noise_ceiling(
-    subject_rdms: NDArray, progress: Progress | None = None
+    subject_rdms: NDArray, progress: Progress = ignore
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lower and upper noise ceiling, as mean Spearman correlations over subjects.
 
@@ -60,8 +60,7 @@ def noise_ceiling(
         block = plain(subject_rdms[:, locations])
         bounds = partial(_ceilings, block, lower[locations], upper[locations])
         in_threads(bounds, block.shape[1], _LOCATIONS_PER_THREAD)
-        if progress is not None:
-            progress(min(start + step, n_locations), n_locations)
+        progress(min(start + step, n_locations), n_locations)
     return lower, upper
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.parallel.resources import Progress, Resources
+from utils.parallel.resources import Progress, Resources, ignore
 from utils.stats.exceedances import (
     PLAIN,
     SIGNED,
@@ -67,7 +67,6 @@ class PermutationTest:
         Pairs of statistics that were compared.
     p_difference, p_difference_max : ndarray of float64, shape (n_pairs, n_locations)
         p values of their differences, and corrected for all pairs and locations.
-    n_permutations : int
     """
 
     observed: NDArray[np.float64]
@@ -77,7 +76,6 @@ class PermutationTest:
     pairs: list[tuple[int, int]]
     p_difference: NDArray[np.float64]
     p_difference_max: NDArray[np.float64]
-    n_permutations: int
 
 
 def permutation_test(
@@ -89,7 +87,7 @@ def permutation_test(
     pairs: Sequence[tuple[int, int]] = (),
     two_sided: bool = True,
     resources: Resources = Resources(),
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> PermutationTest:
     """Permutation test of statistics, and of their differences, at many locations at once.
 
@@ -145,7 +143,7 @@ def _test_linear_statistic(
     pairs: list[tuple[int, int]],
     two_sided: bool,
     resources: Resources,
-    progress: Progress | None,
+    progress: Progress,
 ) -> PermutationTest:
     """Counts from products in float32, rechecked in float64 where this leaves them open; see `exceedances`."""
     n = len(statistic.weights)
@@ -165,7 +163,7 @@ def _test_linear_statistic(
     return _p_values(observed[:n], thresholds, _count(plan, targets, resources, progress), pairs)
 
 
-def _count(plan: NullPlan, targets: Targets, resources: Resources, progress: Progress | None) -> Counts:
+def _count(plan: NullPlan, targets: Targets, resources: Resources, progress: Progress) -> Counts:
     if resources.workers is not None:
         return _count_on_workers(resources.workers, plan, targets, progress)
     if resources.device == "cpu":
@@ -175,7 +173,7 @@ def _count(plan: NullPlan, targets: Targets, resources: Resources, progress: Pro
     return count_on_gpu(plan, targets, 0, plan.permutations.n, progress, device=resources.device)
 
 
-def _count_on_workers(workers: Workers, plan: NullPlan, targets: Targets, progress: Progress | None) -> Counts:
+def _count_on_workers(workers: Workers, plan: NullPlan, targets: Targets, progress: Progress) -> Counts:
     """Count chunks of the brain one after another, permutations of each side by side."""
     flop_each, n_permutations = 2 * plan.permuted.size, plan.permutations.n
     chunks = list(targets.chunks(max(1, _CHUNK_BYTES // (8 * targets.responses.shape[1]))))
@@ -187,9 +185,8 @@ def _count_on_workers(workers: Workers, plan: NullPlan, targets: Targets, progre
 
         def keep(task: int, counts: Counts, found: dict = found, tasks: list = tasks, number: int = number) -> None:
             found[task] = counts
-            if progress is not None:
-                done = sum(tasks[i][1] - tasks[i][0] for i in found)
-                progress((number * n_permutations + done) // len(chunks), n_permutations)
+            done = sum(tasks[i][1] - tasks[i][0] for i in found)
+            progress((number * n_permutations + done) // len(chunks), n_permutations)
 
         workers.run(count_on_cpu, (plan, chunk), tasks, keep)
         parts.append(Counts.over_permutations([found[i] for i in range(len(tasks))]))
@@ -204,7 +201,7 @@ def _test_any_statistic(
     pairs: list[tuple[int, int]],
     two_sided: bool,
     resources: Resources,
-    progress: Progress | None,
+    progress: Progress,
 ) -> PermutationTest:
     """All in float64, for any statistic and any device of torch."""
     import torch
@@ -237,8 +234,7 @@ def _test_any_statistic(
             largest[0, block] = largest[0, block].maximum(top.amax(dim=1))
             if pairs:
                 largest[1, block] = largest[1, block].maximum(change.amax(dim=(0, 2)))
-        if progress is not None:
-            progress(block.stop, permutations.n)
+        progress(block.stop, permutations.n)
     counts = Counts(*(tensor.cpu().numpy() for tensor in (count, best, largest)))
     return _p_values(observed.cpu().numpy(), thresholds.cpu().numpy(), counts, pairs)
 
@@ -262,7 +258,6 @@ def _p_values(
         pairs=pairs,
         p_difference=p[n:],
         p_difference_max=(1.0 + at_least[1]) / (1.0 + n_permutations),
-        n_permutations=n_permutations,
     )
 
 

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.parallel.resources import Progress
+from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
 from utils.rdm import n_conditions_of
 from utils.stats.inference import difference_contrasts
@@ -106,7 +106,7 @@ def winner_stability(
     ratio: float = 0.9,
     n_subsets: int = N_SUBSETS,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> NDArray[np.float64]:
     """Share of random subsets of the conditions in which the same model wins as with all conditions.
 
@@ -153,8 +153,7 @@ def winner_stability(
     for here in _blocks(len(responses)):
         if len(subsets):
             share[here] = (refit(basis, responses[here], subsets).argmax(axis=1) == winner[here]).mean(axis=0)
-        if progress is not None:
-            progress(min(here.stop, len(responses)), len(responses))
+        progress(min(here.stop, len(responses)), len(responses))
     return share
 
 
