@@ -17,12 +17,12 @@ from utils.datasets.layout import Sources
 from utils.io.data_folder import SearchlightFolder
 from utils.io.output import write_ceilings
 from utils.io.readers import check_n_conditions, open_array, read_ceilings, read_noise_ceiling, read_volume
+from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
 from utils.rdm import n_pairs_of
 from utils.rdms.searchlights import Geometry, block_geometry, slices
 from utils.stats.noise_ceiling import noise_ceiling, plain
 
-Progress = Callable[[int, int], None]
 _SEARCHLIGHTS_PER_THREAD = 8
 _SLICE_BYTES = 32 * 2**20
 
@@ -55,7 +55,7 @@ class SearchlightRdms:
     blocks: Callable[[], Iterator[tuple[slice, NDArray]]]
 
 
-def load_searchlights(sources: Sources, n_conditions: int, progress: Progress | None = None) -> SearchlightRdms:
+def load_searchlights(sources: Sources, n_conditions: int, progress: Progress = ignore) -> SearchlightRdms:
     """Read, check and average the searchlight RDMs, a slice of searchlights at a time.
 
     Memory stays near that of the mean (8 bytes per searchlight and pair), however many subjects there are.
@@ -101,8 +101,7 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress | 
         in_threads(averages, rdms.shape[1], _SEARCHLIGHTS_PER_THREAD)
         if ceilings is None:
             lower[part], upper[part] = noise_ceiling(rdms)
-        if progress is not None:
-            progress(part.stop, n_searchlights)
+        progress(part.stop, n_searchlights)
     if ceilings is None:
         with suppress(InputError):  # a folder that cannot be written to stays as it is
             write_ceilings(folder.noise_ceiling, folder.all_rdms(), lower, upper)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from utils import InputError
 from utils.io.data_folder import DataFolder, SearchlightFolder
 from utils.io.output import Outputs, staged, write_conditions, write_lines, write_rows, write_volume
 from utils.io.readers import open_array
+from utils.parallel.resources import Progress, ignore
 from utils.rdm import correlation_rdm, expand
 from utils.rdms.roi_rdms import roi_rdm
 from utils.rdms.searchlight_rdms import ceilings_of
@@ -354,7 +355,7 @@ def read_truth(folder: str | Path) -> pd.DataFrame:
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
-def ensure_example(folder: str | Path, progress: Callable[[int, int], None] | None = None) -> Path:
+def ensure_example(folder: str | Path, progress: Progress = ignore) -> Path:
     """Make the example, unless it is there complete and in this version.
 
     Until all of it is written nobody sees any of it, and processes that make it at the same time do not disturb each
@@ -419,11 +420,10 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
-def _write(outputs: Outputs, n_subjects: int = N_SUBJECTS, progress: Callable[[int, int], None] | None = None) -> None:
+def _write(outputs: Outputs, n_subjects: int = N_SUBJECTS, progress: Progress = ignore) -> None:
     """Write the whole experiment."""
     steps = n_subjects + 2
-    report = progress or (lambda done, total: None)
-    report(0, steps)
+    progress(0, steps)
     data = DataFolder(outputs.staging)
     # The first file to move into place: by it, other processes know the folder even before it is complete.
     write_lines(data.root / _README_FILE, _readme().splitlines())
@@ -434,11 +434,11 @@ def _write(outputs: Outputs, n_subjects: int = N_SUBJECTS, progress: Callable[[i
     for task in TASKS:
         for layer in TASK_LAYERS:
             np.save(data.dnn_rdm(task.key, layer), _network_rdm(task.key, layer))
-    report(1, steps)
+    progress(1, steps)
     for done in _write_subjects(data, brain, n_subjects):
-        report(1 + done, steps)
+        progress(1 + done, steps)
     _write_ceiling(SearchlightFolder(data.searchlight_rdms))
-    report(steps, steps)
+    progress(steps, steps)
 
 
 def _write_tables(data: DataFolder, brain: _Brain) -> None:

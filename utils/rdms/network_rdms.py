@@ -24,6 +24,7 @@ from utils.io.data_folder import DataFolder
 from utils.io.output import write_conditions, written_whole
 from utils.io.provenance import provenance
 from utils.io.readers import read_table
+from utils.parallel.resources import Progress, ignore
 from utils.rdm import condense, expand, pattern_rdms
 from utils.rdms.extraction import FeatureExtractor, Network
 from utils.rdms.settings import ExtractionSettings
@@ -42,7 +43,7 @@ def compute_rdms(
     networks: Sequence[Network],
     data: DataFolder,
     settings: ExtractionSettings,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = ignore,
 ) -> tuple[list[Path], list[Path]]:
     """Run networks on images and write the RDMs of their layers.
 
@@ -80,8 +81,7 @@ def compute_rdms(
     before = 0
 
     def advance(n: int) -> None:
-        if progress is not None:
-            progress(before + n, len(networks) * len(names))
+        progress(before + n, len(networks) * len(names))
 
     with _tf32(settings.precision == "tf32"):
         for network in networks:

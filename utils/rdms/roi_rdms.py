@@ -14,6 +14,7 @@ from utils import InputError
 from utils.io.data_folder import RECORD, DataFolder
 from utils.io.output import staged, write_conditions, write_lines, write_rows, write_volume
 from utils.io.provenance import fingerprint
+from utils.parallel.resources import Progress, ignore
 from utils.rdm import expand, pattern_rdms
 from utils.rdms.atlas import Atlas
 from utils.rdms.betas import Betas
@@ -119,7 +120,7 @@ def subject_rdms(
     *,
     metric: str = "correlation",
     center: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = ignore,
 ) -> tuple[dict[str, NDArray[np.float32]], list[dict[str, Any]]]:
     """Compute the RDMs of all ROIs and subjects.
 
@@ -175,8 +176,7 @@ def subject_rdms(
                     del rdms[name]
                     finding = str(error).split("; ")[0]
                     warnings.warn(f"{finding} in subject {subject.name}: the ROI is left out", stacklevel=2)
-        if progress is not None:
-            progress(done, len(betas.subjects))
+        progress(done, len(betas.subjects))
     if not rdms:
         raise InputError(
             f"{atlas.source}: none of its {len(atlas.names)} ROI(s) has an RDM in every subject; check that the atlas, "

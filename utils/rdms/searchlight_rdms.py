@@ -39,6 +39,7 @@ from utils.io.output import (
 )
 from utils.io.provenance import fingerprint
 from utils.io.readers import open_array, read_ceilings, read_volume
+from utils.parallel.resources import Progress
 from utils.rdm import n_pairs_of
 from utils.rdms.betas import Betas, Subject, read_mask
 from utils.rdms.searchlights import MIN_VOXELS, Searchlights, member_rdms, slices, usable_voxels
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 _VERSION = 1
 _PIECE_BYTES = 8 * 2**20  # of RDMs that a thread computes before it writes them
 _CEILING_BYTES = 4 * 2**20  # of RDMs that a thread computes noise ceilings of at a time
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,9 @@ def significance(settings: Settings, n_subjects: int | str, locations: str) -> s
     """
     if settings.stats == "t-test":
         against = "chance level" if settings.chance_level else "0"
-        test = f"t-test over {n_subjects} subjects against {against}"
+        test = f"t-test over {n_subjects} participants against {against}"
     else:
-        test = (
-            f"permutation of {settings.permute}, {settings.n_permutations:,} times, mean RDM of {n_subjects} subjects"
-        )
+        test = f"permutation of {settings.permute}, {settings.n_permutations:,} times, mean RDM of {n_subjects} participants"
     searchlights = locations == "searchlights"
     corrected = {
         "max": "family-wise by the maximum statistic",
@@ -75,13 +73,13 @@ def bars(settings: Settings) -> str:
     """What bars, error bars, stars and brackets of the ROI figures mean."""
     subsets = f"{settings.bootstrap_ratio:.0%} of the conditions"
     error = f"standard error (jackknife, {subsets})" if settings.scaled_errors else f"SD over subsets of {subsets}"
-    return f"Bars: unique variance ± {error}; star: above chance; bracket: the two differ."
+    return f"Bars: unique variance ± {error}; asterisk: above chance; bracket: the two differ."
 
 
 def subjects_and_ceiling(how_many: str) -> str:
     """What the lower panel of Fig 2 shows; `how_many` networks, in words."""
     return (
-        f"Bottom: adjusted R² of the {how_many} networks, fitted to the RDMs of single subjects (mean and standard "
-        "error over subjects); what unrelated networks would reach (exact mean over permutations of conditions); and "
+        f"Bottom: adjusted R² of the {how_many} networks, fitted to the RDMs of single participants (mean and standard "
+        "error over participants); what unrelated networks would reach (exact mean over permutations of conditions); and "
         "the noise ceiling (squared mean Spearman correlation, lower to upper)."
     )
