@@ -481,7 +481,7 @@ def test_searchlight_files_are_the_same_although_a_worker_is_killed(study, tmp_p
 # ----------------------------------------------------------------------------------------------- interrupted runs
 
 ENDLESS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from utils.cli import command as cli
 from utils.parallel import dask_workers
@@ -497,7 +497,9 @@ def main():
 
 if __name__ == "__main__":
     print("begun", flush=True)
-    dask_workers._CONNECT_SECONDS = 30
+    # Where the tests run in the background of a shell, they and their children ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    dask_workers._CONNECT_SECONDS = 300
     cli.execute(main, cli.Parser())
 """
 

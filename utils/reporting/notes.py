@@ -59,7 +59,8 @@ def significance(settings: Settings, n_subjects: int | str, locations: str) -> s
         against = "chance level" if settings.chance_level else "0"
         test = f"t-test over {n_subjects} participants against {against}"
     else:
-        test = f"permutation of {settings.permute}, {settings.n_permutations:,} times, mean RDM of {n_subjects} participants"
+        times = f"{settings.n_permutations:,} times"
+        test = f"permutation of {settings.permute}, {times}, mean RDM of {n_subjects} participants"
     searchlights = locations == "searchlights"
     corrected = {
         "max": "family-wise by the maximum statistic",
@@ -80,6 +81,6 @@ def subjects_and_ceiling(how_many: str) -> str:
     """What the lower panel of Fig 2 shows; `how_many` networks, in words."""
     return (
         f"Bottom: adjusted R² of the {how_many} networks, fitted to the RDMs of single participants (mean and standard "
-        "error over participants); what unrelated networks would reach (exact mean over permutations of conditions); and "
-        "the noise ceiling (squared mean Spearman correlation, lower to upper)."
+        "error over participants); what unrelated networks would reach (exact mean over permutations of conditions); "
+        "and the noise ceiling (squared mean Spearman correlation, lower to upper)."
     )
