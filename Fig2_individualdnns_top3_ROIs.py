@@ -19,7 +19,8 @@ from utils.plotting.roi_figure import roi_panels
 from utils.reporting import notes
 from utils.stats.noise_ceiling import ceiling_as_r2
 
-N_BEST, IN_WORDS = 3, "three"
+N_BEST = 3
+IN_WORDS = {2: "two", 3: "three", 4: "four", 5: "five"}.get(N_BEST, str(N_BEST))
 TITLE = f"Fig 2: unique variance of the {IN_WORDS} networks that best explain each ROI"
 MAP_TITLE = "Fig 2: the network that best explains each ROI"
 

@@ -41,7 +41,7 @@ TEXTS = {"winner", "group", "roi", "model", "label"}
 
 def make_record(figure, *, data=None, device="cpu", **options):
     """What run.json says of a run on 44 conditions of 11 participants."""
-    places = {"n_searchlights": 2345, "n_tested": 1234} if figure in SEARCHLIGHT else {"n_rois": 13}
+    places = {"n_searchlights": 2345, "n_tested": 1234} if figure in SEARCHLIGHT else {"n_rois": 13, "n_sets": 3}
     return {
         "figure": figure,
         "command": [f"{figure}.py", "--data", "my study"],

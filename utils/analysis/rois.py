@@ -183,6 +183,7 @@ class RoiFit:
         """Numbers for the record of a run."""
         return {
             "n_rois": len(self.rois.names),
+            "n_sets": len(self.set_names),
             "n_subjects": subject_range(self.rois),
             "n_conditions": self.models.n_conditions,
         }

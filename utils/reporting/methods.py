@@ -17,7 +17,6 @@ from utils.stats.refits import N_SUBSETS as N_REFITS
 
 # Under the form in which the text cites them.
 REFERENCES: dict[str, str] = json.loads(Path(__file__).with_name("references.json").read_text(encoding="utf-8"))
-_N_RANKS = 3
 _SHARE_OF_REFITS = 0.9
 
 
@@ -60,7 +59,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
     record : mapping
         Provenance of the run, the content of its `run.json`. Of `record["data"]` it needs `simulated`, `n_conditions`,
         `n_subjects` (a number, or text such as "14-16"), `networks` (number of networks of each group), `layers`
-        (their names), and `n_searchlights` and `n_tested`, or `n_rois`.
+        (their names), and `n_searchlights` and `n_tested`, or `n_rois` and `n_sets`.
 
     Returns
     -------
@@ -77,7 +76,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
     t_test, n_conditions = options["stats"] == "t-test", data["n_conditions"]
     networks = {group: n for group, n in data["networks"].items() if not (grouped and group == BASELINE)}
     n_networks = sum(networks.values())
-    n_sets = len(networks) if grouped else min(_N_RANKS, n_networks) if figure == "Fig2" else n_networks
+    n_sets = len(networks) if grouped else data["n_sets"] if figure == "Fig2" else n_networks
     n_refitted = round(_SHARE_OF_REFITS * n_conditions)
     return {
         "figure": figure,

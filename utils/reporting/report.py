@@ -16,7 +16,7 @@ from utils.reporting.methods import facts, methods_text
 
 FIGURES = {
     "Fig1": "Fig 1: which network best explains each searchlight?",
-    "Fig2": "Fig 2: the three networks that best explain each ROI, and the unique variance of each",
+    "Fig2": "Fig 2: the networks that best explain each ROI, and the unique variance of each",
     "Fig3a": "Fig 3a: which group of networks uniquely explains the most variance in each searchlight?",
     "Fig3b": "Fig 3b: unique and shared variance of the groups of networks in each ROI",
 }
