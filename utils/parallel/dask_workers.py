@@ -268,7 +268,12 @@ def connect(address: str, threads: int | None = None) -> Iterator[Workers]:
         raise InputError("Dask workers need the package distributed: pip install -r requirements-dask.txt") from None
     with ExitStack() as stack:
         stack.enter_context(dask_utils.silence_logging_cmgr(_NO_LOG))
-        stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PB"}))
+        settings = {
+            "distributed.admin.large-graph-warning-threshold": "1 PB",
+            # It would remove the copies of shared data from workers between two tasks, and they would be sent again.
+            "distributed.scheduler.active-memory-manager.start": False,
+        }
+        stack.enter_context(dask.config.set(settings))
         if n_workers:
             cluster = _local_cluster(n_workers, threads or available_cores() // n_workers)
             scheduler = stack.enter_context(cluster).scheduler_address
