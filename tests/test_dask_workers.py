@@ -499,7 +499,7 @@ if __name__ == "__main__":
     print("begun", flush=True)
     # Where the tests run in the background of a shell, they and their children ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    dask_workers._CONNECT_SECONDS = 300
+    dask_workers._CONNECT_SECONDS = 30  # also how long a lost scheduler is looked for
     cli.execute(main, cli.Parser())
 """
 
