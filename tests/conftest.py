@@ -15,12 +15,12 @@ def kinds(name: str) -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they are given: a page in a browser, the simulated example, the results of all scripts."""
+    """Mark tests by what they are given: a page in a browser, the example, results of all scripts, Dask workers."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
-        if fixtures & {"example", "finished"}:
+        if fixtures & {"example", "finished", "two"}:
             item.add_marker(pytest.mark.slow)
 
 

@@ -389,6 +389,7 @@ def test_complete_example_is_left_alone(folder):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing file", "short file", "other version", "damaged marker", "no marker"])
 def test_half_written_or_outdated_example_is_made_again(quick, small, tmp_path, damage):
     folder = ensure_example(tmp_path / "data" / "example")

@@ -142,6 +142,7 @@ def on_device(monkeypatch, scan=exceedances_gpu._scan):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistic", [own_adjusted_r2, unique_adjusted_r2])
 @pytest.mark.parametrize("unit", ["conditions", "entries"])
 @pytest.mark.parametrize("two_sided", [True, False])

@@ -364,6 +364,7 @@ def test_collinear_predictors_are_named_and_work_goes_on(tmp_path, monkeypatch, 
     assert "semantic late" in warnings[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", SCRIPTS)
 def test_help_teaches_and_loads_nothing_heavy(figure):
     code = (
