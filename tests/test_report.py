@@ -222,7 +222,8 @@ def test_text_on_where_it_was_computed():
 
 
 def test_text_on_few_subjects_and_networks():
-    one = methods_text(make_record("Fig2", data={"n_subjects": "1", "networks": {"2D": 2}, "layers": ["late"]}))
+    few = {"n_subjects": "1", "networks": {"2D": 2}, "n_sets": 2, "layers": ["late"]}
+    one = methods_text(make_record("Fig2", data=few))
     assert "those of a single participant" in one.paragraphs[0] and "noise ceiling" not in one.paragraphs[0]
     assert "From two deep neural networks" in one.paragraphs[0] and "an RDM from one layer (late)" in one.paragraphs[0]
     assert "all 26 combinations of ranks and ROIs for unique variances and over all 13" in one.paragraphs[1]
