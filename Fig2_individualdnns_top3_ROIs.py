@@ -14,14 +14,14 @@ import pandas as pd
 
 from utils.analysis.rois import fit_best_models
 from utils.cli.run import FigureRun, figure_script
+from utils.io.templates import in_words
 from utils.plotting.brain_maps import roi_maps
 from utils.plotting.roi_figure import roi_panels
 from utils.reporting import notes
 from utils.stats.noise_ceiling import ceiling_as_r2
 
 N_BEST = 3
-IN_WORDS = {2: "two", 3: "three", 4: "four", 5: "five"}.get(N_BEST, str(N_BEST))
-TITLE = f"Fig 2: unique variance of the {IN_WORDS} networks that best explain each ROI"
+TITLE = f"Fig 2: unique variance of the {in_words(N_BEST)} networks that best explain each ROI"
 MAP_TITLE = "Fig 2: the network that best explains each ROI"
 
 
@@ -33,7 +33,7 @@ def main(run: FigureRun) -> None:
     tested = notes.significance(run.settings, fit.summary()["n_subjects"], "ROIs")
     run.draw_rois(
         roi_panels(fit, run.colors, run.settings.alpha),
-        f"{notes.bars(run.settings)} {tested} {notes.subjects_and_ceiling(IN_WORDS)}",
+        f"{notes.bars(run.settings)} {tested} {notes.subjects_and_ceiling(in_words(N_BEST))}",
         legend={},  # every bar carries its name
         ceiling=single_subjects(first),
     )

@@ -39,12 +39,13 @@ def render_text(text: str, **values: Any) -> str:
     return _environment.from_string(text).render(values)
 
 
-def _in_words(number: int) -> str:
+def in_words(number: int) -> str:
+    """A number as it stands in a sentence: small ones in words, others with commas."""
     return _WORDS[number] if number < len(_WORDS) else f"{number:,}"
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{_in_words(number)} {noun}" + ("" if number == 1 else "s")
+    return f"{in_words(number)} {noun}" + ("" if number == 1 else "s")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -58,6 +59,6 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters.update(thousands="{:,}".format, in_words=_in_words, counted=_counted, listed=_listed)
+_environment.filters.update(thousands="{:,}".format, in_words=in_words, counted=_counted, listed=_listed)
 # Objects keep their order, and large pages no blanks; `tojson` escapes what could end a script element.
 _environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
