@@ -680,6 +680,7 @@ def test_a_missing_checkpoint_and_a_wrong_one(tmp_path, stimuli, monkeypatch):
         call(stimuli, tmp_path / "out", "--tasks", "edge2d", "--weights", tmp_path)
 
 
+@pytest.mark.slow
 def test_the_shell_gets_one_line_and_status_2(tmp_path):
     command = [sys.executable, "-m", "utils.activations", "--images", str(tmp_path), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)

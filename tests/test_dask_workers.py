@@ -341,6 +341,7 @@ def test_addresses_that_are_none(address, capsys):
     assert (ended.value.code, text.count("\n")) == (2, 1) and "argument --dask" in text
 
 
+@pytest.mark.slow
 def test_addresses_where_nobody_answers(monkeypatch, tmp_path):
     monkeypatch.setattr(dask_workers, "_CONNECT_SECONDS", 1)
     with socket.socket() as silent:

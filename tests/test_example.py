@@ -428,6 +428,7 @@ def test_an_interrupted_run_leaves_nothing(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_several_at_once_do_not_disturb_each_other(quick, small, tmp_path):
     folder = tmp_path / "example"
     for damaged in (False, True):

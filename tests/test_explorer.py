@@ -139,6 +139,7 @@ def voted(labels):
 # ------------------------------------------------------------------------------------------------------------- surface
 
 
+@pytest.mark.slow
 def test_labels_are_those_that_nilearn_samples_halfway(maps):
     files = datasets.fetch_surf_fsaverage("fsaverage5")
     image = nib.Nifti1Image(maps[0].data, maps[0].affine)
@@ -200,6 +201,7 @@ def test_shared_meshes_cannot_be_changed():
 # ---------------------------------------------------------------------------------------------------------------- file
 
 
+@pytest.mark.slow
 def test_content_is_what_was_handed_in(page, maps, extras):
     content = content_of(page)
     sampled = both(sample(maps[0].data, maps[0].affine))

@@ -67,6 +67,7 @@ def assert_no_text_overlaps(figure):
         assert not a.overlaps(b), (one, other)
 
 
+@pytest.mark.slow
 def test_both_maps_show_every_side_in_legal_colours(figure, label_map):
     assert [axes.get_label() for axes in figure.axes] == 2 * [
         f"{hemi} {view}" for hemi in HEMISPHERES for view in ("lateral", "medial", "posterior", "ventral")
@@ -78,6 +79,7 @@ def test_both_maps_show_every_side_in_legal_colours(figure, label_map):
     assert {color for color in steps if not is_grey(color)} == set(module._step_colors())
 
 
+@pytest.mark.slow
 def test_triangles_have_the_label_and_the_step_of_their_place(label_map, stability):
     figure = montage(label_map, Look("T"), "", np.where(np.isnan(stability), np.nan, 0.55))
     (sixth,) = {color for axes in figure.axes[8:] for color in colors_of(axes) if not is_grey(color)}
@@ -151,12 +153,14 @@ def test_it_explains_itself_without_overlaps(figure, label_map):
     assert_no_text_overlaps(figure)
 
 
+@pytest.mark.slow
 def test_without_stability_there_is_one_map(label_map):
     figure = montage(label_map, Look("T"), "")
     assert len(figure.axes) == 8
     assert "tability" not in " ".join(text.get_text() for text in figure.texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "legend_groups", [["", "", ""], ["a family whose name is far too long for a column of the legend"] * 3]
 )
@@ -181,6 +185,7 @@ def test_long_names_stay_in_their_columns(label_map, legend_groups):
     assert_no_text_overlaps(figure)
 
 
+@pytest.mark.slow
 def test_nothing_labelled_at_all(label_map):
     figure = montage(replace(label_map, data=np.zeros(SHAPE, np.int16)), Look("T"), "")
     assert all(is_grey(color) for axes in figure.axes for color in colors_of(axes))
@@ -225,6 +230,7 @@ def test_drawing_leaves_the_meshes_alone(label_map):
     np.testing.assert_array_equal(before, load_hemisphere("left").inflated)
 
 
+@pytest.mark.slow
 def test_files_are_reproducible_and_text_stays_text(tmp_path, label_map, stability, figure):
     again = montage(label_map, Look("Best network", "SIMULATED EXAMPLE"), "A note.", stability)
     save_figure(figure, tmp_path / "a.svg", tmp_path / "a.png")

@@ -451,6 +451,7 @@ def test_permutation_of_conditions_is_calibrated(calibration):
     assert abs(share - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 300)
 
 
+@pytest.mark.slow
 def test_permutation_of_entries_is_not(calibration):
     assert np.mean(np.array(calibration["entries"]) <= 0.05) > 0.25
 

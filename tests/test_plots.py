@@ -102,6 +102,7 @@ def boxes_of(axes, renderer):
 # ---------------------------------------------------------------------------------------------------------------- bars
 
 
+@pytest.mark.slow
 def test_bars_error_bars_and_titles_are_the_numbers_given():
     panels = [
         make_panel("V1v", total=0.64),
@@ -254,6 +255,7 @@ EXTREMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("extreme", EXTREMES)
 def test_extreme_inputs_overlap_nothing(extreme, style):
@@ -286,6 +288,7 @@ def hidden_ticks(figure):
     return hidden
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "columns"), [(1, 1), (2, 2), (4, 4), (5, 3), (9, 3), (15, 4), (16, 4), (25, 5)])
 def test_grid_is_read_row_by_row(n, columns):
     figure = make_figure([make_panel(f"region {i}") for i in range(n)])
@@ -346,6 +349,7 @@ def test_parts_of_one_or_of_many_sets_are_left_out(n_sets, noted):
     assert ("two to five sets" in all_text(figure)) == noted
 
 
+@pytest.mark.slow
 def test_many_rois_have_their_parts_in_two_rows():
     rows = parts_axes(make_figure([make_panel(f"region {i}", parts=SIGNED) for i in range(25)]))
     assert [len(axes.get_xticks()) for axes in rows] == [13, 12]
@@ -493,6 +497,7 @@ def test_files_are_reproducible_and_text_stays_text(tmp_path):
     np.testing.assert_allclose([width, height], 300 * figure.get_size_inches(), atol=1)
 
 
+@pytest.mark.slow
 def test_files_are_the_same_from_another_process(tmp_path):
     script = (
         "import sys; from tests.test_plots import *\n"

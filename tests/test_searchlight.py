@@ -53,6 +53,7 @@ def test_blocks_equal_the_published_code(published_sample, published_outputs):
     np.testing.assert_array_equal(release_blocks(mask), published_outputs["blocks"])
 
 
+@pytest.mark.slow
 def test_number_of_blocks_of_the_mni_brain_mask():
     from nilearn.datasets import load_mni152_brain_mask
 

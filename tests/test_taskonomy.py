@@ -327,6 +327,7 @@ def test_other_files_are_refused(tmp_path, monkeypatch, content, match):
     refuse(tmp_path, monkeypatch, content, match)
 
 
+@pytest.mark.slow
 def test_counters_of_batches_may_be_missing(tmp_path, monkeypatch, encoder):
     state = {key: value for key, value in encoder.state_dict().items() if "num_batches" not in key}
     torch.save({"state_dict": state}, tmp_path / "unnamed.pth", _use_new_zipfile_serialization=False)
