@@ -228,5 +228,5 @@ def _legend_width(own: Map) -> int:
     width = round(70 + 96 * max(text_width(text, 9) for text in texts))
     if own.pale:
         entry = max(text_width(f"{own.counts[k]:,} pale", 9) for k in own.pale.values())
-        width += round(max(50 + 96 * entry, 20 + 96 * text_width(PALE, 9)))
+        width += round(max(78 + 96 * entry, 48 + 96 * text_width(PALE, 9)))
     return width
