@@ -1,9 +1,9 @@
 """Fig 1: which network best explains each searchlight?
 
-For every searchlight, the brain's RDM is regressed on the RDMs of each network's layers. The searchlight is coloured by
-the network with the largest adjusted R2, if that is more than the best of all networks reaches by chance. Results go to
-DIR/Fig1: report.html and brain_map.html (open them in a browser), figure.png and .svg, results.tsv, arrays.npz, maps/
-and run.json.
+For every searchlight, the brain's RDM is regressed on the RDMs of each network's layers. The searchlight has the colour
+of the network with the largest adjusted R2 where that network leads every other one, and a pale colour where the
+networks explain more than chance, but no lead is established. Results go to DIR/Fig1: report.html and brain_map.html
+(open them in a browser), figure.png and .svg, results.tsv, arrays.npz, maps/ and run.json.
 
   python Fig1_individualdnns_searchlight.py                    the published data in data/, else a simulated example
   python Fig1_individualdnns_searchlight.py --data my_study    your own data, in the layout of data/README.md
@@ -12,7 +12,7 @@ and run.json.
 from utils.analysis.searchlights import fit_searchlights
 from utils.cli.run import FigureRun, figure_script
 from utils.plotting.brain_maps import network_maps
-from utils.reporting.notes import best_network, searchlight_tests
+from utils.reporting.notes import searchlight_colours, searchlight_tests
 
 TITLE = "Fig 1: the network that best explains each searchlight"
 
@@ -20,13 +20,11 @@ TITLE = "Fig 1: the network that best explains each searchlight"
 @figure_script("Fig1", kind="searchlight", title=TITLE, help=__doc__)
 def main(run: FigureRun) -> None:
     fit = fit_searchlights(run.models, run.searchlights, run.settings, run.resources)
-    # A searchlight gets the colour of its best network if that explains more than the best one does by chance.
-    table = fit.winners().assign(
-        significant=fit.q_best <= run.settings.alpha, stability=fit.stability, ceiling_lower=fit.brain.ceiling_lower
-    )
-    run.save(fit, table)
+    table = run.save(fit, fit.winners())
     maps = network_maps(fit.brain.geometry, fit.models.models, run.colors, table)
-    run.draw_searchlights(maps, [best_network(run.settings), *searchlight_tests(run.settings, fit.summary())])
+    run.draw_searchlights(
+        maps, [*searchlight_colours("network", table, run.settings), *searchlight_tests(run.settings, fit.summary())]
+    )
 
 
 if __name__ == "__main__":

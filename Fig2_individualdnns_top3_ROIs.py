@@ -28,12 +28,12 @@ MAP_TITLE = "Fig 2: the network that best explains each ROI"
 @figure_script("Fig2", kind="roi", title=TITLE, help=__doc__)
 def main(run: FigureRun) -> None:
     fit = fit_best_models(run.models, run.rois, N_BEST, run.settings, run.resources)
-    table = run.save(fit, fit.table(run.settings.alpha))
-    first = table[table["rank"] == 1]
+    table = run.save(fit, fit.table())
+    first = fit.on_the_map(table)
     tested = notes.significance(run.settings, fit.summary()["n_subjects"], "ROIs")
     run.draw_rois(
-        roi_panels(fit, run.colors, run.settings.alpha),
-        f"{notes.bars(run.settings)} {tested} {notes.subjects_and_ceiling(in_words(N_BEST))}",
+        roi_panels(fit, run.colors),
+        f"{notes.bars(run.settings)} {tested} {notes.subjects_and_ceiling(run.settings, in_words(N_BEST))}",
         legend={},  # every bar carries its name
         ceiling=single_subjects(first),
     )
@@ -45,6 +45,9 @@ def single_subjects(first: pd.DataFrame) -> pd.DataFrame | None:
     if not np.isfinite(first["ceiling_lower"]).any():
         return None
     names = {"explained_r2": "explained", "explained_se": "error", "explained_chance": "chance"}
+    if "ceiling_r2_lower" in first:
+        names |= {"ceiling_r2_lower": "lower", "ceiling_r2_upper": "upper"}
+        return first.set_index("roi")[list(names)].rename(columns=names)
     bounds = {name: ceiling_as_r2(first[f"ceiling_{name}"].to_numpy()) for name in ("lower", "upper")}
     return first.set_index("roi")[list(names)].rename(columns=names).assign(**bounds)
 

@@ -17,25 +17,18 @@ from utils.reporting import notes
 
 TITLE = "Fig 3b: unique variance of the groups of networks in each ROI"
 MAP_TITLE = "Fig 3b: the strongest group of networks in each ROI"
-COLUMNS = (
-    "roi", "model", "group", "rank", "adjusted_r2", "unique", "se", "p", "q", "significant", "stability",
-    "total_adjusted_r2", "ceiling_lower", "ceiling_upper",
-)  # fmt: skip
 
 
 @figure_script("Fig3b", kind="roi", title=TITLE, help=__doc__)
 def main(run: FigureRun) -> None:
     settings, groups = run.settings, run.models.grouped()
     fit = fit_groups(groups, run.rois, settings, run.resources)
-    table = run.save(fit, fit.table(settings.alpha)[list(COLUMNS)])
-    panels = roi_panels(fit, run.colors, settings.alpha)
+    table = run.save(fit, fit.table())
+    panels = roi_panels(fit, run.colors)
     test = notes.significance(settings, fit.summary()["n_subjects"], "ROIs")
     legend = {group.label: run.colors[group.key] for group in groups.models}
     run.draw_rois(panels, f"{notes.bars(settings)} {test}", legend=legend)
-    # On the map, a ROI is coloured if its strongest group is above chance and above every other.
-    strongest = table[table["rank"] == 1]
-    stands_out = strongest["significant"].to_numpy() & fit.winner_exceeds_others(settings)
-    strongest = strongest.assign(significant=stands_out)
+    strongest = fit.on_the_map(table)
     run.draw_roi_maps(lambda where: roi_maps(where, groups.models, run.colors, strongest), test, MAP_TITLE)
 
 

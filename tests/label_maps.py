@@ -5,7 +5,7 @@ import numpy as np
 from nilearn import datasets
 
 from models.tasks import TASKS, legend_order
-from utils.plotting.colors import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, study_colors
+from utils.plotting.colors import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, pale_color, study_colors
 from utils.plotting.label_maps import LabelMap
 
 OTHERS = {"not significant": NOT_SIGNIFICANT_COLOR, "below the noise ceiling": BELOW_CEILING_COLOR}
@@ -38,3 +38,22 @@ def patches() -> tuple[np.ndarray, np.ndarray]:
     data = np.zeros(mask.shape, np.int16)
     data[tuple(voxels.T)] = nearest % N_LABELS + 1
     return data, mask.affine
+
+
+def make_pale_map(data: np.ndarray, affine: np.ndarray, **changes) -> LabelMap:
+    """A map of two groups: solid (1, 2), not significant (3), pale (4, 5)."""
+    solid = ["#0077BB", "#E69F00"]
+    content = {
+        "data": data,
+        "affine": affine,
+        "names": ["2D", "3D", "not significant", "2D (lead not established)", "3D (lead not established)"],
+        "colors": [*solid, NOT_SIGNIFICANT_COLOR, *map(pale_color, solid)],
+        "legend_groups": [""] * 5,
+        "counts": [int(count) for count in np.bincount(data.ravel(), minlength=6)[1:]],
+        "unit": "searchlights",
+        "title": "Strongest group",
+        "pale": {0: 3, 1: 4},
+        "candidates": np.where(data > 3, data - 3, 0),
+        "candidate_names": ["", "2D or <3D>", "3D or 2D"],
+    }
+    return LabelMap(**{**content, **changes})

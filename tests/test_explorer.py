@@ -14,14 +14,14 @@ import pytest
 import requests
 from browser import open_browser
 from helpers import REMOTE
-from label_maps import make_label_map, patches
+from label_maps import make_label_map, make_pale_map, patches
 from nilearn import datasets
 from nilearn import surface as nilearn_surface
 
 from utils import InputError
 from utils.plotting import explorer, surface
 from utils.plotting.explorer import write_explorer
-from utils.plotting.label_maps import LabelMap, ValueMap
+from utils.plotting.label_maps import PALE_NOTE, LabelMap, ValueMap
 from utils.plotting.nilearn_page import write_nilearn_page
 from utils.plotting.page_layout import Look
 from utils.plotting.surface import (
@@ -260,7 +260,7 @@ def test_file_is_whole_small_and_always_the_same(page, maps, extras, tmp_path):
 def test_tables_name_and_count_every_label(page, maps):
     tables = re.findall(r"<table>.*?</table>", page.read_text("utf-8"), re.S)
     assert len(tables) == 2
-    cells = [re.findall(r"<td>(?:<i[^>]*></i>)?([^<]*)</td>", table) for table in tables]
+    cells = [re.findall(r"<td[^>]*>(?:<i[^>]*></i>)?([^<]*)</td>", table) for table in tables]
     expected = [
         cell
         for name, group, count in zip(maps[0].names, maps[0].legend_groups, maps[0].counts, strict=True)
@@ -655,3 +655,64 @@ def test_resizing_the_window_resizes_the_brain(shown, maps):
     assert (narrow > 1000).all()
     assert (narrow < 0.6 * wide).all()
     np.testing.assert_allclose(narrow[0] / wide[0], narrow[1] / wide[1], rtol=0.1)
+
+
+# -------------------------------------------------------------------------------------------------------- solid, pale
+
+
+@pytest.fixture(scope="module")
+def pale_map(maps):
+    return make_pale_map(np.minimum(maps[0].data, 5).astype(np.int16), maps[0].affine)
+
+
+@pytest.fixture(scope="module")
+def pale_page(pale_map, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pale") / "brain_map.html"
+    write_explorer(path, [pale_map], Look("Pale"), [])
+    return path
+
+
+def test_tables_hold_both_counts_and_the_page_says_what_they_are(pale_page, pale_map):
+    text = pale_page.read_text("utf-8")
+    (table,) = re.findall(r"<table>.*?</table>", text, re.S)
+    cells = re.findall(r"<td[^>]*>(?:<i[^>]*></i>)?([^<]*)</td>", table)
+    counts = [f"{count:,}" for count in pale_map.counts]
+    assert cells == ["2D", counts[0], counts[3], "3D", counts[1], counts[4], "not significant", counts[2], ""]
+    assert "lead not established</th>" in table
+    assert PALE_NOTE in content_of(pale_page)["maps"][0]["note"]
+
+
+def test_hover_texts_name_the_candidates_of_pale_places(pale_page, pale_map):
+    hover = content_of(pale_page)["hover"]
+    labels = both(sample(pale_map.data, pale_map.affine))
+    assert hover["labels"] == ["", *(f"<b>{name}</b>" for name in ("2D", "3D", "not significant", "2D", "3D"))]
+    told = [hover["candidates"][code] for code in hover["candidate"]]
+    expected = {4: "lead not established: 2D or &lt;3D&gt;", 5: "lead not established: 3D or 2D"}
+    assert told == [expected.get(label, "") for label in labels]
+    assert len(set(told)) == 3
+
+
+def test_legend_has_a_column_of_pale_tints_that_can_be_hidden(browser, pale_page, pale_map):
+    browser.resize(1400, 820)
+    browser.open(pale_page)
+    browser.settle()
+    choose(browser, view="dorsal")
+    columns = [browser.find(f"#brain .{column} .traces") for column in ("legend", "legend2")]
+    texts = [[row.text for row in column] for column in columns]
+    counts = [f"{count:,}" for count in pale_map.counts]
+    assert texts[0] == [f"2D  {counts[0]}", f"3D  {counts[1]}", f"not significant  {counts[2]}"]
+    assert texts[1] == [f"{counts[3]} pale", f"{counts[4]} pale"]
+    for solid, pale in zip(*columns, strict=False):  # both states of a label are in one row
+        assert abs(solid.rect["y"] - pale.rect["y"]) < 2
+    pale_color = pale_map.colors[4]
+    assert n_pixels(browser, [pale_color])[0] > 500
+    toggles = browser.find("#brain .legend2 .legend2toggle")
+    browser.click(toggles[1])
+    assert n_pixels(browser, [pale_color])[0] == 0
+    browser.click(browser.find("#brain .legend2 .legend2toggle")[1], double=True)
+    alone = n_pixels(browser, pale_map.colors)
+    assert alone[4] > 500
+    assert not alone[[0, 1, 3]].any()  # the grey of "not significant" is also in the letters of the page
+    hidden = "legendonly"
+    assert browser.run("return chart.data.slice(1).map((trace) => trace.visible)") == [hidden] * 4 + [True]
+    assert browser.errors() == []

@@ -7,13 +7,14 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from label_maps import N_LABELS, make_label_map
+from label_maps import N_LABELS, make_label_map, make_pale_map
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.patches import Rectangle
 
 from models.tasks import TASKS
 from utils.plotting import montage as module
-from utils.plotting.colors import study_colors, to_published_color
+from utils.plotting.colors import hatch_color, study_colors, to_published_color
 from utils.plotting.label_maps import OUTSIDE
 from utils.plotting.montage import montage
 from utils.plotting.page_layout import PAGE_WIDTH, Look, save_figure
@@ -239,3 +240,37 @@ def test_files_are_reproducible_and_text_stays_text(tmp_path, label_map, stabili
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
     assert ">semantic segm  18</text>" in svg and ">SIMULATED EXAMPLE</text>" in svg
+
+
+def test_pale_places_are_hatched_in_the_map_and_in_the_legend():
+    own = make_pale_map(blocks(5), AFFINE)
+    figure = montage(own, Look("T"), "")
+    shown = set().union(*(colors_of(axes) for axes in figure.axes))
+    hatches = {hatch_color(color) for color in own.colors[3:]}
+    assert {color.lower() for color in own.colors} | hatches <= shown
+    legend = {to_hex(patch.get_edgecolor()) for patch in figure.findobj(Rectangle) if patch.get_hatch()}
+    assert legend == hatches
+    texts = [text.get_text() for text in figure.texts]
+    assert f"2D  {own.counts[0]:,} · {own.counts[3]:,}" in texts and f"not significant  {own.counts[2]:,}" in texts
+    assert "Pale and hatched:" in " ".join(texts)
+    assert_no_text_overlaps(figure)
+    solid = montage(make_pale_map(np.minimum(blocks(5), 3), AFFINE), Look("T"), "")
+    assert not hatches & set().union(*(colors_of(axes) for axes in solid.axes))
+
+
+def test_hatching_lines_are_parallel_evenly_spaced_and_inside_of_their_triangles(rng):
+    triangles = rng.uniform(-5, 5, (200, 3, 2))
+    lines, triangle = module._hatching(triangles, 0.7)
+    level = (lines @ [-1, 1]) / np.sqrt(2) / 0.7
+    np.testing.assert_allclose(level, np.round(level), atol=1e-9)
+    np.testing.assert_allclose(level[:, 0], level[:, 1], atol=1e-9)
+    sides = np.stack([triangles[triangle], np.roll(triangles[triangle], -1, axis=1)], axis=2)  # (n, 3 sides, 2 ends, 2)
+    for end in range(2):  # each end lies on a side
+        way = sides[:, :, 1] - sides[:, :, 0]
+        to_end = lines[:, end, None] - sides[:, :, 0]
+        off = np.abs(way[..., 0] * to_end[..., 1] - way[..., 1] * to_end[..., 0])
+        along = (way * to_end).sum(axis=-1) / (way**2).sum(axis=-1)
+        assert ((off < 1e-9) & (along > -1e-9) & (along < 1 + 1e-9)).any(axis=1).all()
+    levels = triangles @ [-1, 1] / np.sqrt(2) / 0.7
+    expected = np.floor(levels.max(axis=1)) - np.ceil(levels.min(axis=1)) + 1
+    np.testing.assert_array_equal(np.bincount(triangle, minlength=200), expected)

@@ -15,12 +15,14 @@ from scipy import stats
 from utils.parallel.resources import Resources
 from utils.rdm import condense, expand, n_pairs_of
 from utils.stats import exceedances, exceedances_cpu, exceedances_gpu, matmul, permutation
-from utils.stats.inference import all_pairs
-from utils.stats.permutation import Permutations, TopModels, permutation_test
+from utils.stats.comparison import compared
+from utils.stats.inference import all_pairs, chance_r2
+from utils.stats.permutation import Permutations, conditional_test, permutation_test
 from utils.stats.regression import (
-    LinearStatistic,
     orthonormal_basis,
     own_adjusted_r2,
+    own_r2,
+    project,
     standardise,
     total_adjusted_r2,
     unique_adjusted_r2,
@@ -36,8 +38,7 @@ def permuted_models(models, unit, seed, number):
 
 
 @pytest.mark.parametrize("unit", ["conditions", "entries"])
-@pytest.mark.parametrize("two_sided", [True, False])
-def test_equals_a_literal_loop(data, unit, two_sided):
+def test_equals_a_literal_loop(data, unit):
     models, places = data
     n, pairs = 60, all_pairs(4)
     basis = orthonormal_basis(models)
@@ -50,72 +51,164 @@ def test_equals_a_literal_loop(data, unit, two_sided):
             [[literal(permuted_models(models, unit, 3, k), y) for y in places] for k in range(n)]
         ).transpose(2, 0, 1)
         change = np.stack([observed[i] - observed[j] for i, j in pairs])
-        null_change = np.stack([null[i] - null[j] for i, j in pairs])
-        size = np.abs(null_change) if two_sided else null_change * np.where(change < 0, -1, 1)[:, None]
+        null_change = np.stack([null[i] - null[j] for i, j in pairs]) * np.where(change < 0, -1, 1)[:, None]
 
-        test = permutation_test(basis, statistic, places, Permutations(n, unit, 3), pairs=pairs, two_sided=two_sided)
+        test = permutation_test(basis, statistic, places, Permutations(n, unit, 3), pairs=pairs)
         np.testing.assert_allclose(test.observed, observed, atol=1e-12)
         assert np.array_equal(test.p, (1 + (null >= observed[:, None]).sum(axis=1)) / (1 + n))
         largest = null.max(axis=(0, 2))
         assert np.array_equal(test.p_max, (1 + (largest >= observed[..., None]).sum(axis=2)) / (1 + n))
-        assert np.array_equal(test.p_difference, (1 + (size >= np.abs(change)[:, None]).sum(axis=1)) / (1 + n))
-        largest = size.max(axis=(0, 2))
-        expected = (1 + (largest >= np.abs(change)[..., None]).sum(axis=2)) / (1 + n)
-        assert np.array_equal(test.p_difference_max, expected)
+        best = (1 + (null.max(axis=0) >= observed.max(axis=0)).sum(axis=0)) / (1 + n)
+        assert np.array_equal(test.p_best, best)
+        assert np.array_equal(test.p_difference, (1 + (null_change >= np.abs(change)[:, None]).sum(axis=1)) / (1 + n))
 
 
-def literal_top(models, response, n_top):
-    own = [lstsq_adjusted([s], response) for s in models]
-    chosen = np.argsort(own)[::-1][:n_top]
-    return chosen, lstsq_unique([models[i] for i in chosen], response)
+def moments(null, n):
+    """Mean and standard deviation of null values number n and later, along the second axis."""
+    return null[:, n:].mean(axis=1), null[:, n:].std(axis=1, ddof=1)
 
 
-@pytest.mark.parametrize("selected_once", [False, True])
-def test_top_models_equal_a_literal_loop(data, selected_once):
+def test_the_largest_on_a_common_scale(data):
+    """On the scale of chance, and in standard deviations of further permutations."""
     models, places = data
-    n = 40
-    basis = orthonormal_basis(models)
-    chosen = np.array([literal_top(models, y, 3)[0] for y in places]).T
-    observed = np.array([literal_top(models, y, 3)[1] for y in places]).T
-    null = np.empty((n, 3, len(places)))
-    for k in range(n):
-        moved = permuted_models(models, "conditions", 0, k)
-        for j, y in enumerate(places):
-            if selected_once:
-                null[k, :, j] = lstsq_unique(moved[chosen[:, j]], y)
-            else:
-                null[k, :, j] = literal_top(moved, y, 3)[1]
-    statistic = TopModels(basis, 3, fixed=chosen if selected_once else None)
-    test = permutation_test(basis, statistic, places, Permutations(n), pairs=all_pairs(3))
-    np.testing.assert_allclose(test.observed, observed, atol=1e-10)
-    assert np.array_equal(test.p, (1 + (null >= observed).sum(axis=0)) / (1 + n))
-    change = np.stack([observed[i] - observed[j] for i, j in all_pairs(3)])
-    null_change = np.stack([null[:, i] - null[:, j] for i, j in all_pairs(3)], axis=1)
-    assert np.array_equal(test.p_difference, (1 + (np.abs(null_change) >= np.abs(change)).sum(axis=0)) / (1 + n))
+    n, basis = 40, orthonormal_basis(models)
+    statistic = own_r2(basis)
+    chance = chance_r2(basis, statistic, places)
+    n_all = n + permutation._FOR_MOMENTS
+
+    def values(sets):
+        q = orthonormal_basis(sets)
+        return statistic_of(q)(project(q, places))
+
+    statistic_of = own_r2
+    observed = values(models)
+    null = np.stack([values(permuted_models(models, "conditions", 0, k)) for k in range(n_all)], axis=1)
+    test = permutation_test(basis, statistic, places, Permutations(n), chance=chance)
+    scaled, own = 1 - (1 - null[:, :n]) / (1 - chance[:, None]), 1 - (1 - observed) / (1 - chance)
+    assert np.array_equal(test.p, (1 + (null[:, :n] >= observed[:, None] - 1e-11).sum(axis=1)) / (1 + n))
+    best = (1 + (scaled.max(axis=0) >= own.max(axis=0) - 1e-11).sum(axis=0)) / (1 + n)
+    assert np.array_equal(test.p_best, best)
+    mean, deviation = moments(null, n)
+    scaled, own = (null[:, :n] - mean[:, None]) / deviation[:, None], (observed - mean) / deviation
+    test = permutation_test(basis, statistic, places, Permutations(n), chance=chance, largest="studentised")
+    expected = (1 + (scaled.max(axis=(0, 2)) >= own[..., None]).sum(axis=2)) / (1 + n)
+    np.testing.assert_allclose(test.p_max, expected, atol=2.5 / n)  # mean and deviation are rounded
+    assert np.abs(test.p_max - expected).mean() < 0.2 / n
 
 
-def test_top_models_with_a_model_inside_another(data):
-    """Rank is counted where layers are collinear: the total of a subset of models never counts a direction twice."""
+def least_squares(predictors, response):
+    """R2 with an intercept."""
+    x = np.column_stack([np.ones(len(response)), *predictors])
+    residual = response - x @ np.linalg.lstsq(x, response, rcond=None)[0]
+    return 1 - residual @ residual / np.square(response - response.mean()).sum()
+
+
+def literal_gain(models, i, response, order):
+    """R2 that the permuted part of set i outside of the others adds to them."""
+    others = [layer for j, s in enumerate(models) for layer in s if j != i]
+    x = np.column_stack([np.ones(len(response)), *others])
+    part = [layer - x @ np.linalg.lstsq(x, layer, rcond=None)[0] for layer in models[i]]
+    return least_squares([*others, *(layer[order] for layer in part)], response) - least_squares(others, response)
+
+
+def test_conditional_test_equals_a_literal_loop(data):
+    models, places = data
+    sets = [models[0], models[1, :1], models[2], models[3]]  # of different sizes
+    n, basis = 40, orthonormal_basis(sets)
+    test = conditional_test(basis, places, Permutations(n, seed=2))
+    orders = Permutations(n, seed=2).indices(N_PAIRS, 0, n)
+    identity = np.arange(N_PAIRS)
+    total = [least_squares(np.concatenate(sets), y) for y in places]
+    moved = [[least_squares(np.concatenate(sets)[:, order], y) for y in places] for order in orders]
+    assert np.array_equal(test.p_total, (1 + (np.array(moved) >= np.array(total) - 1e-11).sum(axis=0)) / (1 + n))
+    observed = np.array([[literal_gain(sets, i, y, identity) for y in places] for i in range(4)])
+    null = np.array([[[literal_gain(sets, i, y, order) for y in places] for i in range(4)] for order in orders])
+    np.testing.assert_allclose(test.observed, observed, atol=1e-12)
+    assert np.array_equal(test.p, (1 + (null >= observed - 1e-11).sum(axis=0)) / (1 + n))
+    left = 1 - (np.array(total) - observed)  # unexplained by the others
+    largest = (null / left).max(axis=(1, 2))
+    expected = (1 + (largest[:, None, None] >= observed / left - 1e-11).sum(axis=0)) / (1 + n)
+    assert np.array_equal(test.p_max, expected)
+    largest = np.array(moved).max(axis=1)
+    assert np.array_equal(test.p_total_max, (1 + (largest[:, None] >= np.array(total) - 1e-11).sum(axis=0)) / (1 + n))
+
+
+def test_conditional_test_of_a_set_within_the_span_of_the_others(data):
     models, places = data
     models = models.copy()
     models[3] = models[1]
-    basis = orthonormal_basis(models)
-    assert basis.dependent == ((3, 0), (3, 1))
-    observed = permutation_test(basis, TopModels(basis, 3), places, Permutations(5)).observed
-    assert np.isfinite(observed).all()
-    twins = TopModels(basis, 2, fixed=np.full((2, 5), [[1], [3]]))
-    np.testing.assert_allclose(permutation_test(basis, twins, places, Permutations(5)).observed, 0, atol=1e-10)
+    test = conditional_test(orthonormal_basis(models), places, Permutations(20))
+    np.testing.assert_allclose(test.observed[[1, 3]], 0, atol=1e-12)
+    assert (test.p[[1, 3]] == 1).all()
+
+
+def same_fields(one, other):
+    for name, value in vars(one).items():
+        if name not in ("observed", "pairs"):
+            assert np.array_equal(value, getattr(other, name)), name
+
+
+@pytest.mark.parametrize("largest", ["as_is", "studentised"])
+def test_conditional_test_counts_the_same_everywhere(study, monkeypatch, largest):
+    basis, places = study
+    ours = conditional_test(basis, places, Permutations(120), largest=largest)
+    monkeypatch.setattr("utils.stats.exceedances_cpu._BLOCK_BYTES", 8 * 8 * 190 * 3)
+    monkeypatch.setattr("utils.stats.exceedances_cpu._LOCATIONS_PER_PRODUCT", 70)
+    same_fields(ours, conditional_test(basis, places, Permutations(120), largest=largest))
+    counters = on_device(monkeypatch)
+    monkeypatch.setattr(exceedances_gpu, "_PERMUTATIONS_PER_BLOCK", 33)
+    same_fields(ours, conditional_test(basis, places, Permutations(120), largest=largest))
+    assert counters
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_conditional_test_in_double_where_single_cannot_tell(study, monkeypatch, on_gpu):
+    basis, places = study
+    places = places[:20]
+    usual = conditional_test(basis, places, Permutations(60))
+    monkeypatch.setattr(exceedances.NullPlan, "error", 0.05)
+    if on_gpu:
+        on_device(monkeypatch)
+    same_fields(usual, conditional_test(basis, places, Permutations(60)))
+
+
+@pytest.mark.slow
+def test_a_set_beside_a_strong_one_keeps_its_level_where_patterns_are_demeaned(rng):
+    """Condition effects are strong in the models and absent in the brain: the joint test rejects in most runs."""
+    n, alone, together = 100, [], []
+    for _ in range(n):
+        strong, other = gain_rdms(rng, 2, 24, spread=0.8).reshape(2, 1, -1)
+        basis = orthonormal_basis([strong, other])
+        place = compared(strong + 0.3 * gain_rdms(rng, 1, 24, spread=0.2), "without_condition_effects")
+        alone.append(conditional_test(basis, place, Permutations(199)).p[1, 0])
+        together.append(permutation_test(basis, unique_adjusted_r2(basis), place, Permutations(199)).p[1, 0])
+    assert np.mean(np.array(alone) <= 0.05) < 0.12
+    assert np.mean(np.array(together) <= 0.05) > 0.3
 
 
 def same_p_values(one, other):
-    for name in ("p", "p_max", "p_best", "p_difference", "p_difference_max"):
+    for name in ("p", "p_max", "p_best", "p_difference"):
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
-def in_double_precision(basis, statistic, places, permutations, **options):
+def in_double_precision(basis, statistic, places, permutations, pairs):
     """The same test with nothing in float32."""
-    tensors = LinearStatistic(*(torch.from_numpy(array) for array in vars(statistic).values()))
-    return permutation_test(basis, lambda projected: tensors(projected), places, permutations, **options)
+    n, contrasts = permutations.n, np.vstack([np.eye(4), permutation.difference_contrasts(pairs, 4)])
+    moved = exceedances.permute(np.ascontiguousarray(basis.q.T), permutations.indices(basis.n_pairs, 0, n))
+    responses = standardise(places)
+    null = np.stack([contrasts @ statistic(moved[:, k] @ responses.T) for k in range(n)], axis=1)
+    observed = contrasts @ statistic(basis.q.T @ responses.T)
+    null[4:] *= np.where(observed[4:] < 0, -1, 1)[:, None]
+    observed[4:] = np.abs(observed[4:])
+    observed -= 1e-11
+
+    def p_value(reached):
+        return (1 + reached.sum(axis=0)) / (1 + n)
+
+    each = (1 + (null >= observed[:, None]).sum(axis=1)) / (1 + n)
+    largest = null[:4].max(axis=(0, 2))[:, None, None] >= observed[:4]
+    best = null[:4].max(axis=0) >= observed[:4].max(axis=0)
+    return permutation.PermutationTest(observed[:4], each[:4], p_value(largest), p_value(best), pairs, each[4:])
 
 
 @pytest.fixture
@@ -145,15 +238,13 @@ def on_device(monkeypatch, scan=exceedances_gpu._scan):
 @pytest.mark.slow
 @pytest.mark.parametrize("statistic", [own_adjusted_r2, unique_adjusted_r2])
 @pytest.mark.parametrize("unit", ["conditions", "entries"])
-@pytest.mark.parametrize("two_sided", [True, False])
-def test_all_precisions_and_devices_count_the_same(study, monkeypatch, statistic, unit, two_sided):
+def test_all_precisions_and_devices_count_the_same(study, monkeypatch, statistic, unit):
     basis, places = study
     arguments = (basis, statistic(basis), places, Permutations(300, unit))
-    options = {"pairs": all_pairs(4), "two_sided": two_sided}
-    ours = permutation_test(*arguments, **options)
-    same_p_values(ours, in_double_precision(*arguments, **options))
+    ours = permutation_test(*arguments, pairs=all_pairs(4))
+    same_p_values(ours, in_double_precision(*arguments, all_pairs(4)))
     counters = on_device(monkeypatch)
-    same_p_values(ours, permutation_test(*arguments, **options))
+    same_p_values(ours, permutation_test(*arguments, pairs=all_pairs(4)))
     assert counters
 
 
@@ -166,9 +257,9 @@ def test_what_single_precision_cannot_tell_is_counted_in_double(rng, monkeypatch
     calculated = []
 
     class Noted(exceedances.Exact):
-        def values(self, entries, permutations):
+        def values(self, entries, *rest):
             calculated.append(len(entries))
-            return super().values(entries, permutations)
+            return super().values(entries, *rest)
 
     monkeypatch.setattr(exceedances_cpu, "Exact", Noted)
     monkeypatch.setattr(exceedances_gpu, "Exact", Noted)
@@ -217,7 +308,7 @@ def test_does_not_depend_on_blocks_threads_or_progress(data, monkeypatch):
     models, places = data
     basis = orthonormal_basis(models)
     pairs, seen = all_pairs(4), []
-    statistics = (unique_adjusted_r2(basis), own_adjusted_r2(basis), TopModels(basis, 4))
+    statistics = (unique_adjusted_r2(basis), own_adjusted_r2(basis))
     whole = [
         permutation_test(
             basis, statistic, places, Permutations(50), pairs=pairs, progress=lambda *state: seen.append(state)
@@ -227,8 +318,6 @@ def test_does_not_depend_on_blocks_threads_or_progress(data, monkeypatch):
     assert seen[-1] == (50, 50)
     threads = torch.get_num_threads()
     for module, name, value in (
-        ("permutation", "_BLOCK_BYTES", 8 * 8 * N_PAIRS * 3),
-        ("permutation", "_LOCATIONS_PER_BLOCK", 2),
         ("exceedances_cpu", "_BLOCK_BYTES", 8 * 8 * N_PAIRS * 3),
         ("exceedances_cpu", "_LOCATIONS_PER_PRODUCT", 2),
     ):
@@ -288,13 +377,6 @@ def test_two_workers_of_which_one_is_killed_count_the_same(study, tmp_path, monk
     assert killed.exists()
     assert len(seen) >= 20 and seen[-1] == (300, 300)
     same_p_values(ours, theirs)
-
-
-def test_workers_for_a_statistic_they_cannot_share_are_refused(data):
-    models, places = data
-    basis = orthonormal_basis(models)
-    with pytest.raises(ValueError, match="`workers` can share the test of a LinearStatistic, not of TopModels"):
-        permutation_test(basis, TopModels(basis), places, Permutations(5), resources=Resources(workers=object()))
 
 
 @pytest.mark.slow
@@ -358,9 +440,10 @@ def test_compiled_scan_equals_the_plain_one(study):
         pytest.skip("needs g++")
     generator = torch.Generator().manual_seed(0)
     projected = torch.randn(8, 20, 50, generator=generator) / 20
-    weights, offset = torch.randn(5, 8, generator=generator), torch.randn(5, generator=generator) / 10
-    targets = torch.rand(5, 50, generator=generator) / 100
-    operands = (projected, weights, offset, targets, targets[:3].amax(dim=0), None, 3, 1e-4, 1e-6)
+    weights, offset = torch.randn(5, 8, generator=generator), torch.randn(5, 50, generator=generator) / 10
+    targets, scale = torch.rand(5, 50, generator=generator) / 100, torch.rand(5, 50, generator=generator) + 0.5
+    brain = (weights, scale, offset, targets, targets[:3].amax(dim=0))
+    operands = (projected, brain, torch.full((20,), 1e-4), (3, 2), 1e-6)
     plain, compiled = exceedances_gpu._scan(*operands), torch.compile(exceedances_gpu._scan, dynamic=True)(*operands)
     for one, other in zip(plain, compiled, strict=True):
         torch.testing.assert_close(one, other)
@@ -375,7 +458,8 @@ def test_without_a_compiler_the_scan_stays_as_it_is(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", fails)
     exceedances_gpu._compiled_scan.cache_clear()
-    operands = (torch.ones(1, 2, 3), torch.ones(1, 1), torch.zeros(1), torch.ones(1, 3), torch.ones(3), None, 1, 0, 0)
+    brain = (torch.ones(1, 1), torch.ones(1, 3), torch.zeros(1, 3), torch.ones(1, 3), torch.ones(3))
+    operands = (torch.ones(1, 2, 3), brain, torch.zeros(2), (1,), 0.0)
     with pytest.warns(UserWarning, match="no compiled kernels"):
         exceedances_gpu._compiled_scan()(*operands)
     exceedances_gpu._compiled_scan()(*operands)  # says it once

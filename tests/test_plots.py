@@ -41,7 +41,7 @@ def make_panel(roi="V1v", unique=(0.11, 0.03, 0.05), **changes):
         "colors": COLORS[:n],
         "unique": unique,
         "se": np.full(n, 0.01),
-        "significant": list(unique > 0.02),
+        "stars": ["filled" if value > 0.02 else "" for value in unique],
         "brackets": [(i, j) for i, j in combinations(range(n), 2) if abs(unique[i] - unique[j]) > 0.03],
         "total": float(sum(parts.values())),
         "parts": parts,
@@ -56,7 +56,7 @@ def random_panels(seed, n_sets):
             f"region {i}",
             rng.normal(0.03, 0.04, n_sets),
             se=rng.uniform(0, 0.03, n_sets),
-            significant=list(rng.random(n_sets) < 0.6),
+            stars=rng.choice(["", "filled", "hollow"], n_sets).tolist(),
             brackets=[pair for pair in combinations(range(n_sets), 2) if rng.random() < 0.7],
         )
         for i in range(int(rng.integers(1, 7)))
@@ -124,7 +124,7 @@ def test_bars_error_bars_and_titles_are_the_numbers_given():
 
 
 def test_stars_and_brackets_are_those_given():
-    panel = make_panel(significant=[True, False, True], brackets=[(0, 1), (2, 0)])
+    panel = make_panel(stars=["filled", "", "filled"], brackets=[(0, 1), (2, 0)])
     (axes,) = bar_axes(make_figure([panel]))
     brackets = [
         (round(min(line.get_xdata())), round(max(line.get_xdata()))) for line in with_label(axes.lines, "bracket")
@@ -524,3 +524,60 @@ def test_style_ends_with_the_drawing():
     with mpl.rc_context({"font.size": 17}):
         make_figure([make_panel()])
         assert mpl.rcParams["font.size"] == 17
+
+
+# --------------------------------------------------------------------------------------------------- stars and shares
+
+
+def stars_of(axes):
+    """Face and edge of the stars over bars, from left to right; brackets have asterisks between bars or over them."""
+    own = [star for star in with_label(axes.lines, "star") if star.get_marker() == "*"]
+    return [star.get_markerfacecolor() for star in sorted(own, key=lambda star: star.get_xdata()[0])]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_filled_and_hollow_stars_are_told_apart_and_explained(style):
+    figure = make_figure([make_panel(stars=["hollow", "", "filled"])], style=style)
+    assert stars_of(bar_axes(figure)[0]) == ["white", "black"]
+    assert "above the minimum effect" in all_text(figure) and "above zero only" in all_text(figure)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_where_all_stars_are_filled_they_are_asterisks(style):
+    figure = make_figure([make_panel(stars=["filled", "", "filled"], brackets=[])], style=style)
+    assert [star.get_marker() for star in with_label(bar_axes(figure)[0].lines, "star")] == [(5, 2, 0)] * 2
+    assert "minimum effect" not in all_text(figure)
+
+
+@pytest.mark.parametrize("n", [1, 4, 25])
+def test_share_of_the_explainable_variance_stands_clear_of_everything(n):
+    panels = [make_panel(f"region {i}", share=1.034) for i in range(n)]
+    figure = make_figure([*panels, make_panel("no share")])
+    texts = [text.get_text() for text in figure.texts]
+    assert texts.count("103 % of explainable variance") == n
+    assert_nothing_overlaps(figure)
+    assert "explainable" not in all_text(make_figure([make_panel()]))
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_panels_are_what_the_fit_says(published):
+    from types import SimpleNamespace as Some
+
+    three = np.array([[0], [1], [2]])
+    models = [Some(key=name, label=name) for name in "abc"]
+    parts, one = np.full((7, 1), 0.1), np.array([0.7])
+    fit = Some(
+        partition=Some(
+            sets=three, unique=0.1 * three, se=0.1 * three, total=one, parts=parts, reliability=one,
+            total_share=np.array([0.5]),
+        ),
+        settings=Some(alpha=0.05, as_published=published),
+        stars=np.array([["hollow"], ["filled"], [""]]),
+        differences=Some(q=np.array([[0.01], [0.9], [0.9]]), pairs=[(0, 1), (0, 2), (1, 2)]),
+        rois=Some(names=["V1v"]),
+        models=Some(models=models),
+    )  # fmt: skip
+    (panel,) = module.roi_panels(fit, dict.fromkeys("abc", "#123456"))
+    assert panel.stars == ["hollow", "filled", ""]
+    assert np.isnan(panel.share) if published else panel.share == 0.5
+    assert panel.brackets == [(0, 1)]

@@ -58,8 +58,9 @@ def test_arrays_and_tables_agree(finished, figure):
     models = list(arrays["models"])
     if figure == "Fig1":
         assert list(table.columns) == [
-            "searchlight", "x", "y", "z", "tested", "winner", "group", "adjusted_r2", "p", "q", "significant",
-            "stability", "ceiling_lower",
+            "searchlight", "x", "y", "z", "tested", "winner", "group", "adjusted_r2", "plain_adjusted_r2", "se",
+            "share", "share_low", "share_high", "p", "q", "p_lead", "q_lead", "explained", "candidates", "significant",
+            "stability", "ceiling_lower", "reliability",
         ]  # fmt: skip
         winner = arrays["adjusted_r2"].argmax(axis=0)
         assert [models[w] for w in winner] == list(table["winner"])
@@ -85,7 +86,7 @@ def test_planted_model_is_found(finished):
     fig1 = pd.read_csv(finished / "Fig1" / "results.tsv", sep="\t")
     follows = fig1["searchlight"] % 2 == 1
     assert (fig1.loc[follows, "winner"] == "net").all()
-    assert fig1.loc[follows, "significant"].all()
+    assert fig1.loc[follows, "explained"].all()
     fig3b = pd.read_csv(finished / "Fig3b" / "results.tsv", sep="\t").set_index(["roi", "model"])
     assert fig3b.loc[("EVC", "semantic"), "rank"] == 1
     assert fig3b.loc[("EVC", "semantic"), "significant"]
@@ -100,11 +101,12 @@ def test_label_volume_has_the_colours_of_the_table(finished):
     names = {"net": "Net", "edges": "Edges", "edges_fine": "Fine edges"}
     for row in table.itertuples():
         voxel = np.round(np.linalg.inv(image.affine) @ [row.x, row.y, row.z, 1])[:3].astype(int)
-        expected = names[row.winner] if row.significant else "not significant"
+        pale = f"{names[row.winner]} (lead not established)" if row.explained else "not significant"
+        expected = names[row.winner] if row.significant else pale
         assert labels[data[tuple(voxel)]] == expected
     counts = pd.read_csv(maps / "space-MNI_desc-bestNetwork_dseg.tsv", sep="\t").set_index("name")["n_searchlights"]
     assert counts.sum() == len(table)
-    assert counts["not significant"] == (~table["significant"]).sum()
+    assert counts["not significant"] == (~table["explained"]).sum()
 
 
 @pytest.mark.parametrize(
@@ -297,7 +299,10 @@ def one_line(monkeypatch, capsys, figure, *arguments):
         (["--correction", "max", "--stats", "t-test"], "--correction max cannot be combined with --stats t-test"),
         (["--perm", "9"], "unrecognized arguments: --perm"),
         (["--bootstrap-ratio", "1.5"], "--bootstrap-ratio is 1.5"),
-        (["--bootstrap-ratio", "0.3"], "subsets of 30% of the conditions, for standard errors, keep 4 of 12"),
+        (["--bootstrap-ratio", "0.3", "--as-published"], "standard errors take refits to 4 of 12 conditions"),
+        (["--minimum-effect", "1"], "--minimum-effect is 1.0, expected a value from 0 to below 1"),
+        (["--comparison", "whitened", "--as-published"], "--as-published compares RDMs as they are"),
+        (["--condition-effects", "out", "--as-published"], "cannot be combined with --condition-effects out"),
         (["--models", "net", "vgg"], "unknown model(s) vgg"),
         (["--rois", "V1v"], "unknown ROI(s) V1v"),
         (["--layers", "fc7"], "no RDM file for 3 of 3"),

@@ -7,19 +7,22 @@ import warnings
 from utils import InputError
 from utils.datasets.models import ModelRdms
 from utils.rdm import n_conditions_of, n_pairs_of
+from utils.stats.comparison import Comparison, compared
 from utils.stats.regression import Basis, orthonormal_basis
 
 
-def fit_basis(models: ModelRdms) -> Basis:
+def fit_basis(models: ModelRdms, comparison: Comparison) -> Basis:
     """Orthonormal basis of the RDMs of all models; warns of those that are linear combinations of others.
 
     Parameters
     ----------
     models : ModelRdms
+    comparison : {"whitened", "plain", "without_condition_effects"}
 
     Returns
     -------
     Basis
+        Of the RDMs in the form in which they are compared.
 
     Raises
     ------
@@ -27,7 +30,7 @@ def fit_basis(models: ModelRdms) -> Basis:
         If there are too few conditions for so many predictors.
     """
     try:
-        basis = orthonormal_basis(list(models.rdms))
+        basis = orthonormal_basis(list(compared(models.rdms, comparison)))
     except ValueError as error:
         raise InputError(
             f"{models.n_conditions} conditions are too few: {error}; use more images or fewer models"
@@ -42,24 +45,23 @@ def fit_basis(models: ModelRdms) -> Basis:
     return basis
 
 
-def check_subsets(basis: Basis, ratio: float) -> None:
-    """Check that regressions can be refitted to subsets of the conditions.
+def check_subsets(basis: Basis, n_left_out: int) -> None:
+    """Check that regressions can be refitted without some of the conditions.
 
     Parameters
     ----------
     basis : Basis
-    ratio : float
-        Share of the conditions in a subset.
+    n_left_out : int
 
     Raises
     ------
     InputError
-        If a subset leaves no condition out, or keeps too few for so many predictors.
+        If no condition is left out, or too few are kept for so many predictors.
     """
     n, n_predictors = n_conditions_of(basis.n_pairs), sum(c.shape[1] for c in basis.coordinates)
-    kept = round(ratio * n)
-    if kept == n or n_pairs_of(kept) < n_predictors + 2:
+    kept = n - n_left_out
+    if n_left_out < 1 or kept < 4 or n_pairs_of(kept) < n_predictors + 2:
         raise InputError(
-            f"subsets of {ratio:.0%} of the conditions, for standard errors, keep {kept} of {n}: expected fewer "
-            f"than all, and enough for {n_predictors} predictors; use more images or fewer models"
+            f"standard errors take refits to {kept} of {n} conditions: expected fewer than all, at least 4, and enough "
+            f"for {n_predictors} predictors; use more images or fewer models"
         )

@@ -1,9 +1,8 @@
-"""What models explain of every region of interest (ROI), and what of it is significant: Fig 2 and Fig 3b."""
+"""What models explain of every region of interest (ROI), and what of it is established: Fig 2 and Fig 3b."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,20 +12,35 @@ from numpy.typing import NDArray
 from utils.analysis.predictors import check_subsets, fit_basis
 from utils.analysis.settings import Settings
 from utils.analysis.significance import (
+    Differences,
+    Lead,
     Significance,
-    significance_by_permutation,
-    significance_over_subjects,
+    SubjectValues,
+    alternatives,
+    beside_others,
+    best_of_all,
+    difference_p_values,
+    family_wise,
+    lead_of,
+    permutations,
+    published_lead,
+    published_tests,
     subject_values,
-    winner_exceeds_others,
+    t_quantile,
+    tests_over_subjects,
+    winner_contrasts,
 )
 from utils.datasets.models import ModelRdms
 from utils.datasets.rois import RoiRdms
 from utils.parallel.resources import Resources
-from utils.stats.inference import all_pairs
-from utils.stats.permutation import Statistic, TopModels
+from utils.stats.comparison import compared
+from utils.stats.inference import above_chance, all_pairs, difference_contrasts, fdr
+from utils.stats.jackknife import Jackknife
+from utils.stats.noise_ceiling import single_subject_ceilings
 from utils.stats.refits import condition_subsets, jackknife, winner_stability
 from utils.stats.regression import (
     Basis,
+    LinearStatistic,
     orthonormal_basis,
     own_adjusted_r2,
     own_r2,
@@ -34,10 +48,12 @@ from utils.stats.regression import (
     project,
     total_adjusted_r2,
     unique_adjusted_r2,
+    unique_and_total,
     variance_parts,
 )
+from utils.stats.stepwise import stepwise_test
 
-# Subsets of the conditions for the standard errors of ROIs.
+# Subsets of the conditions for the published error bars.
 N_SUBSETS = 10_000
 
 
@@ -51,12 +67,23 @@ class VariancePartition:
         Models of each ROI, by their index.
     unique, se : ndarray of float64, shape (n_sets, n_rois)
         Unique variance (adjusted R2) and its standard error.
-    se_difference : ndarray of float64, shape (n_pairs, n_rois)
-        Standard errors of the differences between all pairs of sets.
+    share, share_low, share_high : ndarray of float64, shape (n_sets, n_rois)
+        Unique variance as a share of the explainable variance, with its interval; for a single subject, whose
+        reliability is not known, of the whole variance.
+    plain_unique : ndarray of float64, shape (n_sets, n_rois)
+        Of RDMs as they are, adjusted for the number of predictors, as in the paper.
+    se_difference, p_difference : ndarray of float64, shape (n_pairs, n_rois)
+        Standard errors of the differences between all pairs of sets, and their p values.
+    influence : ndarray of float64, shape (n_pairs, n_rois, n_conditions)
+        How much the differences change without each condition.
     parts : ndarray of float64, shape (2**n_sets - 1, n_rois)
         All parts, in the order of `part_names`.
-    total : ndarray of float64, shape (n_rois,)
-        Adjusted R2 of all sets together: the sum of the parts.
+    total, total_share, total_low, total_high, plain_total : ndarray of float64, shape (n_rois,)
+        Adjusted R2 of all sets together, which is the sum of the parts; as a share, with its interval; as in the paper.
+    reliability : ndarray of float64, shape (n_rois,)
+        Share of the mean RDM's variance that could be explained; NaN for a single subject.
+    ceiling_r2_lower, ceiling_r2_upper : ndarray of float64, shape (n_rois,)
+        What could be explained of single subjects' RDMs (R2); NaN for a single subject.
     subjects : list of (values, chance)
         Per ROI, unique variance of every subject and its chance level, each (n_sets, n_subjects, 1).
     explained : list of (values, chance)
@@ -66,20 +93,42 @@ class VariancePartition:
     sets: NDArray[np.int64]
     unique: NDArray[np.float64]
     se: NDArray[np.float64]
+    share: NDArray[np.float64]
+    share_low: NDArray[np.float64]
+    share_high: NDArray[np.float64]
+    plain_unique: NDArray[np.float64]
     se_difference: NDArray[np.float64]
+    p_difference: NDArray[np.float64]
+    influence: NDArray[np.float64]
     parts: NDArray[np.float64]
     total: NDArray[np.float64]
-    subjects: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
-    explained: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
+    total_share: NDArray[np.float64]
+    total_low: NDArray[np.float64]
+    total_high: NDArray[np.float64]
+    plain_total: NDArray[np.float64]
+    reliability: NDArray[np.float64]
+    ceiling_r2_lower: NDArray[np.float64]
+    ceiling_r2_upper: NDArray[np.float64]
+    subjects: list[SubjectValues]
+    explained: list[SubjectValues]
 
     @classmethod
-    def empty(cls, sets: NDArray[np.int64]) -> VariancePartition:
-        """Space for the partition among `sets`, (n_sets, n_rois)."""
+    def empty(cls, sets: NDArray[np.int64], n_conditions: int) -> VariancePartition:
+        """Space for the partition among `sets`, (n_sets, n_rois): NaN."""
         n_sets, n_rois = sets.shape
-        shapes = {"unique": n_sets, "se": n_sets, "se_difference": len(all_pairs(n_sets)), "parts": 2**n_sets - 1}
-        arrays = {name: np.empty((n, n_rois)) for name, n in shapes.items()}
+        n_pairs = len(all_pairs(n_sets))
+        of_sets = ("unique", "se", "share", "share_low", "share_high", "plain_unique")
+        of_rois = ("total", "total_share", "total_low", "total_high", "plain_total", "reliability",
+                   "ceiling_r2_lower", "ceiling_r2_upper")  # fmt: skip
+        shapes: dict[str, tuple[int, ...]] = {
+            **dict.fromkeys(of_sets, (n_sets, n_rois)),
+            **dict.fromkeys(("se_difference", "p_difference"), (n_pairs, n_rois)),
+            **{"influence": (n_pairs, n_rois, n_conditions), "parts": (2**n_sets - 1, n_rois)},
+            **dict.fromkeys(of_rois, (n_rois,)),
+        }
         nothing: list[Any] = [None] * n_rois
-        return cls(sets, **arrays, total=np.empty(n_rois), subjects=[*nothing], explained=[*nothing])
+        arrays = {name: np.full(shape, np.nan) for name, shape in shapes.items()}
+        return cls(sets, **arrays, subjects=[*nothing], explained=[*nothing])
 
 
 @dataclass(frozen=True)
@@ -90,14 +139,20 @@ class RoiFit:
     ----------
     models : ModelRdms
     rois : RoiRdms
-    r2, adjusted_r2 : ndarray of float64, shape (n_models, n_rois)
-        Of each model by itself.
+    settings : Settings
+    r2, adjusted_r2, plain_adjusted_r2 : ndarray of float64, shape (n_models, n_rois)
+        Of each model by itself: not adjusted; adjusted by the exact chance level (as published: for the number of
+        predictors); as in the paper.
     partition : VariancePartition
         Of each ROI among its best models, or all groups.
     set_names : list of str
         What the sets are called: "rank 1", "rank 2", ..., or the keys of the groups.
     test : Significance
-        Of the unique variance of the sets.
+        Of the unique variance of the sets, and of whether the models explain anything.
+    differences : Differences
+        Between the unique variances of all pairs of sets.
+    lead : Lead
+        Of the model that gives the ROI its colour on the map, among all models.
     stability : ndarray of float64, shape (n_rois,)
         Share of subsets of the conditions in which the same model wins.
     ceiling_lower, ceiling_upper : ndarray of float64, shape (n_rois,)
@@ -106,77 +161,120 @@ class RoiFit:
 
     models: ModelRdms
     rois: RoiRdms
+    settings: Settings
     r2: NDArray[np.float64]
     adjusted_r2: NDArray[np.float64]
+    plain_adjusted_r2: NDArray[np.float64]
     partition: VariancePartition
     set_names: list[str]
     test: Significance
+    differences: Differences
+    lead: Lead
     stability: NDArray[np.float64]
     ceiling_lower: NDArray[np.float64]
     ceiling_upper: NDArray[np.float64]
 
-    def table(self, alpha: float) -> pd.DataFrame:
-        """One row per ROI and set, ROI by ROI; significant at the level `alpha`.
+    @property
+    def stars(self) -> NDArray[np.str_]:
+        """Of every bar, (n_sets, n_rois): "filled" above the minimum effect, "hollow" above 0, else empty."""
+        settings = self.settings
+        large = settings.as_published | (self.partition.share_low > settings.minimum_effect)
+        return np.where(self.test.q <= settings.alpha, np.where(large, "filled", "hollow"), "")
 
-        `explained_r2`, its standard error over subjects and its chance level are of the subjects' own RDMs.
-        """
-        sets, names = self.partition.sets, self.rois.names
-        n_sets, n_rois = sets.shape
+    def table(self) -> pd.DataFrame:
+        """One row per ROI and set, ROI by ROI; utils/reporting/columns.json describes the columns."""
+        sets, partition, published = self.partition.sets, self.partition, self.settings.as_published
         members = [self.models.models[i] for i in sets.T.ravel()]
         rank = np.argsort(np.argsort(-self._ranked_by(), axis=0, kind="stable"), axis=0) + 1
-        explained = self.partition.explained
 
         def rows(values: Any) -> NDArray:
-            return np.broadcast_to(values, (n_sets, n_rois)).T.ravel()
+            return np.broadcast_to(values, sets.shape).T.ravel()
 
-        return pd.DataFrame(
-            {
-                "roi": rows(names),
-                "model": [model.key for model in members],
-                "label": [model.label for model in members],
-                "group": [model.group for model in members],
+        def of_partition(*names: str) -> dict[str, NDArray]:
+            return {} if published else {name: rows(getattr(partition, name)) for name in names}
+
+        own, plain = (np.take_along_axis(a, sets, axis=0) for a in (self.adjusted_r2, self.plain_adjusted_r2))
+        columns = {
+            "roi": rows(self.rois.names),
+            "model": [model.key for model in members],
+            "label": [model.label for model in members],
+            "group": [model.group for model in members],
+            **{
                 "rank": rows(rank),
-                "adjusted_r2": rows(np.take_along_axis(self.adjusted_r2, sets, axis=0)),
-                "unique": rows(self.partition.unique),
-                "se": rows(self.partition.se),
-                "p": rows(self.test.p),
-                "q": rows(self.test.q),
-                "significant": rows(self.test.q <= alpha),
-                "stability": np.where(rows(rank) == 1, rows(self.stability), np.nan),
-                "total_adjusted_r2": rows(self.partition.total),
-                "explained_r2": rows([values.mean() for values, _ in explained]),
-                "explained_se": rows([standard_error(values) for values, _ in explained]),
-                "explained_chance": rows([chance.mean() for _, chance in explained]),
-                "ceiling_lower": rows(self.ceiling_lower),
-                "ceiling_upper": rows(self.ceiling_upper),
-            }
+                "adjusted_r2": rows(own),
+                "unique": rows(partition.unique),
+                "se": rows(partition.se),
+            },
+            **of_partition("share", "share_low", "share_high"),
+            **{"p": rows(self.test.p), "q": rows(self.test.q)},
+            "significant": rows(self.test.q <= self.settings.alpha),
+            **({} if published else {"star": rows(self.stars), "plain_adjusted_r2": rows(plain)}),
+            **of_partition("plain_unique"),
+            "stability": np.where(rows(rank) == 1, rows(self.stability), np.nan),
+            "total_adjusted_r2": rows(partition.total),
+            **of_partition("total_share", "total_low", "total_high", "plain_total", "reliability"),
+            "explained_r2": rows([values.mean() for values, _ in partition.explained]),
+            "explained_se": rows([standard_error(values) for values, _ in partition.explained]),
+            "explained_chance": rows([chance.mean() for _, chance in partition.explained]),
+            **{"ceiling_lower": rows(self.ceiling_lower), "ceiling_upper": rows(self.ceiling_upper)},
+            **of_partition("ceiling_r2_lower", "ceiling_r2_upper"),
+        }
+        return pd.DataFrame(columns)
+
+    def on_the_map(self, table: pd.DataFrame) -> pd.DataFrame:
+        """What the map shows of each ROI: its first row, and whether that one's lead is established.
+
+        Parameters
+        ----------
+        table : DataFrame
+            That of `table`, perhaps with further columns.
+
+        Returns
+        -------
+        DataFrame
+            `significant` is now whether the ROI has its full colour, `explained` whether it has at least a pale one.
+        """
+        first, alpha = table[table["rank"] == 1], self.settings.alpha
+        leads = self.lead.q_lead <= alpha
+        if self.settings.as_published:
+            return first.assign(significant=first["significant"].to_numpy() & (leads | np.isnan(self.lead.q_lead)))
+        explained, values = self.test.q_explained <= alpha, self._compared_by()
+        labels = [model.label for model in self.models.models]
+        named = [alternatives(values[:, i], self.lead.candidates[:, i], labels) for i in range(len(leads))]
+        return first.assign(
+            significant=explained & leads,
+            explained=explained,
+            candidates=np.where(explained & ~leads, named, ""),
+            q=self.test.q_explained,
+            q_lead=self.lead.q_lead,
+            share=self.partition.total_share,
         )
 
     def _ranked_by(self) -> NDArray:
         return self.partition.unique
 
-    def winner_exceeds_others(self, settings: Settings) -> NDArray[np.bool_]:
-        """Whether the set with the largest unique variance of each ROI differs from all others, (n_rois,)."""
-        _, q = winner_exceeds_others(self.partition.unique.argmax(axis=0), self.test, settings)
-        return q <= settings.alpha
+    def _compared_by(self) -> NDArray:
+        """What decides which model gives a ROI its colour, (n_models, n_rois)."""
+        return self.partition.unique
 
     def arrays(self) -> dict[str, Any]:
         """All arrays by name, for arrays.npz."""
-        partition, test, n_sets = self.partition, self.test, len(self.set_names)
-        names = self.set_names
+        partition, n_sets, names = self.partition, len(self.set_names), self.set_names
+        hidden = ("sets", "p_difference", "influence", "parts", "subjects", "explained")
+        own = [field.name for field in fields(partition) if field.name not in hidden]
         return {
             "models": [model.key for model in self.models.models],
             "places": self.rois.names,
-            "r2": self.r2,
-            "adjusted_r2": self.adjusted_r2,
-            **{name: getattr(partition, name) for name in ("unique", "se", "se_difference", "total")},
+            **{name: getattr(self, name) for name in ("r2", "adjusted_r2", "plain_adjusted_r2")},
+            **{name: getattr(partition, name) for name in own},
             "shared": partition.parts[n_sets:],
             "shared_names": [" & ".join(names[i] for i in part) for part in part_names(n_sets)[n_sets:]],
-            **{name: getattr(test, name) for name in ("p", "q", "p_difference", "q_difference")},
-            "difference_names": [f"{names[i]} - {names[j]}" for i, j in test.pairs],
-            "stability": self.stability,
-            "ceiling_lower": self.ceiling_lower,
-            "ceiling_upper": self.ceiling_upper,
+            **vars(self.test),
+            "p_difference": self.differences.p,
+            "q_difference": self.differences.q,
+            "difference_names": [f"{names[i]} - {names[j]}" for i, j in self.differences.pairs],
+            **vars(self.lead),
+            **{name: getattr(self, name) for name in ("stability", "ceiling_lower", "ceiling_upper")},
         }
 
     def summary(self) -> dict[str, int | str]:
@@ -195,6 +293,9 @@ class BestModelsFit(RoiFit):
 
     def _ranked_by(self) -> NDArray:
         return -np.broadcast_to(np.arange(len(self.set_names))[:, None], self.partition.sets.shape)
+
+    def _compared_by(self) -> NDArray:
+        return self.adjusted_r2
 
     def arrays(self) -> dict[str, Any]:
         """All arrays by name, for arrays.npz."""
@@ -225,24 +326,51 @@ def fit_best_models(
         If there are too few conditions for so many predictors, or too few subjects for a t-test.
     """
     n_best = min(n_best, len(models.models))
-    basis = fit_basis(models)
-    adjusted_r2 = own_adjusted_r2(basis)(project(basis, rois.mean()))
-    if settings.clip_negative:
+    basis, rdms = fit_basis(models, settings.comparison), compared(rois.mean(), settings.comparison)
+    adjusted_r2 = adjusted(basis, own_adjusted_r2(basis), rdms, settings)
+    if settings.as_published:
         adjusted_r2 = np.clip(adjusted_r2, 0, None)
     best = np.argsort(-adjusted_r2, axis=0, kind="stable")[:n_best]
     partition = partition_rois(models, rois, best, settings, resources)
-    fixed = None if settings.reselect else best
+    test, differences = _tests_of_chosen(basis, models, rdms, partition, settings, resources)
+    if settings.as_published:
+        lead = published_lead(len(models.models), best[0], Differences((), *(np.zeros((0, len(rdms))),) * 2))
+    else:
+        lead = _lead(basis, own_adjusted_r2(basis), rois, best[0], settings)
+    common = _common(models, rois, settings, own_adjusted_r2)
+    names = [f"rank {k}" for k in range(1, n_best + 1)]
     return BestModelsFit(
-        models,
-        rois,
-        own_r2(basis)(project(basis, rois.mean())),
-        adjusted_r2,
-        partition,
-        [f"rank {k}" for k in range(1, n_best + 1)],
-        _test(basis, lambda: TopModels(basis, n_best, fixed, resources.device), rois, partition, settings, resources),
-        winner_stability(models.rdms, own_adjusted_r2, rois.mean(), seed=settings.seed),
-        *rois.ceilings(),
-    )
+        **common, adjusted_r2=adjusted_r2, partition=partition, set_names=names, test=test, differences=differences,
+        lead=lead,
+    )  # fmt: skip
+
+
+def _tests_of_chosen(
+    basis: Basis,
+    models: ModelRdms,
+    rdms: NDArray[np.float64],
+    partition: VariancePartition,
+    settings: Settings,
+    resources: Resources,
+) -> tuple[Significance, Differences]:
+    """Test the best models of every ROI beside each other, by the route that the settings choose."""
+    if settings.stats == "t-test":
+        return _tests_over_subjects(partition, settings)
+    if not settings.as_published:
+        explained = best_of_all(basis, rdms, settings, resources)
+        with resources.progress("stepwise test") as advance:
+            steps = stepwise_test(basis, partition.sets, rdms, permutations(settings), advance)
+        q = steps.p_max if settings.correction == "max" else fdr(steps.p)
+        return Significance(steps.p, q, explained.p_explained, explained.q_explained), _differences(partition, settings)
+    # As published, the models are chosen once: those of each ROI are tested by themselves.
+    pairs = all_pairs(len(partition.sets))
+    tests = []
+    for choice, rdm in zip(partition.sets.T, rdms, strict=True):
+        own = orthonormal_basis(models.rdms[choice])
+        tests.append(published_tests(own, unique_adjusted_r2(own), rdm[None], pairs, settings, resources, False))
+    joined = [np.concatenate([getattr(test, name) for test, _ in tests], axis=-1) for name in vars(tests[0][0])]
+    between = [np.concatenate([getattr(own, name) for _, own in tests], axis=1) for name in ("p", "q")]
+    return Significance(*joined), Differences(pairs, *between)
 
 
 def fit_groups(groups: ModelRdms, rois: RoiRdms, settings: Settings, resources: Resources) -> RoiFit:
@@ -254,21 +382,64 @@ def fit_groups(groups: ModelRdms, rois: RoiRdms, settings: Settings, resources: 
     -------
     RoiFit
     """
-    basis = fit_basis(groups)
-    projected = project(basis, rois.mean())
-    everywhere = np.repeat(np.arange(len(groups.models))[:, None], len(rois.names), axis=1)
+    basis, rdms = fit_basis(groups, settings.comparison), compared(rois.mean(), settings.comparison)
+    everywhere = np.repeat(np.arange(len(groups.models))[:, None], len(rdms), axis=1)
     partition = partition_rois(groups, rois, everywhere, settings, resources)
+    winner, pairs = partition.unique.argmax(axis=0), all_pairs(len(groups.models))
+    if settings.stats == "t-test":
+        test, differences = _tests_over_subjects(partition, settings)
+    elif settings.as_published:
+        statistic = unique_adjusted_r2(basis)
+        test, differences = published_tests(basis, statistic, rdms, pairs, settings, resources, False)
+    else:
+        test, differences = beside_others(basis, rdms, settings, resources), _differences(partition, settings)
+    if settings.as_published:
+        lead = published_lead(len(groups.models), winner, differences)
+    else:
+        lead = _lead(basis, unique_and_total(basis), rois, winner, settings)
     return RoiFit(
-        groups,
-        rois,
-        own_r2(basis)(projected),
-        own_adjusted_r2(basis)(projected),
-        partition,
-        [group.key for group in groups.models],
-        _test(basis, lambda: unique_adjusted_r2(basis), rois, partition, settings, resources),
-        winner_stability(groups.rdms, unique_adjusted_r2, rois.mean(), seed=settings.seed),
-        *rois.ceilings(),
+        **_common(groups, rois, settings, unique_adjusted_r2),
+        adjusted_r2=adjusted(basis, own_adjusted_r2(basis), rdms, settings),
+        partition=partition,
+        set_names=[group.key for group in groups.models],
+        test=test,
+        differences=differences,
+        lead=lead,
     )
+
+
+def adjusted(
+    basis: Basis, statistic: LinearStatistic, rdms: NDArray[np.float64], settings: Settings
+) -> NDArray[np.float64]:
+    """A statistic with R2 adjusted by the exact chance level, or as published for the number of predictors.
+
+    Parameters
+    ----------
+    basis : Basis
+    statistic : LinearStatistic
+    rdms : ndarray of float64, shape (n_locations, n_pairs)
+        In the form in which they are compared.
+    settings : Settings
+
+    Returns
+    -------
+    ndarray of float64, shape (n_statistics, n_locations)
+    """
+    return statistic(project(basis, rdms)) if settings.as_published else above_chance(basis, statistic, rdms)
+
+
+def _common(models: ModelRdms, rois: RoiRdms, settings: Settings, statistic: Any) -> dict[str, Any]:
+    """Arguments of `RoiFit` that are found in the same way for both figures."""
+    predictors, rdms = compared(models.rdms, settings.comparison), compared(rois.mean(), settings.comparison)
+    basis, plain = orthonormal_basis(list(predictors)), orthonormal_basis(list(models.rdms))
+    lower, upper = rois.ceilings()
+    return {
+        **{"models": models, "rois": rois, "settings": settings},
+        "r2": own_r2(basis)(project(basis, rdms)),
+        "plain_adjusted_r2": own_adjusted_r2(plain)(project(plain, rois.mean())),
+        "stability": winner_stability(predictors, statistic, rdms, seed=settings.seed),
+        **{"ceiling_lower": lower, "ceiling_upper": upper},
+    }
 
 
 def partition_rois(
@@ -292,60 +463,111 @@ def partition_rois(
     Raises
     ------
     InputError
-        If subsets of the conditions are too small to fit so many predictors.
+        If there are too few conditions to fit so many predictors without some of them.
     """
-    n = models.n_conditions
-    subsets = condition_subsets(n, round(settings.bootstrap_ratio * n), N_SUBSETS, settings.seed)
     # ROIs with the same models are fitted together.
     choices, choice_of = np.unique(sets, axis=1, return_inverse=True)
-    result, done = VariancePartition.empty(sets), 0
+    result, done = VariancePartition.empty(sets, models.n_conditions), 0
     with resources.progress("variance partitioning") as advance:
         for number, choice in enumerate(choices.T):
             members = np.flatnonzero(choice_of.ravel() == number)
-            basis = orthonormal_basis(models.rdms[choice])
-            check_subsets(basis, settings.bootstrap_ratio)
-            _partition(basis, rois, members, subsets, settings.scaled_errors, result)
+            _partition(models.rdms[choice], rois, members, settings, result)
             done += len(members)
             advance(done, len(rois.names))
     return result
 
 
 def _partition(
-    basis: Basis, rois: RoiRdms, members: NDArray[np.int64], subsets: NDArray[np.bool_], scaled: bool,
+    models: NDArray[np.float64], rois: RoiRdms, members: NDArray[np.int64], settings: Settings,
     result: VariancePartition,
 ) -> None:  # fmt: skip
     """Fill in the partition of some ROIs, `members`, that have the same sets of predictors."""
-    rdms = [rois.subjects[i] for i in members]
-    mean = np.stack([own.mean(axis=0) for own in rdms])
-    projected = project(basis, mean)
-    errors = jackknife(basis, mean, subsets, all_pairs(len(basis.coordinates)), scaled=scaled)
-    result.unique[:, members] = unique_adjusted_r2(basis)(projected)
-    result.se[:, members], result.se_difference[:, members] = errors.unique, errors.difference
-    result.parts[:, members] = variance_parts(basis)(projected)
-    result.total[members] = total_adjusted_r2(basis)(projected)[0]
-    stacked = np.concatenate(rdms)[:, None]
-    ends = np.cumsum([len(own) for own in rdms])[:-1]
+    plain, own = orthonormal_basis(list(models)), [rois.subjects[i] for i in members]
+    basis = orthonormal_basis(list(compared(models, settings.comparison)))
+    mean = np.stack([rdms.mean(axis=0) for rdms in own])
+    rdms = compared(mean, settings.comparison)
+    result.unique[:, members] = adjusted(basis, unique_adjusted_r2(basis), rdms, settings)
+    result.parts[:, members] = adjusted(basis, variance_parts(basis), rdms, settings)
+    result.total[members] = adjusted(basis, total_adjusted_r2(basis), rdms, settings)[0]
+    result.plain_unique[:, members] = unique_adjusted_r2(plain)(project(plain, mean))
+    result.plain_total[members] = total_adjusted_r2(plain)(project(plain, mean))[0]
+    if settings.as_published:
+        _published_errors(basis, mean, members, settings, result)
+    else:
+        check_subsets(basis, 1)
+        sampler = Jackknife(basis, unique_and_total(basis), settings.comparison)
+        for i, subjects in zip(members, own, strict=True):
+            _errors(sampler, subjects, i, settings, result)
+            bounds = single_subject_ceilings(subjects[:, None], basis.q.shape[1], settings.comparison)
+            result.ceiling_r2_lower[i], result.ceiling_r2_upper[i] = (float(bound[0]) for bound in bounds)
+    stacked = compared(np.concatenate(own), settings.comparison)[:, None]
+    ends = np.cumsum([len(subjects) for subjects in own])[:-1]
     unique = [np.split(part, ends, axis=1) for part in subject_values(basis, unique_adjusted_r2(basis), stacked)]
     explained = [np.split(part.ravel(), ends) for part in subject_values(basis, total_adjusted_r2(basis), stacked)]
     for i, *values in zip(members, *unique, *explained, strict=True):
         result.subjects[i], result.explained[i] = tuple(values[:2]), tuple(values[2:])
 
 
-def _test(
-    basis: Basis,
-    statistic: Callable[[], Statistic],
-    rois: RoiRdms,
-    partition: VariancePartition,
-    settings: Settings,
-    resources: Resources,
-) -> Significance:
-    """Test the unique variance of the sets, by the route that the settings choose."""
-    pairs = all_pairs(len(partition.sets))
-    if settings.stats == "t-test":
-        return significance_over_subjects(partition.subjects, partition.unique.argmax(axis=0), pairs, settings)
-    return significance_by_permutation(
-        basis, statistic(), rois.mean(), settings, resources, pairs=pairs, se_difference=partition.se_difference
+def _published_errors(
+    basis: Basis, mean: NDArray[np.float64], members: NDArray[np.int64], settings: Settings, result: VariancePartition
+) -> None:
+    """Standard deviations over random subsets of the conditions."""
+    n_conditions = result.influence.shape[2]
+    kept = round(settings.bootstrap_ratio * n_conditions)
+    check_subsets(basis, n_conditions - kept)
+    subsets = condition_subsets(n_conditions, kept, N_SUBSETS, settings.seed)
+    errors = jackknife(basis, mean, subsets, all_pairs(len(basis.coordinates)), scaled=False)
+    result.se[:, members], result.se_difference[:, members] = errors.unique, errors.difference
+
+
+def _errors(
+    sampler: Jackknife, subjects: NDArray[np.float64], i: int, settings: Settings, result: VariancePartition
+) -> None:
+    """Standard errors and intervals of one ROI: of the sets, of all pairs, and of the total."""
+    n_sets = len(result.unique)
+    pairs = np.pad(difference_contrasts(all_pairs(n_sets), n_sets), ((0, 0), (0, 1)))
+    sampled = sampler(subjects.mean(axis=0)[None], subjects[:, None], np.vstack([np.eye(n_sets + 1), pairs]))
+    sets, total, between = slice(0, n_sets), n_sets, slice(n_sets + 1, None)
+    over, reliable = settings.generalise, len(subjects) > 1
+    se = sampled.components.standard_error(over)[:, 0]
+    values, components = (
+        (sampled.shares, sampled.share_components) if reliable else (sampled.estimates, sampled.components)
     )
+    margin = components.standard_error(over)[:, 0] * t_quantile(settings, result.influence.shape[2], len(subjects))
+    share, low, high = values[:, 0], values[:, 0] - margin, values[:, 0] + margin
+    result.se[:, i], result.se_difference[:, i] = se[sets], se[between]
+    result.share[:, i], result.share_low[:, i], result.share_high[:, i] = share[sets], low[sets], high[sets]
+    result.total_share[i], result.total_low[i], result.total_high[i] = share[total], low[total], high[total]
+    result.reliability[i] = sampled.reliability[0]
+    result.influence[:, i] = sampled.influence[between, 0]
+    result.p_difference[:, i] = difference_p_values(sampled.estimates, sampled.components, settings)[between, 0]
+
+
+def _differences(partition: VariancePartition, settings: Settings) -> Differences:
+    """Differences between all pairs of sets, corrected over pairs and ROIs."""
+    p, pairs = partition.p_difference, all_pairs(len(partition.sets))
+    corrected = family_wise(p, partition.influence, settings)
+    return Differences(pairs, p, fdr(p) if corrected is None else corrected)
+
+
+def _tests_over_subjects(partition: VariancePartition, settings: Settings) -> tuple[Significance, Differences]:
+    pairs = all_pairs(len(partition.sets)) if settings.as_published else []
+    test, differences = tests_over_subjects(partition.subjects, partition.unique.argmax(axis=0), pairs, settings)
+    return test, differences if settings.as_published else _differences(partition, settings)
+
+
+def _lead(
+    basis: Basis, statistic: LinearStatistic, rois: RoiRdms, winner: NDArray[np.int64], settings: Settings
+) -> Lead:
+    """Whether each ROI's model leads all others, by the first values of the statistic."""
+    n, n_all = len(basis.coordinates), len(statistic.subset_weights)
+    sampler, contrasts = Jackknife(basis, statistic, settings.comparison), winner_contrasts(winner, n, n_all - n)
+    found = [
+        sampler(subjects.mean(axis=0)[None], subjects[:, None], contrasts[i])
+        for i, subjects in enumerate(rois.subjects)
+    ]
+    p = np.concatenate([difference_p_values(s.estimates, s.components, settings)[:n] for s in found], axis=1)
+    return lead_of(p, np.concatenate([s.influence[:n] for s in found], axis=1), winner, settings)
 
 
 def standard_error(values: NDArray[np.float64]) -> float:

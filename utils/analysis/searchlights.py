@@ -1,9 +1,10 @@
-"""What models explain of every searchlight, and what of it is significant: Fig 1 and Fig 3a."""
+"""What models explain of every searchlight, and what of it is established: Fig 1 and Fig 3a."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,32 +15,42 @@ from utils import InputError
 from utils.analysis.predictors import check_subsets, fit_basis
 from utils.analysis.settings import Settings
 from utils.analysis.significance import (
+    Lead,
     Significance,
-    significance_by_permutation,
-    significance_over_subjects,
+    alternatives,
+    beside_others,
+    best_of_all,
+    difference_p_values,
+    lead_of,
+    published_lead,
+    published_tests,
     subject_values,
-    winner_exceeds_others,
+    t_quantile,
+    tests_over_subjects,
+    winner_contrasts,
 )
 from utils.datasets.models import ModelRdms
 from utils.datasets.searchlights import SearchlightRdms
 from utils.parallel.resources import Resources
-from utils.rdm import n_conditions_of
-from utils.stats.inference import all_pairs, difference_p, fdr, largest_difference_p
-from utils.stats.refits import condition_subsets, jackknife, winner_stability
+from utils.stats.comparison import compared
+from utils.stats.inference import above_chance, all_pairs
+from utils.stats.jackknife import Jackknife, Sampled
+from utils.stats.refits import winner_stability
 from utils.stats.regression import (
     Basis,
     LinearStatistic,
+    orthonormal_basis,
     own_adjusted_r2,
     own_r2,
     part_names,
     project,
     total_adjusted_r2,
     unique_adjusted_r2,
+    unique_and_total,
     variance_parts,
 )
 
-# Subsets of the conditions for the jackknife of searchlights, and the share of the conditions in each.
-N_SUBSETS_OF_SEARCHLIGHTS, SUBSET_FRACTION = 1000, 0.9
+MakeStatistic = Callable[[Basis], LinearStatistic]
 
 
 @dataclass(frozen=True)
@@ -52,40 +63,60 @@ class SearchlightFit:
     ----------
     models : ModelRdms
     brain : SearchlightRdms
+    settings : Settings
     tested : ndarray of bool, shape (n_searchlights,)
     r2, adjusted_r2 : ndarray of float64, shape (n_models, n_searchlights)
+        Adjusted by the exact chance level; as published, for the number of predictors.
+    plain_adjusted_r2 : ndarray of float64, shape (n_models, n_searchlights)
+        Of RDMs as they are, adjusted for the number of predictors, as in the paper.
     p, q : ndarray of float64, shape (n_models, n_searchlights)
         Uncorrected and corrected p values of each model.
-    p_best, q_best : ndarray of float64, shape (n_searchlights,)
-        Of the best model, given that it was chosen for being the best.
+    p_explained, q_explained : ndarray of float64, shape (n_searchlights,)
+        Whether the models explain anything: the best one, given that it was chosen for being the best, or all together.
+    p_lead, q_lead : ndarray of float64, shape (n_searchlights,)
+        Of the smallest difference between the winner and another model.
+    candidates : ndarray of float64, shape (n_models, n_searchlights)
+        1 for the winner and for those that are not told apart from it, else 0.
+    se, share, share_se, reliability : ndarray of float64, shape (n_searchlights,)
+        Of the winner's value: its standard error; the value as a share of the explainable variance, and the standard
+        error of that; the reliability of the mean RDM, which is the explainable share.
     stability : ndarray of float64, shape (n_searchlights,)
         Share of subsets of the conditions in which the same model wins.
     """
 
     models: ModelRdms
     brain: SearchlightRdms
+    settings: Settings
     tested: NDArray[np.bool_]
     r2: NDArray[np.float64]
     adjusted_r2: NDArray[np.float64]
+    plain_adjusted_r2: NDArray[np.float64]
     p: NDArray[np.float64]
     q: NDArray[np.float64]
-    p_best: NDArray[np.float64]
-    q_best: NDArray[np.float64]
+    p_explained: NDArray[np.float64]
+    q_explained: NDArray[np.float64]
+    p_lead: NDArray[np.float64]
+    q_lead: NDArray[np.float64]
+    candidates: NDArray[np.float64]
+    se: NDArray[np.float64]
+    share: NDArray[np.float64]
+    share_se: NDArray[np.float64]
+    reliability: NDArray[np.float64]
     stability: NDArray[np.float64]
 
     # What decides which model is best.
     compared: ClassVar[str] = "adjusted_r2"
 
     def winners(self) -> pd.DataFrame:
-        """The best model of every searchlight.
+        """The best model of every searchlight, and what is established of it.
 
         Returns
         -------
         DataFrame
-            Columns searchlight, x, y, z (centre, mm), tested, winner and group (None where the searchlight is not
-            usable), what is compared, p and q.
+            One row per searchlight; utils/reporting/columns.json describes the columns. Winner and group are None where
+            the searchlight is not usable.
         """
-        values = getattr(self, self.compared)
+        values, alpha = getattr(self, self.compared), self.settings.alpha
         winner = np.nan_to_num(values, nan=-np.inf).argmax(axis=0)
         numbers = np.arange(len(winner))
         x, y, z = self.brain.geometry.centers_mm().T
@@ -94,13 +125,26 @@ class SearchlightFit:
             np.array([*(getattr(model, name) for model in self.models.models), None], dtype=object)[named]
             for name in ("key", "group")
         )
-        return pd.DataFrame(
-            {
-                **{"searchlight": numbers, "x": x, "y": y, "z": z, "tested": self.tested},
-                **{"winner": keys, "group": groups, self.compared: values[winner, numbers]},
-                **{"p": self.p_best, "q": self.q_best},
-            }
-        )
+        explained = self.q_explained <= alpha
+        # As published, Fig 1 asks for no lead.
+        leads = self.q_lead <= alpha if np.isfinite(self.q_lead).any() else np.ones_like(explained)
+        table = {
+            **{"searchlight": numbers, "x": x, "y": y, "z": z, "tested": self.tested},
+            **{"winner": keys, "group": groups, self.compared: values[winner, numbers]},
+        }
+        if not self.settings.as_published:
+            plain = getattr(self, f"plain_{self.compared}")[winner, numbers]
+            margin = self.share_se * t_quantile(self.settings, self.models.n_conditions, self.brain.n_subjects)
+            table |= {f"plain_{self.compared}": plain, "se": self.se, "share": self.share}
+            table |= {"share_low": self.share - margin, "share_high": self.share + margin}
+        table |= {"p": self.p_explained, "q": self.q_explained, "p_lead": self.p_lead, "q_lead": self.q_lead}
+        if not self.settings.as_published:
+            labels, pale = [model.label for model in self.models.models], np.flatnonzero(explained & ~leads)
+            named = np.full(len(winner), "", dtype=object)
+            named[pale] = [alternatives(values[:, i], self.candidates[:, i] == 1, labels) for i in pale]
+            table |= {"explained": explained, "candidates": named}
+        table |= {"significant": explained & leads, "stability": self.stability}
+        return pd.DataFrame(table).assign(ceiling_lower=self.brain.ceiling_lower, reliability=self.reliability)
 
     def arrays(self) -> dict[str, Any]:
         """All arrays by name, for arrays.npz."""
@@ -108,7 +152,7 @@ class SearchlightFit:
         return {
             "models": [model.key for model in self.models.models],
             "places": np.arange(len(self.tested)),
-            **{name: own[name] for name in own if name not in ("models", "brain", "tested")},
+            **{name: own[name] for name in own if name not in ("models", "brain", "settings", "tested")},
             "ceiling_lower": self.brain.ceiling_lower,
             "ceiling_upper": self.brain.ceiling_upper,
         }
@@ -129,39 +173,36 @@ class SearchlightPartition(SearchlightFit):
 
     Attributes
     ----------
-    unique : ndarray of float64, shape (n_groups, n_searchlights)
-        Unique variance (adjusted R2).
+    unique, plain_unique : ndarray of float64, shape (n_groups, n_searchlights)
+        Unique variance (adjusted R2), and as in the paper.
     shared : ndarray of float64, shape (n_parts, n_searchlights)
         Variance shared by each two or more groups, in the order of `part_names`.
-    total : ndarray of float64, shape (n_searchlights,)
-        Adjusted R2 of all groups together: the sum of all parts.
-    p_difference : ndarray of float64, shape (n_pairs, n_searchlights)
-        Of the difference between each two groups.
-    p_exceeds_others, q_exceeds_others : ndarray of float64, shape (n_searchlights,)
-        Of the smallest difference between the strongest group and the others.
-    p_lead_in_refits, q_lead_in_refits : ndarray of float64, shape (n_searchlights,)
-        The same by the jackknife, see `winner_margin`.
+    total, total_share : ndarray of float64, shape (n_searchlights,)
+        Adjusted R2 of all groups together, which is the sum of all parts; and as a share of the explainable variance.
     """
 
     unique: NDArray[np.float64]
+    plain_unique: NDArray[np.float64]
     shared: NDArray[np.float64]
     total: NDArray[np.float64]
-    p_difference: NDArray[np.float64]
-    p_exceeds_others: NDArray[np.float64]
-    q_exceeds_others: NDArray[np.float64]
-    p_lead_in_refits: NDArray[np.float64]
-    q_lead_in_refits: NDArray[np.float64]
+    total_share: NDArray[np.float64]
 
     compared: ClassVar[str] = "unique"
+
+    def winners(self) -> pd.DataFrame:
+        """The strongest group of every searchlight, and what is established of it."""
+        total = {"total_adjusted_r2": self.total}
+        return (
+            super()
+            .winners()
+            .assign(**total if self.settings.as_published else total | {"total_share": self.total_share})
+        )
 
     def arrays(self) -> dict[str, Any]:
         """All arrays by name, for arrays.npz."""
         keys = [group.key for group in self.models.models]
         shared = part_names(len(keys))[len(keys) :]
-        return super().arrays() | {
-            "shared_names": [" & ".join(keys[i] for i in part) for part in shared],
-            "difference_names": [f"{keys[i]} - {keys[j]}" for i, j in all_pairs(len(keys))],
-        }
+        return super().arrays() | {"shared_names": [" & ".join(keys[i] for i in part) for part in shared]}
 
 
 def fit_searchlights(
@@ -185,22 +226,13 @@ def fit_searchlights(
     InputError
         If no searchlight can be tested, or there are too few conditions for so many predictors.
     """
-    tested = tested_searchlights(brain, settings.ceiling)
-    basis = fit_basis(models)
-    statistic = own_adjusted_r2(basis)
-    projected = project(basis, brain.mean[brain.usable])
-    adjusted_r2 = statistic(projected)
-    if settings.clip_negative:
-        adjusted_r2 = np.clip(adjusted_r2, 0, None)
-    test = _test(basis, statistic, brain, tested, settings, resources)
-    return SearchlightFit(
-        models,
-        brain,
-        tested,
-        **unmask(brain.usable, r2=own_r2(basis)(projected), adjusted_r2=adjusted_r2),
-        **unmask(tested, p=test.p, q=test.q, p_best=test.p_best, q_best=test.q_best),
-        **unmask(tested, stability=_stability(models, own_adjusted_r2, brain.mean[tested], settings, resources)),
-    )
+    data = _Study(models, brain, settings, resources)
+    adjusted = data.values(own_adjusted_r2)
+    if settings.as_published:
+        adjusted = np.clip(adjusted, 0, None)
+    winner = adjusted[:, data.inside].argmax(axis=0)
+    test, lead, sampled = data.inference(own_adjusted_r2, winner, best_of_all)
+    return SearchlightFit(**data.common(test, lead, sampled, winner, own_adjusted_r2, adjusted))
 
 
 def partition_searchlights(
@@ -214,42 +246,17 @@ def partition_searchlights(
     -------
     SearchlightPartition
     """
-    tested = tested_searchlights(brain, settings.ceiling)
-    basis = fit_basis(groups)
-    projected = project(basis, brain.mean[brain.usable])
-    statistic, n_groups = unique_adjusted_r2(basis), len(groups.models)
-    pairs = all_pairs(n_groups)
-    test = _test(basis, statistic, brain, tested, settings, resources, pairs)
-    parts = variance_parts(basis)(projected)
-    winner = statistic(projected)[:, tested[brain.usable]].argmax(axis=0)
-    p_exceeds, q_exceeds = winner_exceeds_others(winner, test, settings)
-    p_margin, q_margin = winner_margin(basis, brain.mean[tested], pairs, settings.seed)
-    return SearchlightPartition(
-        groups,
-        brain,
-        tested,
-        **unmask(
-            brain.usable,
-            r2=own_r2(basis)(projected),
-            adjusted_r2=own_adjusted_r2(basis)(projected),
-            unique=parts[:n_groups],
-            shared=parts[n_groups:],
-            total=total_adjusted_r2(basis)(projected)[0],
-        ),
-        **unmask(
-            tested,
-            p=test.p,
-            q=test.q,
-            p_best=test.p_best,
-            q_best=test.q_best,
-            p_difference=test.p_difference,
-            p_exceeds_others=p_exceeds,
-            q_exceeds_others=q_exceeds,
-            p_lead_in_refits=p_margin,
-            q_lead_in_refits=q_margin,
-            stability=_stability(groups, unique_adjusted_r2, brain.mean[tested], settings, resources),
-        ),
-    )
+    data = _Study(groups, brain, settings, resources)
+    parts, n_groups = data.values(variance_parts), len(groups.models)
+    unique, total = parts[:n_groups], data.values(total_adjusted_r2)[0]
+    winner = unique[:, data.inside].argmax(axis=0)
+    test, lead, sampled = data.inference(unique_adjusted_r2, winner, beside_others)
+    total_share = np.full(len(winner), np.nan) if sampled is None else sampled.shares[n_groups]
+    arguments = data.common(test, lead, sampled, winner, unique_adjusted_r2, data.values(own_adjusted_r2))
+    arguments |= unmask(brain.usable, unique=unique, shared=parts[n_groups:], total=total)
+    arguments |= unmask(brain.usable, plain_unique=data.plain_values(unique_adjusted_r2))
+    arguments |= unmask(data.tested, total_share=total_share)
+    return SearchlightPartition(**arguments)
 
 
 def tested_searchlights(brain: SearchlightRdms, ceiling: float) -> NDArray[np.bool_]:
@@ -280,43 +287,6 @@ def tested_searchlights(brain: SearchlightRdms, ceiling: float) -> NDArray[np.bo
     return tested
 
 
-def winner_margin(
-    basis: Basis, rdms: NDArray[np.float64], pairs: Sequence[tuple[int, int]], seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Is the margin of the strongest set beyond its jackknife standard error over conditions?
-
-    The permutation test asks whether two sets differ more than two that explain nothing. This one asks whether they
-    differ at all, given how much the difference varies between subsets of the conditions; it has less power.
-
-    Parameters
-    ----------
-    basis : Basis
-    rdms : ndarray of float64, shape (n_locations, n_pairs)
-    pairs : sequence of (int, int)
-        All pairs of sets.
-    seed : int
-        Of the subsets.
-
-    Returns
-    -------
-    p, q : ndarray of float64, shape (n_locations,)
-        Of the smallest margin over another set; and corrected over locations (FDR).
-
-    Raises
-    ------
-    InputError
-        If there are too few conditions to leave some out.
-    """
-    n = n_conditions_of(basis.n_pairs)
-    check_subsets(basis, SUBSET_FRACTION)
-    unique = unique_adjusted_r2(basis)(project(basis, rdms))
-    subsets = condition_subsets(n, round(SUBSET_FRACTION * n), N_SUBSETS_OF_SEARCHLIGHTS, seed)
-    errors = jackknife(basis, rdms, subsets, pairs)
-    difference = np.stack([unique[i] - unique[j] for i, j in pairs])
-    p = largest_difference_p(unique.argmax(axis=0), pairs, difference_p(difference, errors.difference, n))
-    return p, fdr(p)
-
-
 def unmask(mask: NDArray[np.bool_], **arrays: NDArray) -> dict[str, NDArray[np.float64]]:
     """Put the values of some searchlights back among all.
 
@@ -338,33 +308,125 @@ def unmask(mask: NDArray[np.bool_], **arrays: NDArray) -> dict[str, NDArray[np.f
     return unmasked
 
 
-def _test(
-    basis: Basis,
-    statistic: LinearStatistic,
-    brain: SearchlightRdms,
-    tested: NDArray[np.bool_],
-    settings: Settings,
-    resources: Resources,
-    pairs: Sequence[tuple[int, int]] = (),
-) -> Significance:
-    """Test the statistic at the tested searchlights, by the route that the settings choose."""
-    if settings.stats == "permutation":
-        rdms = brain.mean[tested]
-        return significance_by_permutation(
-            basis, statistic, rdms, settings, resources, pairs=pairs, over_locations=True
-        )
-    subjects = []
-    with resources.progress("t-tests") as advance:
-        for places, rdms in brain.blocks():
-            if tested[places].any():
-                subjects.append(subject_values(basis, statistic, rdms[:, tested[places]]))
-            advance(places.stop, len(tested))
-    best = statistic(project(basis, brain.mean[tested])).argmax(axis=0)
-    return significance_over_subjects(subjects, best, pairs, settings, over_locations=True)
+class _Study:
+    """Models and brain of a fit, in the form in which they are compared."""
 
+    def __init__(self, models: ModelRdms, brain: SearchlightRdms, settings: Settings, resources: Resources) -> None:
+        self.models, self.brain, self.settings, self.resources = models, brain, settings, resources
+        self.tested = tested_searchlights(brain, settings.ceiling)
+        # Which of the usable searchlights are tested.
+        self.inside = self.tested[brain.usable]
+        self.basis = fit_basis(models, settings.comparison)
+        if not settings.as_published:
+            check_subsets(self.basis, 1)
+        self._responses = compared(brain.mean[brain.usable], settings.comparison)
 
-def _stability(
-    models: ModelRdms, statistic: Any, rdms: NDArray[np.float64], settings: Settings, resources: Resources
-) -> NDArray[np.float64]:
-    with resources.progress("refits to subsets of the conditions") as advance:
-        return winner_stability(models.rdms, statistic, rdms, seed=settings.seed, progress=advance)
+    @cached_property
+    def _tested_rdms(self) -> NDArray[np.float64]:
+        return self._responses[self.inside]
+
+    def values(self, statistic: MakeStatistic) -> NDArray[np.float64]:
+        """A statistic of the usable searchlights, adjusted by the chance level or as published."""
+        own = statistic(self.basis)
+        if self.settings.as_published:
+            return own(project(self.basis, self._responses))
+        return above_chance(self.basis, own, self._responses)
+
+    def plain_values(self, statistic: MakeStatistic) -> NDArray[np.float64]:
+        """A statistic of the usable searchlights as in the paper."""
+        basis = self.basis if self.settings.comparison == "plain" else orthonormal_basis(list(self.models.rdms))
+        return statistic(basis)(project(basis, self.brain.mean[self.brain.usable]))
+
+    def inference(
+        self, statistic: MakeStatistic, winner: NDArray[np.int64], by_permutation: Callable[..., Significance]
+    ) -> tuple[Significance, Lead, Sampled | None]:
+        """What is above chance, and whether the winner leads, by the route that the settings choose."""
+        settings = self.settings
+        pairs = all_pairs(len(self.models.models)) if settings.as_published and statistic is unique_adjusted_r2 else []
+        if settings.stats == "t-test":
+            test, differences = tests_over_subjects(
+                self._subjects(statistic), winner, pairs, settings, over_locations=True
+            )
+        elif settings.as_published:
+            test, differences = published_tests(
+                self.basis, statistic(self.basis), self._tested_rdms, pairs, settings, self.resources, True
+            )
+        else:
+            test = by_permutation(self.basis, self._tested_rdms, settings, self.resources)
+        if settings.as_published:
+            return test, published_lead(len(self.models.models), winner, differences), None
+        sampled = self._sampled(statistic, winner)
+        n = len(self.models.models)
+        p = difference_p_values(sampled.estimates[:n], sampled.components[:n], settings)
+        return test, lead_of(p, sampled.influence[:n], winner, settings), sampled
+
+    def _subjects(self, statistic: MakeStatistic) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Values of every subject's own RDMs and their chance levels, block after block of the tested searchlights."""
+        subjects, own = [], statistic(self.basis)
+        with self.resources.progress("t-tests") as advance:
+            for places, rdms in self.brain.blocks():
+                if self.tested[places].any():
+                    chosen = compared(rdms[:, self.tested[places]], self.settings.comparison)
+                    subjects.append(subject_values(self.basis, own, chosen))
+                advance(places.stop, len(self.tested))
+        return subjects
+
+    def _sampled(self, statistic: MakeStatistic, winner: NDArray[np.int64]) -> Sampled:
+        """Of the tested searchlights: the winner minus each other model, in the winner's row its own value.
+
+        For unique variances there is one more row, the total.
+        """
+        n = len(self.models.models)
+        own = unique_and_total(self.basis) if statistic is unique_adjusted_r2 else statistic(self.basis)
+        jackknife = Jackknife(self.basis, own, self.settings.comparison)
+        contrasts = winner_contrasts(winner, n, len(own.subset_weights) - n)
+        parts, done = [], 0
+        with self.resources.progress("standard errors") as advance:
+            for block, rdms in self.brain.blocks():
+                chosen = rdms[:, self.tested[block]]
+                if chosen.shape[1]:
+                    here = slice(done, done + chosen.shape[1])
+                    mean = self.brain.mean[block][self.tested[block]]
+                    part, done = jackknife(mean, chosen, contrasts[here]), here.stop
+                    if self.settings.correction != "max":  # as large as the data, and not needed
+                        part = replace(part, influence=part.influence[:, :, :0])
+                    parts.append(part)
+                advance(block.stop, len(self.tested))
+        return Sampled.over_locations(parts)
+
+    def common(
+        self,
+        test: Significance,
+        lead: Lead,
+        sampled: Sampled | None,
+        winner: NDArray[np.int64],
+        statistic: MakeStatistic,
+        adjusted_r2: NDArray[np.float64],
+    ) -> dict[str, Any]:
+        """Arguments of `SearchlightFit`."""
+        n = len(winner)
+        nothing = np.full(n, np.nan)
+        errors = {"se": nothing, "share": nothing, "share_se": nothing, "reliability": nothing}
+        if sampled is not None:
+            own, over = (winner, np.arange(n)), self.settings.generalise
+            errors = {
+                "se": sampled.components.standard_error(over)[own],
+                "share": sampled.shares[own],
+                "share_se": sampled.share_components.standard_error(over)[own],
+                "reliability": sampled.reliability,
+            }
+        with self.resources.progress("refits to subsets of the conditions") as advance:
+            stability = winner_stability(
+                compared(self.models.rdms, self.settings.comparison), statistic, self._tested_rdms,
+                seed=self.settings.seed, progress=advance,
+            )  # fmt: skip
+        return {
+            **{"models": self.models, "brain": self.brain, "settings": self.settings, "tested": self.tested},
+            **unmask(
+                self.brain.usable,
+                r2=own_r2(self.basis)(project(self.basis, self._responses)),
+                adjusted_r2=adjusted_r2,
+                plain_adjusted_r2=self.plain_values(own_adjusted_r2),
+            ),
+            **unmask(self.tested, **vars(test), **vars(lead), **errors, stability=stability),
+        }

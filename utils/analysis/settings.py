@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from utils.stats.comparison import Comparison
+from utils.stats.jackknife import Population
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -13,7 +16,9 @@ class Settings:
     Attributes
     ----------
     stats : {"permutation", "t-test"}
-        Permutation test on the RDM averaged over subjects, or t-test over subjects.
+        What is above chance: by a permutation test on the RDM averaged over subjects, or by a t-test over subjects.
+    comparison : {"whitened", "plain", "without_condition_effects"}
+        How much the effects of single conditions count when RDMs are compared.
     n_permutations : int
     permute : {"conditions", "entries"}
         What a permutation exchanges.
@@ -21,57 +26,43 @@ class Settings:
         For multiple tests: false discovery rate over all of them, family-wise by the maximum statistic, or false
         discovery rate among the tests of each searchlight or ROI (and, for searchlights, then over searchlights).
     alpha : float
-        Level of significance, after correction.
+        Level of significance, after correction; intervals have the level 1 - alpha.
+    generalise : {"both", "images", "people"}
+        Over what error bars, intervals and leads speak: other images, other people, or both.
+    minimum_effect : float
+        Share of the explainable variance that the interval of a bar has to exceed for a filled star.
     seed : int
         Of permutations and of subsets of the conditions.
     ceiling : float
         Lower noise ceiling, a mean Spearman correlation, from which on a searchlight is tested.
+    as_published : bool
+        Otherwise as in the published code: adjusted R2 with negative values of single networks set to 0, networks
+        selected once, differences by permutation in the direction observed, t-tests against 0 and between independent
+        samples, error bars without scale (docs/METHODS.md, section 14).
     bootstrap_ratio : float
-        Share of the conditions in each subset for the standard errors of ROIs.
-    two_sided : bool
-        Test differences in both directions, not only in the direction observed.
-    jackknife_differences : bool
-        In ROIs, two models also have to differ by the jackknife standard error of their difference.
-    reselect : bool
-        Choose the best models of a ROI anew in every permutation.
-    chance_level : bool
-        Test subjects' values against their exact chance level, not against 0.
-    paired : bool
-        Compare models by a paired t-test.
-    scaled_errors : bool
-        Scale the spread over subsets to a standard error.
-    clip_negative : bool
-        Set a model's negative adjusted R2 to 0.
+        Share of the conditions in each subset for the published error bars.
     """
 
     stats: Literal["permutation", "t-test"] = "permutation"
+    comparison: Comparison = "whitened"
     n_permutations: int = 10_000
     permute: Literal["conditions", "entries"] = "conditions"
     correction: Literal["fdr", "max", "within_location"] = "fdr"
     alpha: float = 0.05
+    generalise: Population = "both"
+    minimum_effect: float = 0.01
     seed: int = 0
     ceiling: float = 0.033
+    as_published: bool = False
     bootstrap_ratio: float = 0.9
-    two_sided: bool = True
-    jackknife_differences: bool = True
-    reselect: bool = True
-    chance_level: bool = True
-    paired: bool = True
-    scaled_errors: bool = True
-    clip_negative: bool = False
 
     @classmethod
     def published(cls, **others: Any) -> Settings:
         """The choices of the published code (docs/METHODS.md, section 14), except for `others`."""
         choices: dict[str, Any] = {
+            "as_published": True,
+            "comparison": "plain",
             "permute": "entries",
             "correction": "within_location",
-            "two_sided": False,
-            "jackknife_differences": False,
-            "reselect": False,
-            "chance_level": False,
-            "paired": False,
-            "scaled_errors": False,
-            "clip_negative": True,
         }
         return cls(**choices | others)

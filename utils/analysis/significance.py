@@ -1,9 +1,10 @@
-"""From p values to what a figure calls significant."""
+"""From tests and standard errors to what a figure claims."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,162 +12,244 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.analysis.settings import Settings
 from utils.parallel.resources import Resources
-from utils.rdm import n_conditions_of
-from utils.stats.inference import chance_adjusted_r2, difference_p, fdr, largest_difference_p, published_fdr, t_test
-from utils.stats.permutation import Permutations, Statistic, permutation_test
-from utils.stats.regression import Basis, LinearStatistic, project
+from utils.stats.exceedances import Permutations
+from utils.stats.inference import (
+    chance_adjusted_r2,
+    chance_r2,
+    difference_p,
+    fdr,
+    largest_difference_p,
+    published_fdr,
+    sign_flip_p,
+    t_test,
+)
+from utils.stats.jackknife import Components, degrees_of_freedom
+from utils.stats.permutation import conditional_test, permutation_test
+from utils.stats.regression import Basis, LinearStatistic, own_r2, project
+
+Pairs = Sequence[tuple[int, int]]
+# Sets that are named where more are not told apart.
+_NAMED = 3
+# Values of every subject's own RDMs, and their chance levels, both (n_statistics, n_subjects, n_locations).
+SubjectValues = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Significance:
-    """p values of statistics and of differences between them, and q values: p corrected for multiple tests.
+    """What is above chance: p values, and q values, which are p corrected for multiple tests.
 
     Attributes
     ----------
-    p, q : ndarray of float64, shape (n_statistics, n_locations)
-    p_best, q_best : ndarray of float64, shape (n_locations,)
-        Of the largest statistic of each searchlight or ROI, given that it was chosen for being the largest.
-    pairs : list of (int, int)
-        Statistics that were compared with each other.
-    p_difference, q_difference : ndarray of float64, shape (n_pairs, n_locations)
+    p, q : ndarray of float64, shape (n_sets, n_locations)
+        Of each network or group: of its own R2, or of what it adds to the others.
+    p_explained, q_explained : ndarray of float64, shape (n_locations,)
+        Of each searchlight or ROI: whether the models explain anything.
     """
 
     p: NDArray[np.float64]
     q: NDArray[np.float64]
-    p_best: NDArray[np.float64]
-    q_best: NDArray[np.float64]
-    pairs: list[tuple[int, int]]
-    p_difference: NDArray[np.float64]
-    q_difference: NDArray[np.float64]
+    p_explained: NDArray[np.float64]
+    q_explained: NDArray[np.float64]
+
+    @classmethod
+    def by_fdr(cls, p: NDArray[np.float64], p_explained: NDArray[np.float64]) -> Significance:
+        """Control the false discovery rate of both over all of their entries."""
+        return cls(p, fdr(p), p_explained, fdr(p_explained))
 
 
-def significance_by_permutation(
-    basis: Basis,
-    statistic: Statistic,
-    rdms: NDArray[np.float64],
-    settings: Settings,
-    resources: Resources,
-    *,
-    pairs: Sequence[tuple[int, int]] = (),
-    se_difference: NDArray[np.float64] | None = None,
-    over_locations: bool = False,
-) -> Significance:
-    """Permutation test of RDMs averaged over subjects, corrected as the settings say.
+@dataclass(frozen=True)
+class Differences:
+    """Differences between sets of predictors, and whether they are established.
+
+    Attributes
+    ----------
+    pairs : sequence of (int, int)
+    p, q : ndarray of float64, shape (n_pairs, n_locations)
+    """
+
+    pairs: Pairs
+    p: NDArray[np.float64]
+    q: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Whether the winner of each searchlight or ROI leads all others.
+
+    Attributes
+    ----------
+    p_lead, q_lead : ndarray of float64, shape (n_locations,)
+        The largest p value of its differences from the others, and corrected over locations; NaN where there is none.
+    candidates : ndarray of bool, shape (n_sets, n_locations)
+        The winner, and those that are not told apart from it.
+    """
+
+    p_lead: NDArray[np.float64]
+    q_lead: NDArray[np.float64]
+    candidates: NDArray[np.bool_]
+
+
+def permutations(settings: Settings) -> Permutations:
+    """The permutations that the settings ask for."""
+    return Permutations(settings.n_permutations, settings.permute, settings.seed)
+
+
+def largest(settings: Settings) -> Literal["studentised", "as_is"]:
+    """What the maximum statistic compares: where it decides, values on one scale for all locations."""
+    return "studentised" if settings.correction == "max" else "as_is"
+
+
+def t_quantile(settings: Settings, n_conditions: int, n_subjects: int) -> float:
+    """How many standard errors an interval reaches to either side."""
+    from scipy.stats import t
+
+    return float(t.isf(settings.alpha / 2, degrees_of_freedom(settings.generalise, n_conditions, n_subjects)))
+
+
+def difference_p_values(
+    estimates: NDArray[np.float64], components: Components, settings: Settings
+) -> NDArray[np.float64]:
+    """Two-sided p values of differences, by their standard errors over images, people or both.
+
+    Parameters
+    ----------
+    estimates : ndarray of float64, shape (n_differences, n_locations)
+    components : Components
+        Of the same differences.
+    settings : Settings
+
+    Returns
+    -------
+    ndarray of float64, shape (n_differences, n_locations)
+    """
+    over = settings.generalise
+    return difference_p(estimates, components.standard_error(over), components.degrees_of_freedom(over))
+
+
+def family_wise(
+    p: NDArray[np.float64], influence: NDArray[np.float64], settings: Settings
+) -> NDArray[np.float64] | None:
+    """p values of differences, corrected for all differences and locations where the settings ask for that.
+
+    Parameters
+    ----------
+    p : ndarray of float64, shape (n_differences, n_locations)
+    influence : ndarray of float64, shape (n_differences, n_locations, n_conditions)
+    settings : Settings
+    """
+    return sign_flip_p(p, influence, settings.n_permutations, settings.seed) if settings.correction == "max" else None
+
+
+def best_of_all(basis: Basis, rdms: NDArray[np.float64], settings: Settings, resources: Resources) -> Significance:
+    """Permutation test of every model by itself, and of the best of them at each location.
 
     Parameters
     ----------
     basis : Basis
-        Of all predictors.
-    statistic : callable
-        Maps projected RDMs (rank, n) to values (n_statistics, n).
     rdms : ndarray of float64, shape (n_locations, n_pairs)
+        In the form in which they are compared.
     settings : Settings
     resources : Resources
-    pairs : sequence of (int, int)
-        Statistics to compare with each other.
-    se_difference : ndarray of float64, shape (n_pairs, n_locations), optional
-        Jackknife standard errors of their differences. With them, two statistics differ if both tests say so: the
-        permutation test, which is valid where neither explains anything, and the jackknife, which is valid where both
-        explain the same.
-    over_locations : bool
-        Whether `correction="within_location"` is followed by one over locations.
 
     Returns
     -------
     Significance
     """
+    statistic = own_r2(basis)
     with resources.progress("permutation test") as advance:
         test = permutation_test(
-            basis,
-            statistic,
-            rdms,
-            Permutations(settings.n_permutations, settings.permute, settings.seed),
-            pairs=pairs,
-            two_sided=settings.two_sided,
-            resources=resources,
-            progress=advance,
-        )
-    best = test.observed.argmax(axis=0)
-    p_jackknife = np.zeros_like(test.p_difference)
-    if se_difference is not None and settings.jackknife_differences:
-        difference = np.stack([test.observed[i] - test.observed[j] for i, j in pairs])
-        p_jackknife = difference_p(difference, se_difference, n_conditions_of(rdms.shape[-1]))
-    p_difference = np.maximum(test.p_difference, p_jackknife)
+            basis, statistic, rdms, permutations(settings), chance=chance_r2(basis, statistic, rdms),
+            largest=largest(settings), resources=resources, progress=advance,
+        )  # fmt: skip
     if settings.correction == "max":
-        chosen = test.p_max[best, np.arange(best.size)]
-        q_difference = np.maximum(test.p_difference_max, np.minimum(1.0, p_jackknife.size * p_jackknife))
-        return Significance(test.p, test.p_max, test.p_best, chosen, test.pairs, p_difference, q_difference)
-    return _corrected(test.p, test.p_best, p_difference, best, test.pairs, settings, over_locations)
+        return Significance(test.p, test.p_max, test.p_best, test.p_max.min(axis=0))
+    return Significance.by_fdr(test.p, test.p_best)
 
 
-def significance_over_subjects(
-    subjects: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
-    best: NDArray[np.int64],
-    pairs: Sequence[tuple[int, int]],
-    settings: Settings,
-    *,
-    over_locations: bool = False,
-) -> Significance:
-    """t-test of the values of subjects against their chance level, or against 0.
+def beside_others(basis: Basis, rdms: NDArray[np.float64], settings: Settings, resources: Resources) -> Significance:
+    """Conditional permutation test of every set beside the others, and of all together.
+
+    Parameters, value: as for `best_of_all`.
+    """
+    with resources.progress("permutation test") as advance:
+        test = conditional_test(
+            basis, rdms, permutations(settings),
+            largest=largest(settings), resources=resources, progress=advance,
+        )  # fmt: skip
+    if settings.correction == "max":
+        return Significance(test.p, test.p_max, test.p_total, test.p_total_max)
+    return Significance.by_fdr(test.p, test.p_total)
+
+
+def winner_contrasts(winner: NDArray[np.int64], n_sets: int, n_more: int = 0) -> NDArray[np.float64]:
+    """The winner of each location minus each other set; in the winner's own row its value.
 
     Parameters
     ----------
-    subjects : sequence of (values, chance)
-        Statistics of each subject and their chance levels, both (n_statistics, n_subjects, n_locations), of locations
-        one after the other; the number of subjects may differ between entries.
-    best : ndarray of int, shape (n_locations,)
-        The statistic that the figure shows as the largest of each location.
-    pairs : sequence of (int, int)
-        Statistics to compare with each other.
-    settings : Settings
-    over_locations : bool
-        As for `significance_by_permutation`.
+    winner : ndarray of int, shape (n_locations,)
+    n_sets : int
+    n_more : int
+        Statistics behind those of the sets, which are kept as they are.
 
     Returns
     -------
-    Significance
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two subjects.
+    ndarray of float64, shape (n_locations, n_sets + n_more, n_sets + n_more)
     """
-    n_subjects = min(values.shape[1] for values, _ in subjects)
-    if n_subjects < 2:
-        raise InputError(
-            f"`stats` is t-test: found {n_subjects} subject, expected 2 or more; use a permutation test instead"
-        )
-    tests = [
-        t_test(values, pairs, chance=chance if settings.chance_level else 0.0, paired=settings.paired)
-        for values, chance in subjects
-    ]
-    p = np.concatenate([test.p for test in tests], axis=1)
-    p_difference = np.concatenate([test.p_difference for test in tests], axis=1)
-    # Bonferroni over the statistics among which the best was chosen.
-    p_best = np.minimum(1.0, len(p) * p[best, np.arange(best.size)])
-    return _corrected(p, p_best, p_difference, best, list(pairs), settings, over_locations)
+    places, sets = np.arange(len(winner)), np.arange(n_sets)
+    contrasts = np.zeros((len(winner), n_sets + n_more, n_sets + n_more))
+    contrasts[:, sets, sets] = -1
+    contrasts[:, n_sets:, n_sets:] = np.eye(n_more)
+    contrasts[places, winner, winner] = 0
+    contrasts[places[:, None], sets, winner[:, None]] += 1
+    return contrasts
 
 
-def _corrected(
-    p: NDArray[np.float64],
-    p_best: NDArray[np.float64],
-    p_difference: NDArray[np.float64],
-    best: NDArray[np.int64],
-    pairs: list[tuple[int, int]],
-    settings: Settings,
-    over_locations: bool,
-) -> Significance:
-    """Control the false discovery rate of `p`, `p_best` and `p_difference`; `best` is the choice at each location."""
-    if settings.correction == "within_location":
-        q, chosen = published_fdr(p, over_locations), (best, np.arange(best.size))
-        q_difference = published_fdr(p_difference, over_locations)
-        return Significance(p, q, p[chosen], q[chosen], pairs, p_difference, q_difference)
-    return Significance(p, fdr(p), p_best, fdr(p_best), pairs, p_difference, fdr(p_difference))
+def lead_of(
+    p: NDArray[np.float64], influence: NDArray[np.float64], winner: NDArray[np.int64], settings: Settings
+) -> Lead:
+    """The winner leads if it differs from each other set.
+
+    The largest p value is that of the lead, without a correction for the number of sets (Gutmann & Maymin 1987, Ann
+    Stat 15:456; Hung & Fithian 2019, Ann Stat 47:1003).
+
+    Parameters
+    ----------
+    p : ndarray of float64, shape (n_sets, n_locations)
+        Of the differences of the winner from each set; whatever stands in the winner's own row does not count.
+    influence : ndarray of float64, shape (n_sets, n_locations, n_conditions)
+        Of the same differences.
+    winner : ndarray of int, shape (n_locations,)
+    settings : Settings
+    """
+    own = winner, np.arange(len(winner))
+    corrected, p = family_wise(p, influence, settings), p.copy()
+    p[own] = 0.0
+    p_lead = p.max(axis=0)
+    # One-sided, and Bonferroni over the others; the closest one is always named.
+    candidates = (p > settings.alpha * min(1.0, 2 / max(1, len(p) - 1))) | (p == p_lead)
+    candidates[own] = True
+    if corrected is None:
+        return Lead(p_lead, fdr(p_lead), candidates)
+    corrected[own] = 0.0
+    return Lead(p_lead, corrected.max(axis=0), candidates)
 
 
-def subject_values(
-    basis: Basis, statistic: LinearStatistic, subject_rdms: NDArray
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def alternatives(values: NDArray[np.float64], candidates: NDArray[np.bool_], labels: Sequence[str]) -> str:
+    """The sets that are not told apart, those with the largest values first: "2D or 3D", "Depth, Edges or 12 more".
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n_sets,)
+    candidates : ndarray of bool, shape (n_sets,)
+    labels : sequence of str
+    """
+    names = [labels[k] for k in np.argsort(-values, kind="stable") if candidates[k]]
+    if len(names) > _NAMED:
+        names = [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"]
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def subject_values(basis: Basis, statistic: LinearStatistic, subject_rdms: NDArray) -> SubjectValues:
     """A statistic of every subject's own RDM, and the level it has by chance.
 
     Parameters
@@ -185,24 +268,104 @@ def subject_values(
     return values.reshape(-1, n_subjects, n_locations), chance.reshape(-1, n_subjects, n_locations)
 
 
-def winner_exceeds_others(
-    winner: NDArray[np.int64], test: Significance, settings: Settings
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Does the winner of each searchlight or ROI differ from all others?
+def tests_over_subjects(
+    subjects: Sequence[SubjectValues],
+    best: NDArray[np.int64],
+    pairs: Pairs,
+    settings: Settings,
+    *,
+    over_locations: bool = False,
+) -> tuple[Significance, Differences]:
+    """t-test of the values of subjects against their chance level, or against 0 as published.
 
     Parameters
     ----------
-    winner : ndarray of int, shape (n_locations,)
-    test : Significance
-        With the differences between all pairs.
+    subjects : sequence of (values, chance)
+        Of locations one after the other; the number of subjects may differ between entries.
+    best : ndarray of int, shape (n_locations,)
+        The statistic that the figure shows as the largest of each location.
+    pairs : sequence of (int, int)
+        Statistics to compare with each other, as published.
     settings : Settings
+    over_locations : bool
+        Whether the published correction within locations is followed by one over locations.
 
     Returns
     -------
-    p, q : ndarray of float64, shape (n_locations,)
-        The largest p value of its differences from the others, and corrected over locations.
+    Significance, Differences
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two subjects.
     """
-    p = largest_difference_p(winner, test.pairs, test.p_difference)
-    if settings.correction == "fdr":
-        return p, fdr(p)
-    return p, largest_difference_p(winner, test.pairs, test.q_difference)
+    n_subjects = min(values.shape[1] for values, _ in subjects)
+    if n_subjects < 2:
+        raise InputError(
+            f"`stats` is t-test: found {n_subjects} subject, expected 2 or more; use a permutation test instead"
+        )
+    tests = [t_test(values, pairs, chance=0.0 if settings.as_published else chance) for values, chance in subjects]
+    p = np.concatenate([test.p for test in tests], axis=1)
+    p_difference = np.concatenate([test.p_difference for test in tests], axis=1)
+    if settings.as_published:
+        return _as_published(p, best, p_difference, pairs, over_locations)
+    # Bonferroni over the statistics among which the best was chosen.
+    p_best = np.minimum(1.0, len(p) * p[best, np.arange(best.size)])
+    return Significance.by_fdr(p, p_best), Differences(pairs, p_difference, p_difference)
+
+
+def published_tests(
+    basis: Basis,
+    statistic: LinearStatistic,
+    rdms: NDArray[np.float64],
+    pairs: Pairs,
+    settings: Settings,
+    resources: Resources,
+    over_locations: bool,
+) -> tuple[Significance, Differences]:
+    """Permutation test as published: of each statistic by itself, and of differences in the direction observed.
+
+    Parameters
+    ----------
+    basis : Basis
+    statistic : LinearStatistic
+    rdms : ndarray of float64, shape (n_locations, n_pairs)
+    pairs : sequence of (int, int)
+    settings : Settings
+    resources : Resources
+    over_locations : bool
+        Whether the correction within locations is followed by one over locations.
+
+    Returns
+    -------
+    Significance, Differences
+    """
+    with resources.progress("permutation test") as advance:
+        test = permutation_test(
+            basis, statistic, rdms, permutations(settings), pairs=pairs, resources=resources, progress=advance
+        )
+    best = test.observed.argmax(axis=0)
+    return _as_published(test.p, best, test.p_difference, pairs, over_locations)
+
+
+def _as_published(
+    p: NDArray[np.float64],
+    best: NDArray[np.int64],
+    p_difference: NDArray[np.float64],
+    pairs: Pairs,
+    over_locations: bool,
+) -> tuple[Significance, Differences]:
+    """The published correction: over sets or pairs within each location, then perhaps over locations."""
+    q, chosen = published_fdr(p, over_locations), (best, np.arange(best.size))
+    differences = Differences(pairs, p_difference, published_fdr(p_difference, over_locations))
+    return Significance(p, q, p[chosen], q[chosen]), differences
+
+
+def published_lead(n_sets: int, winner: NDArray[np.int64], differences: Differences) -> Lead:
+    """As published, the winner has to differ from all others; in Fig 1, without differences, no lead is asked for."""
+    nothing = np.full(len(winner), np.nan)
+    candidates = np.zeros((n_sets, len(winner)), dtype=bool)
+    if not len(differences.pairs):
+        return Lead(nothing, nothing, candidates)
+    p, q = (largest_difference_p(winner, differences.pairs, values) for values in (differences.p, differences.q))
+    return Lead(p, q, candidates)

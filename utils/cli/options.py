@@ -69,8 +69,16 @@ def _add_statistics_options(parser: Parser, kind: Kind) -> None:
     group = parser.add_argument_group("statistics", "docs/METHODS.md explains each choice.")
     routes = ("permutation", "permutation_labels", "t-test")
     group.add_argument("--stats", "-stats", choices=routes, default="permutation",
-                       help="permutation test on the RDM averaged over subjects, or t-test over subjects "
-                            "(permutation_labels is the published name of permutation)")  # fmt: skip
+                       help="what is above chance: by a permutation test on the RDM averaged over subjects, or by a "
+                            "t-test over subjects (permutation_labels is the published name of permutation)"
+                       )  # fmt: skip
+    group.add_argument("--comparison", choices=("whitened", "plain"),
+                       help="how RDMs are compared: whitened (generalised least squares, as linear CKA), which has far "
+                            "more power, or plain, as in the paper (default: whitened; plain with --as-published)"
+                       )  # fmt: skip
+    group.add_argument("--condition-effects", choices=("in", "out"), default="in",
+                       help="out: compare RDMs without the effects of single conditions, such as their gains"
+                       )  # fmt: skip
     group.add_argument("--n-permutations", "-np", "--num_perm", type=int, default=10_000, metavar="N",
                        help="number of permutations")  # fmt: skip
     group.add_argument("--permute", choices=("conditions", "entries"),
@@ -79,12 +87,20 @@ def _add_statistics_options(parser: Parser, kind: Kind) -> None:
     group.add_argument("--correction", choices=("fdr", "max"), default="fdr",
                        help="for multiple tests: false discovery rate, or family-wise by the maximum "
                             "statistic")  # fmt: skip
-    group.add_argument("--alpha", type=float, default=0.05, help="significance level, after correction")
+    group.add_argument("--alpha", type=float, default=0.05,
+                       help="significance level, after correction; intervals have the level 1 - alpha")  # fmt: skip
+    group.add_argument("--generalise", choices=("both", "images", "people"), default="both",
+                       help="over what error bars, intervals and leads speak: other images, other people, or both"
+                       )  # fmt: skip
+    if kind == "roi":
+        group.add_argument("--minimum-effect", type=float, default=0.01, metavar="X",
+                           help="a star is filled if the interval of its bar lies above this share of the explainable "
+                                "variance, and hollow if the bar is only above chance")  # fmt: skip
     group.add_argument("--as-published", action="store_true",
-                       help="the statistics of the published code: permute entries, one-sided differences, correction "
-                            "within each searchlight or ROI first, select once, negative R2 set to 0, unscaled error "
-                            "bars")  # fmt: skip
-    ratio = "share of the conditions in each subset for the standard errors"
+                       help="the statistics of the published code: plain comparison, permute entries, one-sided "
+                            "differences, correction within each searchlight or ROI first, select once, negative R2 "
+                            "set to 0, unscaled error bars")  # fmt: skip
+    ratio = "share of the conditions in each subset for the error bars of --as-published"
     if kind == "searchlight":
         group.add_argument("--ceiling", type=float, default=0.033, metavar="X",
                            help="test searchlights whose lower noise ceiling (mean Spearman correlation) is at least "
@@ -153,6 +169,11 @@ def parse(parser: Parser, arguments: Sequence[str] | None = None) -> argparse.Na
         parser.error(f"--seed is {options.seed}, expected 0 or more")
     if not 0 < options.bootstrap_ratio < 1:
         parser.error(f"--bootstrap-ratio is {options.bootstrap_ratio}, expected a value between 0 and 1")
+    if options.as_published and (options.comparison == "whitened" or options.condition_effects == "out"):
+        other = "--comparison whitened" if options.comparison == "whitened" else "--condition-effects out"
+        parser.error(f"--as-published compares RDMs as they are and cannot be combined with {other}; leave one out")
+    if "minimum_effect" in options and not 0 <= options.minimum_effect < 1:
+        parser.error(f"--minimum-effect is {options.minimum_effect}, expected a value from 0 to below 1")
     if options.dask and (options.stats == "t-test" or options.device == "cuda"):
         other = "--stats t-test, which is quick" if options.stats == "t-test" else "--device cuda, as workers use CPUs"
         parser.error(f"--dask cannot be combined with {other}; leave one out")
@@ -162,16 +183,19 @@ def parse(parser: Parser, arguments: Sequence[str] | None = None) -> argparse.Na
         other = "--as-published" if options.as_published else "--stats t-test"
         parser.error(f"--correction max cannot be combined with {other}, which has no maximum statistic; leave one out")
     options.permute = options.permute or ("entries" if options.as_published else "conditions")
+    options.comparison = options.comparison or ("plain" if options.as_published else "whitened")
     return options
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """The settings that the options of a figure stand for."""
-    names = ["stats", "n_permutations", "permute", "alpha", "seed", "bootstrap_ratio"]
+    names = ["stats", "n_permutations", "permute", "alpha", "seed", "bootstrap_ratio", "generalise", "comparison"]
     names += [] if options.as_published else ["correction"]
-    names += ["ceiling"] if "ceiling" in options else []
-    make = Settings.published if options.as_published else Settings
-    return make(**{name: getattr(options, name) for name in names})
+    names += [name for name in ("ceiling", "minimum_effect") if name in options]
+    given = {name: getattr(options, name) for name in names}
+    if options.condition_effects == "out":
+        given["comparison"] = "without_condition_effects"
+    return (Settings.published if options.as_published else Settings)(**given)
 
 
 def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = True) -> None:

@@ -11,15 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from models.tasks import Model, group_names, legend_order
 from utils.io.output import Outputs
-from utils.plotting.colors import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR
+from utils.plotting.colors import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, pale_color
 from utils.plotting.explorer import write_explorer
 from utils.plotting.export import save_map
-from utils.plotting.label_maps import LabelMap, Locations, Map, ValueMap
+from utils.plotting.label_maps import PALE, LabelMap, Locations, Map, ValueMap
 from utils.plotting.montage import montage
 from utils.plotting.nilearn_page import write_nilearn_page
 from utils.plotting.page_layout import Look, save_figure
 from utils.rdms.atlas import Atlas
-from utils.stats.noise_ceiling import ceiling_as_r2
 
 NOT_SIGNIFICANT = "not significant"
 BELOW_CEILING = "below the noise ceiling"
@@ -40,7 +39,9 @@ def network_maps(
         Colours of the models and of their groups, as `utils.plotting.colors.study_colors` gives them.
     table : DataFrame
         One row per searchlight with columns winner, group, significant, tested, adjusted_r2, q, stability and
-        ceiling_lower.
+        ceiling_lower. A significant winner is drawn in solid colour. Optional columns: explained (drawn pale where the
+        winner is not significant) with candidates (those not told apart there, such as "2D or 3D"), share (of the
+        explainable variance) and q_lead (of the winner's lead over every other).
 
     Returns
     -------
@@ -48,20 +49,16 @@ def network_maps(
         The first shows the best network.
     """
     groups = [Model(name, name, name) for name in group_names(models)]
-    explained = table["adjusted_r2"]
-    share = (explained / ceiling_as_r2(table["ceiling_lower"].to_numpy())).where(table["tested"])
+    where = "" if "explained" in table else ", where this is significant"
     return [
         _winners(geometry, models, colors, table, unit="searchlights", key="bestNetwork", title="Best network",
-                 note="The network that explains most variance of each searchlight's RDM, where this is significant."),
+                 note=f"The network that explains most variance of each searchlight's RDM{where}."),
         _winners(geometry, groups, colors, table.assign(winner=table["group"]), unit="searchlights",
                  key="groupOfBestNetwork", title="Group of the best network",
                  note="The group of the best network. Fig 3a tests the groups themselves."),
-        _values(geometry, explained, "adjustedR2", "Adjusted R² of the best network", "adjusted R²",
+        _values(geometry, table["adjusted_r2"], "adjustedR2", "Adjusted R² of the best network", "adjusted R²",
                 note="Variance explained by the best network, significant or not."),
-        _values(geometry, share, "shareOfCeiling", "Proportion of the noise ceiling",
-                "adjusted R² / squared lower noise ceiling", high=1,
-                note="Variance explained by the best network, relative to the explainable variance."),
-        *_common_maps(geometry, table, "network"),
+        *_common_maps(geometry, table, "network", of="the best network"),
     ]  # fmt: skip
 
 
@@ -81,7 +78,7 @@ def group_maps(
         As for `network_maps`, with groups instead of networks.
     table : DataFrame
         One row per searchlight with columns winner, significant, tested, total_adjusted_r2, q, stability and
-        ceiling_lower.
+        ceiling_lower, and optionally those of `network_maps`; share is that of all groups together.
     unique : ndarray of float, shape (n_groups, n_searchlights)
         Unique variance (adjusted R2) of each group.
     shared : ndarray of float, shape (n_parts, n_searchlights)
@@ -93,10 +90,10 @@ def group_maps(
         The first shows the strongest group.
     """
     high = float(np.nanmax(unique))
+    where = "" if "explained" in table else ", where this is above chance and exceeds that of every other group"
     return [
         _winners(geometry, groups, colors, table, unit="searchlights", key="strongestGroup", title="Strongest group",
-                 note="The group with the largest unique variance, where this is above chance and exceeds that of "
-                      "every other group."),
+                 note=f"The group with the largest unique variance{where}."),
         *(
             _values(geometry, values, f"unique{_letters(group.label)}", f"Unique variance of {group.label}", _UNIQUE,
                     name=f"unique {group.label}", high=high,
@@ -107,7 +104,7 @@ def group_maps(
                 note="Variance that two or more groups explain in common: the total minus the unique parts."),
         _values(geometry, table["total_adjusted_r2"], "total", "Total variance", "adjusted R² of all groups",
                 note="Variance explained by all groups together."),
-        *_common_maps(geometry, table, "group"),
+        *_common_maps(geometry, table, "group", of="all groups together"),
     ]  # fmt: skip
 
 
@@ -124,7 +121,8 @@ def roi_maps(
         As for `network_maps`, or groups: models whose key is their group.
     first : DataFrame
         One row per ROI, in the order of `locations`, with columns model, significant, unique, total_adjusted_r2,
-        ceiling_lower, stability and q.
+        ceiling_lower, stability and q, and optionally those of `network_maps`; share is that of all predictors
+        together.
 
     Returns
     -------
@@ -135,32 +133,52 @@ def roi_maps(
         key, title, more = "strongestGroup", "Strongest group", " and exceeds that of every other group."
     else:
         key, title, more = "bestNetwork", "Best network", "."
+    where = "." if "explained" in first else f", where its unique variance is significant{more}"
     return [
         _winners(locations, models, colors, first.assign(winner=first["model"]), unit="ROIs", key=key, title=title,
-                 note=f"The {title.lower()} of each ROI, where its unique variance is significant{more}"),
+                 note=f"The {title.lower()} of each ROI{where}"),
         _values(locations, first["unique"], "unique", f"Unique variance of the {title.lower()}", _UNIQUE,
                 name="unique variance",
                 note=f"What the {title.lower()} explains and the other predictors in the regression do not."),
         _values(locations, first["total_adjusted_r2"], "total", "Total variance", "adjusted R² of the regression",
                 name="total variance", note="Variance explained by all predictors in the regression together."),
-        *_common_maps(locations, first, title.split()[-1]),
+        *_common_maps(locations, first, title.split()[-1], of="all predictors in the regression together"),
     ]  # fmt: skip
 
 
-def _common_maps(locations: Locations, table: pd.DataFrame, what: str) -> list[Map]:
-    # A q value of 0 cannot come out of a permutation test, but of a t-test.
-    significance = -np.log10(np.clip(table["q"], 1e-16, 1))
+def _common_maps(locations: Locations, table: pd.DataFrame, what: str, of: str) -> list[Map]:
     threshold = " Searchlights below the threshold are not tested." if "tested" in table else ""
+    share, lead = [], []
+    if "share" in table:
+        share.append(
+            _values(locations, table["share"], "share", "Share of the explainable variance",
+                    "share of the explainable variance", name="share of explainable", high=1,
+                    note=f"Variance explained by {of} as a share of what any model could explain (reliability of the "
+                         "mean RDM over participants)."),
+        )  # fmt: skip
+    if "q_lead" in table:
+        lead.append(
+            _values(locations, _minus_log10(table["q_lead"]), "lead", "Lead", "−log₁₀ q of the lead",
+                    name="lead: −log₁₀ q",
+                    note=f"Whether the winning {what} leads every other; q = .05 is 1.3."),
+        )  # fmt: skip
     return [
+        *share,
         _values(locations, table["stability"], "stability", "Stability of the winner",
                 f"proportion of subsets of the conditions with the same {what}", name="stability", high=1,
                 note=f"How often the same {what} wins when some of the conditions are left out (1: always)."),
         _values(locations, table["ceiling_lower"], "noiseCeiling", "Noise ceiling",
                 "lower noise ceiling (mean Spearman correlation)", name="noise ceiling",
                 note="Consistency of RDMs across participants." + threshold),
-        _values(locations, significance, "significance", "Significance", "−log₁₀ q",
+        _values(locations, _minus_log10(table["q"]), "significance", "Significance", "−log₁₀ q",
                 note=f"Of the winning {what}; q = .05 is 1.3."),
+        *lead,
     ]  # fmt: skip
+
+
+def _minus_log10(q: pd.Series) -> pd.Series:
+    # A q value of 0 cannot come out of a permutation test, but of a t-test.
+    return -np.log10(np.clip(q, 1e-16, 1))
 
 
 def _winners(
@@ -168,22 +186,38 @@ def _winners(
 ) -> LabelMap:
     """The winning model at each location, or why there is none; one row of `table` per location."""
     ordered = [models[i] for i in legend_order(models)]
+    n = len(ordered)
+    names = [model.label for model in ordered]
+    shades = [colors[model.key] for model in ordered]
+    # Groups as labels are listed under no group.
+    groups = ["" if model.key == model.group else model.group for model in ordered]
     others = {NOT_SIGNIFICANT: NOT_SIGNIFICANT_COLOR}
     number = table["winner"].map({model.key: k for k, model in enumerate(ordered, start=1)})
-    labels = np.where(table["significant"], number, len(models) + 1)
+    labels = np.where(table["significant"], number, n + 1)
     if "tested" in table:
         others[BELOW_CEILING] = BELOW_CEILING_COLOR
-        labels = np.where(table["tested"], labels, len(models) + 2)
+        labels = np.where(table["tested"], labels, n + 2)
+    names, shades, groups = [*names, *others], [*shades, *others.values()], [*groups, *[""] * len(others)]
+    if "explained" in table:
+        first = len(names)
+        is_pale = table["explained"] & (labels == n + 1)
+        labels = np.where(is_pale, number + first, labels)
+        names += [f"{model.label} ({PALE})" for model in ordered]
+        # One tint for all networks of a group: which of them wins there is not known for sure.
+        shades += [pale_color(colors[model.group]) for model in ordered]
+        groups += groups[:n]
+        texts["pale"] = {k: first + k for k in range(n)}
+        candidates = table["candidates"].where(is_pale, "")
+        texts["candidate_names"] = ["", *candidates[candidates != ""].unique()]
+        codes = pd.Categorical(candidates, categories=texts["candidate_names"]).codes
+        texts["candidates"] = locations.to_volume(codes.astype(np.int32))
     labels = labels.astype(np.int16)
-    names = [model.label for model in ordered] + list(others)
-    # Groups as labels are listed under no group.
-    legend_groups = ["" if model.key == model.group else model.group for model in ordered]
     return LabelMap(
         data=locations.to_volume(labels),
         affine=locations.affine,
         names=names,
-        colors=[colors[model.key] for model in ordered] + list(others.values()),
-        legend_groups=legend_groups + [""] * len(others),
+        colors=shades,
+        legend_groups=groups,
         counts=[int((labels == k).sum()) for k in range(1, len(names) + 1)],
         **texts,
     )
@@ -256,8 +290,8 @@ def save_montage(outputs: Outputs, maps: Sequence[Map], look: Look, notes: Seque
     labels = maps[0]
     assert isinstance(labels, LabelMap)
     stability = next(own.data for own in maps if own.key == "stability")
-    # Where the winner is not significant there is none, however often it comes first.
-    n_models = len(labels.names) - len((NOT_SIGNIFICANT, BELOW_CEILING))
-    won = (labels.data > 0) & (labels.data <= n_models)
+    # Where nothing is significant there is no winner, however often it comes first.
+    nobody = [k for k, name in enumerate(labels.names, start=1) if name in (NOT_SIGNIFICANT, BELOW_CEILING)]
+    won = (labels.data > 0) & ~np.isin(labels.data, nobody)
     figure = montage(labels, look, " ".join(notes), np.where(won, stability, np.nan))
     save_figure(figure, outputs.path("figure.svg"), outputs.path("figure.png"))

@@ -11,6 +11,11 @@ from models.tasks import BASELINE, TASKS, Model, group_names
 GROUP_COLORS = {"2D": "#0077BB", "3D": "#E69F00", "semantic": "#882255", BASELINE: "#2B2B2B"}
 NOT_SIGNIFICANT_COLOR = "#C8C8C8"
 BELOW_CEILING_COLOR = "#E8E8E8"
+# Where a lead is not established. Those of the three groups stay apart from both greys, from each other and from the
+# solid colours of the groups, also under protanopia and deuteranopia (CIEDE2000 > 10). A tint of the baseline's
+# near-black would be one more grey, so it has a hue of its own.
+_PALE_COLORS = {"2D": "#B4E2FF", "3D": "#FFD699", "semantic": "#DD9DCA", BASELINE: "#9FE8B8"}
+_PALE_TINTS = {GROUP_COLORS[group].lower(): pale for group, pale in _PALE_COLORS.items()}
 
 # For groups that the paper does not have: Paul Tol's "bright" and "vibrant" schemes, without the hues used above.
 _OTHER_GROUP_COLORS = ("#228833", "#EE3377", "#66CCEE", "#CCBB44", "#009988", "#AA3377")
@@ -34,12 +39,15 @@ _PUBLISHED_SHADES = (
     "#cccc00",
 )
 _PUBLISHED_GROUPS = {"2D": "#0000ff", "3D": "#00ff00", "semantic": "#ff00ff"}
+_PUBLISHED_TINTS = {"2D": "#b3b3ff", "3D": "#b3ffb3", "semantic": "#ffb3ff", BASELINE: "#f2f2a6"}
 _PUBLISHED_GREY = "#cccccc"
 _PUBLISHED = {
     **{ours.lower(): published for ours, published in zip(_SHADES, _PUBLISHED_SHADES, strict=True)},
     **{GROUP_COLORS[group].lower(): published for group, published in _PUBLISHED_GROUPS.items()},
     NOT_SIGNIFICANT_COLOR.lower(): _PUBLISHED_GREY,
     BELOW_CEILING_COLOR.lower(): _PUBLISHED_GREY,
+    # The paper has no pale places: these are tints of its own colours.
+    **{_PALE_COLORS[group].lower(): tint for group, tint in _PUBLISHED_TINTS.items()},
 }
 
 
@@ -88,10 +96,55 @@ def shades(color: str, n: int) -> list[str]:
     """
     if n == 1:
         return [color]
+    hue, _, saturation = colorsys.rgb_to_hls(*_channels(color))
+    return [_hex(colorsys.hls_to_rgb(hue, 0.22 + 0.53 * i / (n - 1), saturation)) for i in range(n)]
+
+
+def pale_color(color: str) -> str:
+    """Tint of a group's colour, for places where the lead of its winner is not established.
+
+    Parameters
+    ----------
+    color : str
+        Colour of a group, ``#rrggbb``.
+
+    Returns
+    -------
+    str
+        ``#rrggbb``.
+    """
+    if color.lower() in _PALE_TINTS:
+        return _PALE_TINTS[color.lower()]
+    hue, lightness, saturation = colorsys.rgb_to_hls(*_channels(color))
+    # Saturated, as what tells it from the greys is its hue.
+    return _hex(colorsys.hls_to_rgb(hue, max(0.82, (lightness + 1.1) / 2), max(saturation, 0.8)))
+
+
+def hatch_color(pale: str) -> str:
+    """Colour of the hatching of pale places in print: of the hue of their tint, and dark enough to be seen on it.
+
+    Parameters
+    ----------
+    pale : str
+        A colour that `pale_color` gave, ``#rrggbb``.
+
+    Returns
+    -------
+    str
+        ``#rrggbb``.
+    """
+    hue, _, saturation = colorsys.rgb_to_hls(*_channels(pale))
+    return _hex(colorsys.hls_to_rgb(hue, 0.35, saturation))
+
+
+def _channels(color: str) -> tuple[float, float, float]:
+    """Red, green and blue, 0 to 1."""
     red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    hue, _, saturation = colorsys.rgb_to_hls(red, green, blue)
-    levels = (colorsys.hls_to_rgb(hue, 0.22 + 0.53 * i / (n - 1), saturation) for i in range(n))
-    return ["#" + "".join(f"{round(255 * channel):02x}" for channel in rgb) for rgb in levels]
+    return red, green, blue
+
+
+def _hex(rgb: tuple[float, float, float]) -> str:
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in rgb)
 
 
 def to_published_color(color: str) -> str:

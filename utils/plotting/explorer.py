@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.io.templates import render
-from utils.plotting.label_maps import OUTSIDE, SURFACE_NOTE, LabelMap, Map, ValueMap
+from utils.plotting.label_maps import OUTSIDE, PALE, SURFACE_NOTE, LabelMap, Map, ValueMap
 from utils.plotting.page_layout import Look, text_width
 from utils.plotting.surface import HEMISPHERES, Hemisphere, load_hemisphere, sample, triangle_corners
 from utils.rdms.atlas import Atlas
@@ -25,6 +25,10 @@ _UNIT_MM = 0.01
 _HELP_NOTE = (
     "Drag to rotate, scroll to zoom. Click a label in the legend to hide or show it, double-click to show it alone. "
     f"Dark grey with folds: cortex {OUTSIDE}."
+)
+_PALE_HELP_NOTE = (
+    "Pale tints have a column of their own in the legend, which a click on its heading hides or shows; pointing at a "
+    "pale place names those that are not told apart."
 )
 # The label of a colour bar is broken into lines of so many letters; with them it is so many pixels wide.
 _BAR_LETTERS, _BAR_WIDTH = 22, 170
@@ -70,7 +74,8 @@ def write_explorer(
         "plotting/explorer.html",
         look=look,
         maps=titles,
-        notes=" ".join([*notes, SURFACE_NOTE, _HELP_NOTE]),
+        notes=" ".join([*notes, SURFACE_NOTE, _HELP_NOTE, *([_PALE_HELP_NOTE] if first.pale else [])]),
+        pale=PALE,
         tables=[own for own in maps if isinstance(own, LabelMap)],
         plotly=get_plotlyjs(),
         content=_content(maps, first, look.surface, atlas),
@@ -98,7 +103,8 @@ def _content(maps: Sequence[Map], first: LabelMap, surface: str, atlas: Atlas | 
             "grey": _packed(np.concatenate([half.grey() for half in halves]) * 255, "u1"),
         },
         "hover": {
-            "labels": ["", *map(_hover_label, first.names, first.legend_groups)],
+            "labels": _hover_labels(first),
+            **_candidates(first, surface),
             "values": [
                 {"name": escape(own.name or own.title), "value": _packed(_sampled(own, surface), "f4")}
                 for own in values.values()
@@ -118,23 +124,53 @@ def _content(maps: Sequence[Map], first: LabelMap, surface: str, atlas: Atlas | 
 
 def _label_content(label_map: LabelMap, surface: str) -> dict[str, Any]:
     return {
-        "note": label_map.note,
+        "note": f"{label_map.note} {label_map.pale_note}".strip(),
         "heading": f"number of {escape(label_map.unit)}",
+        "paleHeading": PALE,
+        "pale": [*label_map.pale.values()],
+        "rows": len(label_map.rows()) + len(set(label_map.legend_groups)) + 1,
         "label": _packed(_sampled(label_map, surface), "u2"),
         "colors": list(label_map.colors),
-        "legendGroups": [group and f"<b>{escape(group)}</b>" for group in label_map.legend_groups],
-        "legend": list(map(_legend_entry, label_map.names, label_map.counts)),
+        "legendGroups": _legend_groups(label_map),
+        "legend": _legend_entries(label_map),
     }
 
 
-def _legend_entry(name: str, count: int) -> str:
-    """Line of the legend; pale for a label that wins nowhere."""
-    text = f'{escape(name)}  <span style="color:#666">{count:,}</span>'
-    return text if count else f'<span style="color:#767676">{text}</span>'
+def _legend_groups(label_map: LabelMap) -> list[str]:
+    """Title of every label's group; blanks for those of pale labels, which stand beside the others."""
+    pale = label_map.pale.values()
+    blanks = {group: " " * k for k, group in enumerate(dict.fromkeys(filter(None, label_map.legend_groups)), start=2)}
+    return [
+        group and (blanks[group] if i in pale else f"<b>{escape(group)}</b>")
+        for i, group in enumerate(label_map.legend_groups)
+    ]
 
 
-def _hover_label(name: str, group: str) -> str:
-    return f"<b>{escape(name)}</b>" + (f" ({escape(group)})" if group else "")
+def _legend_entries(label_map: LabelMap) -> list[str]:
+    """Lines of the legend; faint for labels that win nowhere."""
+    entries = []
+    for i, (name, count) in enumerate(zip(label_map.names, label_map.counts, strict=True)):
+        text = f'<span style="color:#666">{count:,}</span>'
+        text = f"{text} pale" if i in label_map.pale.values() else f"{escape(name)}  {text}"
+        entries.append(text if count else f'<span style="color:#767676">{text}</span>')
+    return entries
+
+
+def _hover_labels(label_map: LabelMap) -> list[str]:
+    """What hovering calls every label, from that of no label on; a pale one is called as it is where it is solid."""
+    solid = {pale: i for i, pale in label_map.pale.items()}
+    called = [label_map.names[solid.get(i, i)] for i in range(len(label_map.names))]
+    groups = [f" ({escape(group)})" if group else "" for group in label_map.legend_groups]
+    return ["", *(f"<b>{escape(name)}</b>{group}" for name, group in zip(called, groups, strict=True))]
+
+
+def _candidates(label_map: LabelMap, surface: str) -> dict[str, Any]:
+    """Number of every vertex's candidates, and what hovering says of them."""
+    if label_map.candidates is None:
+        return {}
+    codes = [*sample(label_map.candidates, label_map.affine, surface).values()]
+    texts = ["", *(f"{PALE}: {escape(names)}" for names in label_map.candidate_names[1:])]
+    return {"candidate": _packed(np.concatenate(codes), "u2"), "candidates": texts}
 
 
 def _value_content(value_map: ValueMap, column: int) -> dict[str, Any]:
@@ -187,6 +223,10 @@ def _legend_width(own: Map) -> int:
     """Pixels to the right of the brain that the legend or the colour bar needs."""
     if isinstance(own, ValueMap):
         return _BAR_WIDTH
-    texts = [f"{name}  {count:,}" for name, count in zip(own.names, own.counts, strict=True)] + list(own.legend_groups)
+    texts = [f"{own.names[i]}  {own.counts[i]:,}" for i, _ in own.rows()] + list(own.legend_groups)
     # The page has a font of the system's; the one that is measured here is wider than most.
-    return round(70 + 96 * max(text_width(text, 9) for text in texts))
+    width = round(70 + 96 * max(text_width(text, 9) for text in texts))
+    if own.pale:
+        entry = max(text_width(f"{own.counts[k]:,} pale", 9) for k in own.pale.values())
+        width += round(max(78 + 96 * entry, 48 + 96 * text_width(PALE, 9)))
+    return width

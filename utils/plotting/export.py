@@ -39,6 +39,7 @@ def save_map(outputs: Outputs, own: Map, *, simulated: bool, surface: str = DEFA
     """
     described: dict[str, Any] = {"Description": f"{own.title}. {own.note}", "Simulated": simulated}
     if isinstance(own, LabelMap):
+        described["Description"] = f"{described['Description']} {own.pale_note}".strip()
         name, suffix, intent = f"desc-{own.key}_dseg", "label.gii", "label"
         described["BackgroundValue"] = 0
         _write_tables(outputs, f"maps/space-MNI_{name}", own)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,11 @@ OUTSIDE = "outside the map"
 SURFACE_NOTE = (
     "Counts refer to the volume: an isolated label that falls between the vertices of the surface, or outside the "
     "average cortex, is counted but may not be visible."
+)
+PALE = "lead not established"
+PALE_NOTE = (
+    "Solid: the lead over all others is established. Pale: more is explained than by chance, but the lead is not "
+    "established."
 )
 
 
@@ -65,6 +70,9 @@ Locations = Geometry | RoiLocations
 class LabelMap:
     """A volume of labels with what a legend needs.
 
+    A place may have a label in one of two states: solid where its lead over all others is established, pale where it is
+    not. A pale state is a label of its own, with its number in the volume, its name, colour and count.
+
     Attributes
     ----------
     data : ndarray of int, shape (X, Y, Z)
@@ -81,11 +89,18 @@ class LabelMap:
         Name of the map among others, and a sentence on what it shows.
     key : str
         Letters and digits: names its files, as BIDS entity "desc".
+    pale : mapping of int to int
+        Index, in the lists, of the pale state of a label, by the index of its solid state; empty if there are none.
+    candidates : ndarray of int, shape (X, Y, Z), optional
+        Index in `candidate_names` of those that are not told apart at a pale place; 0 elsewhere.
+    candidate_names : sequence of str
+        Such as "2D or 3D"; the first is "".
 
     Raises
     ------
     ValueError
-        If the lists differ in length, or the volume holds a label that they do not describe.
+        If the lists differ in length, `candidates` is not of the shape of `data`, or the volume holds a label that the
+        lists do not describe.
     """
 
     data: NDArray[np.integer]
@@ -98,6 +113,9 @@ class LabelMap:
     title: str = ""
     note: str = ""
     key: str = ""
+    pale: Mapping[int, int] = field(default_factory=dict)
+    candidates: NDArray[np.integer] | None = None
+    candidate_names: Sequence[str] = ("",)
 
     def __post_init__(self) -> None:
         lengths = {len(self.names), len(self.colors), len(self.legend_groups), len(self.counts)}
@@ -112,11 +130,23 @@ class LabelMap:
             raise ValueError(
                 f"the volume holds labels {self.data.min()} to {self.data.max()}: expected 0 to {len(self.names)}"
             )
+        if self.candidates is not None and self.candidates.shape != self.data.shape:
+            raise ValueError(f"candidates of shape {self.candidates.shape}: expected that of the labels")
 
-    def by_legend_group(self) -> list[tuple[str, list[int]]]:
-        """Groups of the legend with the indices of their labels, in order of appearance, those without one last."""
+    @property
+    def pale_note(self) -> str:
+        """What solid and pale mean; empty if nothing can be pale."""
+        return PALE_NOTE if self.pale else ""
+
+    def rows(self) -> list[tuple[int, int | None]]:
+        """Indices of what stands in one row of a legend or table: a label, and its pale state if it can have one."""
+        states = set(self.pale.values())
+        return [(i, self.pale.get(i)) for i in range(len(self.names)) if i not in states]
+
+    def by_legend_group(self) -> list[tuple[str, list[tuple[int, int | None]]]]:
+        """Groups of the legend with their rows, in order of appearance, those without a group last."""
         groups = sorted(dict.fromkeys(self.legend_groups), key=lambda group: group == "")
-        return [(group, [i for i, own in enumerate(self.legend_groups) if own == group]) for group in groups]
+        return [(group, [row for row in self.rows() if self.legend_groups[row[0]] == group]) for group in groups]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The still picture of a label map: the inflated cortex from several sides, its legend, and how stable labels are.
 
 Labels are sampled, never interpolated, and every triangle has one colour: a colour that is not in the legend is not on
-the brain.
+the brain. Pale places are hatched, so that they can be told from solid ones without colours.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.plotting.colors import to_published_color
-from utils.plotting.label_maps import OUTSIDE, SURFACE_NOTE, LabelMap
+from utils.plotting.colors import hatch_color, to_published_color
+from utils.plotting.label_maps import OUTSIDE, PALE, SURFACE_NOTE, LabelMap
 from utils.plotting.page_layout import (
     FONT,
     MARGIN,
@@ -60,6 +60,10 @@ _MAX_NAME = 2.6  # width in the legend
 _SMALL = 0.72  # size of the second map to that of the first: both fit on a page
 _CENTRED: dict[str, str] = {"ha": "center", "va": "center"}
 _N_STEPS = 10
+# Hatching, in inches: distance of its lines, and how thick they are.
+_HATCH, _HATCH_LINE = 0.03, 0.005
+# Lines of a hatching are drawn this much nearer to the reader than their triangles, so that no neighbour covers them.
+_HATCH_LIFT_MM = 4.0
 # Nearly white, so that even in greyscale it is lighter than the lightest step.
 _PALE_GYRUS, _PALE_SULCUS = 0.98, 0.9
 
@@ -94,8 +98,8 @@ def montage(label_map: LabelMap, look: Look, note: str, stability: NDArray[np.fl
         label_map = replace(label_map, colors=[to_published_color(color) for color in label_map.colors])
     with drawing_style():
         painted = _triangle_colors(label_map.data, label_map.affine, label_map.colors, (GYRUS_GREY, SULCUS_GREY), look)
-        bands = [_cortex(painted, look), *_legend(label_map)]
-        notes = [note, SURFACE_NOTE]
+        bands = [_cortex(painted, look, hatches=_hatch_colors(label_map, look)), *_legend(label_map)]
+        notes = [note, label_map.pale_note.replace("Pale:", "Pale and hatched:"), SURFACE_NOTE]
         if stability is not None:
             steps = _in_steps(stability, label_map.data.shape)
             painted = _triangle_colors(steps, label_map.affine, _step_colors(), (_PALE_GYRUS, _PALE_SULCUS), look)
@@ -148,20 +152,28 @@ def _legend(label_map: LabelMap) -> list[Band]:
         groups.append(("", []))  # for what is outside of the map
     titles = [shorten(name, 1.5, FONT["text"], bold=True) for name, _ in groups]
     left = MARGIN + 0.15 * any(titles) + max(text_width(title, FONT["text"], bold=True) for title in titles)
-    bands = [heading(f"Labels and their number of {label_map.unit}")]
-    for title, (_, indices) in zip(titles, groups, strict=True):
+    states = f": lead established · {PALE}" if label_map.pale else ""
+    bands = [heading(f"Labels and their number of {label_map.unit}{states}")]
+    for title, (_, rows) in zip(titles, groups, strict=True):
         keys = []
-        for i in indices:
-            count = label_map.counts[i]
-            text = f"{shorten(label_map.names[i], _MAX_NAME, FONT['text'])}  {count:,}"
-            keys.append(Key(text, (label_map.colors[i],), pale=not count))
+        for i, pale in rows:
+            color, counts = label_map.colors[i], [label_map.counts[k] for k in (i, pale) if k is not None]
+            name = shorten(label_map.names[i], _MAX_NAME, FONT["text"])
+            text = f"{name}  {' · '.join(f'{count:,}' for count in counts)}"
+            hatched = None if pale is None else (label_map.colors[pale], hatch_color(label_map.colors[pale]))
+            keys.append(Key(text, (color,), hatched=hatched, faint=not any(counts)))
         if not title:
             keys.append(Key(OUTSIDE, (str(GYRUS_GREY), str(SULCUS_GREY))))
         bands.append(legend_band(keys, title=title, left=left))
     return [*bands, Band(0.05, lambda page, top: None)]
 
 
-def _cortex(painted: Mapping[str, NDArray[np.floating]], look: Look, size: float = 1.0) -> Band:
+def _cortex(
+    painted: Mapping[str, NDArray[np.floating]],
+    look: Look,
+    size: float = 1.0,
+    hatches: Mapping[str, NDArray[np.floating]] | None = None,
+) -> Band:
     """Both hemispheres in a row each, below the names of the sides; at size 1, all sides would fill the page."""
     views, halves = _VIEWS[look.style], {hemi: load_hemisphere(hemi, look.surface) for hemi in HEMISPHERES}
     span = np.max([np.ptp(half.inflated, axis=0) for half in halves.values()], axis=0)
@@ -181,7 +193,8 @@ def _cortex(painted: Mapping[str, NDArray[np.floating]], look: Look, size: float
             for view, x, width in zip(views, lefts, widths, strict=True):
                 axes = page.figure.add_axes(page.rectangle(x, y, width, height), label=f"{hemi} {view}")
                 half_size = np.array([width, height]) / scale / 2
-                _draw_surface(axes, half, painted[hemi], _screen(hemi, view), half_size)
+                lines = hatches[hemi] if hatches else None
+                _draw_surface(axes, half, painted[hemi], _screen(hemi, view), half_size, lines, _HATCH / scale)
 
     return Band(_HEADINGS + 2 * height, draw)
 
@@ -208,6 +221,22 @@ def _triangle_colors(
     return painted
 
 
+def _hatch_colors(label_map: LabelMap, look: Look) -> dict[str, NDArray[np.floating]] | None:
+    """Colour of the hatching of every triangle of both hemispheres, (n_faces, 3): NaN where there is none."""
+    from matplotlib.colors import to_rgb
+
+    if not label_map.pale:
+        return None
+    palette = np.full((len(label_map.names) + 1, 3), np.nan)
+    for pale in label_map.pale.values():
+        palette[pale + 1] = to_rgb(hatch_color(label_map.colors[pale]))
+    sampled = sample(label_map.data, label_map.affine, look.surface)
+    return {
+        hemi: palette[labels[triangle_corners(labels, load_hemisphere(hemi, look.surface).faces)]]
+        for hemi, labels in sampled.items()
+    }
+
+
 def _screen(hemi: str, view: str) -> NDArray[np.floating]:
     """Directions in the brain, (3, 3), that point to the right, upwards and out of a picture of one hemisphere."""
     outwards = np.array([-1.0 if hemi == "left" else 1.0, 0, 0])
@@ -225,6 +254,8 @@ def _draw_surface(
     colors: NDArray[np.floating],
     screen: NDArray[np.floating],
     half_size: NDArray[np.floating],
+    hatches: NDArray[np.floating] | None,
+    distance: float,
 ) -> None:
     """The triangles that face the reader, the farthest first, in millimetres around the middle of the hemisphere."""
     from matplotlib.collections import PolyCollection
@@ -233,12 +264,64 @@ def _draw_surface(
     corners = ((half.inflated - middle) @ screen.T)[half.faces]
     (one, other) = corners[:, 1, :2] - corners[:, 0, :2], corners[:, 2, :2] - corners[:, 0, :2]
     facing = np.flatnonzero(one[:, 0] * other[:, 1] > one[:, 1] * other[:, 0])
-    order = facing[np.argsort(corners[facing, :, 2].mean(axis=1), kind="stable")]
+    shapes, depths = list(corners[facing, :, :2]), corners[facing, :, 2].mean(axis=1)
     # Thin edges in the colours of the triangles close the seams between them.
+    faces = edges = colors[facing]
+    widths = np.full(len(facing), 0.2)
+    if hatches is not None:
+        hatched = facing[np.isfinite(hatches[facing, 0])]
+        lines, triangle = _hatching(corners[hatched, :, :2], distance)
+        # A line is a polygon of two corners, as only one collection is drawn from the farthest to the nearest.
+        shapes += list(lines)
+        depths = np.concatenate([depths, corners[hatched[triangle], :, 2].mean(axis=1) + _HATCH_LIFT_MM])
+        faces = edges = np.concatenate([colors[facing], hatches[hatched[triangle]]])
+        widths = np.concatenate([widths, np.full(len(lines), 72 * _HATCH_LINE)])
+    order = np.argsort(depths, kind="stable")
     axes.add_collection(
         PolyCollection(
-            corners[order, :, :2], facecolors=colors[order], edgecolors=colors[order], linewidths=0.2, rasterized=True
+            [shapes[i] for i in order],
+            facecolors=faces[order],
+            edgecolors=edges[order],
+            linewidths=widths[order],
+            rasterized=True,
         )
     )
     axes.set_axis_off()
     axes.set(xlim=(-half_size[0], half_size[0]), ylim=(-half_size[1], half_size[1]))
+
+
+def _hatching(triangles: NDArray[np.floating], distance: float) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+    """Parallel oblique lines across triangles, continued from one to the next.
+
+    Parameters
+    ----------
+    triangles : ndarray of float, shape (n, 3, 2)
+    distance : float
+        Between the lines.
+
+    Returns
+    -------
+    lines : ndarray of float, shape (n_lines, 2, 2)
+        The part of a line inside of a triangle.
+    triangle : ndarray of int, shape (n_lines,)
+        Index of that triangle.
+    """
+    # Lines lie where the level, the distance from a line through the origin, is a multiple of `distance`.
+    levels = triangles @ np.array([-1.0, 1.0]) / np.sqrt(2) / distance
+    order = np.argsort(levels, axis=1)
+    triangles = np.take_along_axis(triangles, order[:, :, None], axis=1)
+    levels = np.take_along_axis(levels, order, axis=1)
+    first = np.ceil(levels[:, 0]).astype(int)
+    crossed = np.maximum(0, np.floor(levels[:, 2]).astype(int) - first + 1)
+    triangle = np.repeat(np.arange(len(triangles)), crossed)
+    level = first[triangle] + np.arange(len(triangle)) - np.repeat(np.cumsum(crossed) - crossed, crossed)
+    (low, mid, high), (at_low, at_mid, at_high) = triangles[triangle].swapaxes(0, 1), levels[triangle].T
+
+    def along(a: NDArray, b: NDArray, at_a: NDArray, at_b: NDArray) -> NDArray[np.floating]:
+        share = (level - at_a) / np.where(at_b > at_a, at_b - at_a, 1)
+        return a + share[:, None] * (b - a)
+
+    # Every line crosses the side from the lowest to the highest corner, and one of the other two.
+    below = (level < at_mid)[:, None]
+    other = np.where(below, along(low, mid, at_low, at_mid), along(mid, high, at_mid, at_high))
+    return np.stack([along(low, high, at_low, at_high), other], axis=1), triangle

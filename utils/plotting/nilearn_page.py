@@ -46,7 +46,7 @@ def write_nilearn_page(path: str | Path, label_map: LabelMap, look: Look, notes:
         viewers={hemi: _viewer(label_map, hemi, look.surface) for hemi in HEMISPHERES},
         map=label_map,
         outside=OUTSIDE,
-        notes=[*notes, SURFACE_NOTE, _VIEWER_NOTE],
+        notes=[note for note in (*notes, label_map.pale_note, SURFACE_NOTE, _VIEWER_NOTE) if note],
     )
     Path(path).write_text(page, encoding="utf-8")
 

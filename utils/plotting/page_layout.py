@@ -135,12 +135,22 @@ def heading(text: str) -> Band:
 
 @dataclass(frozen=True)
 class Key:
-    """An entry of a legend: its name beside a patch, divided among its colours, or a line; pale if nothing has it."""
+    """An entry of a legend: its name beside a patch, divided among its colours, a line or a marker.
+
+    `hatched` is a second patch: its colour, and that of its hatching. An entry is `faint` if nothing has it.
+    """
 
     name: str
     colors: tuple[str, ...] = ()
     line: Mapping[str, Any] | None = None
-    pale: bool = False
+    marker: Mapping[str, Any] | None = None
+    hatched: tuple[str, str] | None = None
+    faint: bool = False
+
+    @property
+    def indent(self) -> float:
+        """Inches from the left end to the name."""
+        return 0.34 if self.hatched else 0.18
 
     def draw(self, page: Page, x: float, y: float, name: str) -> None:
         """Draw the entry with its middle at `y`."""
@@ -150,12 +160,20 @@ class Key:
         for i, color in enumerate(self.colors):
             covered = width * i / len(self.colors)
             page.patch(x + covered, y - height / 2, width - covered, height, facecolor=color, lw=0)
+        left, middle, length, _ = page.rectangle(x, y, width, 0)
         if self.line:
-            left, middle, length, _ = page.rectangle(x, y, width, 0)
             page.figure.add_artist(Line2D([left, left + length], [middle, middle], **self.line))
+        elif self.marker:
+            page.figure.add_artist(Line2D([left + length / 2], [middle], **self.marker))
         else:
             page.patch(x, y - height / 2, width, height, facecolor="none", edgecolor="#444444", lw=0.3)
-        page.text(x + 0.18, y, name, va="center", size=FONT["text"], color="#767676" if self.pale else "black")
+        if self.hatched:
+            color, stripes = self.hatched
+            box = (x + 0.16, y - height / 2, width, height)
+            page.patch(*box, facecolor=color, edgecolor=stripes, hatch="//////", lw=0)
+            page.patch(*box, facecolor="none", edgecolor="#444444", lw=0.3)
+        style = {"size": FONT["text"], "color": "#767676" if self.faint else "black"}
+        page.text(x + self.indent, y, name, va="center", **style)
 
 
 def legend_band(
@@ -181,8 +199,8 @@ def legend_band(
     places = []
     row, x = 0, left
     for key in keys:
-        name = shorten(key.name, width - left - MARGIN - 0.18, FONT["text"])
-        step = 0.18 + text_width(name, FONT["text"]) + 0.16
+        name = shorten(key.name, width - left - MARGIN - key.indent, FONT["text"])
+        step = key.indent + text_width(name, FONT["text"]) + 0.16
         if x > left and x + step > width:
             row, x = row + 1, left
         places.append((key, name, x, 0.06 + spacing * row))

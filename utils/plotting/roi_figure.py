@@ -76,14 +76,17 @@ class RoiPanel:
         Name and colour of each set, in the order of the bars.
     unique, se : ndarray, shape (n_sets,)
         Unique variance (adjusted R2, may be negative) and its standard error (NaN: no error bar).
-    significant : sequence of bool, length n_sets
-        Whether the unique variance of a set is significant.
+    stars : sequence of str, length n_sets
+        "filled" where the unique variance of a set lies above the minimum effect, "hollow" where it lies above zero
+        only, else "".
     brackets : sequence of (int, int)
         Pairs of sets whose unique variances differ significantly.
     total : float
         Adjusted R2 of all sets together.
     parts : mapping of frozenset of int to float
         Signed variance part of every non-empty subset of the sets, as variance partitioning gives it.
+    share : float
+        Total variance as a share of the explainable variance; NaN: not shown.
     """
 
     roi: str
@@ -91,10 +94,11 @@ class RoiPanel:
     colors: Sequence[str]
     unique: NDArray[np.floating]
     se: NDArray[np.floating]
-    significant: Sequence[bool]
+    stars: Sequence[str]
     brackets: Sequence[tuple[int, int]]
     total: float
     parts: Mapping[frozenset[int], float]
+    share: float = np.nan
 
 
 def roi_figure(
@@ -139,8 +143,11 @@ def roi_figure(
         grid = _Grid.of(panels, published is not None)
         y_axis = _YAxis.of(panels, grid.bars_height, published)
         parts, parts_note = _parts(panels, grid.width)
+        keys = [Key(name, (color,)) for name, color in legend.items()]
+        if grid.stars == _FILLED_OR_HOLLOW:
+            keys += [Key(name, marker=grid.stars[star]) for star, name in _STAR_NAMES.items()]
         bands = [
-            legend_band([Key(name, (color,)) for name, color in legend.items()], grid.width),
+            legend_band(keys, grid.width),
             heading("Unique variance (adjusted R²)"),
             grid.band(panels, y_axis, published),
             *parts,
@@ -176,9 +183,10 @@ class _Grid:
     names: list[list[str]]
     names_height: float
     rotation: float
+    title: float
+    stars: Mapping[str, Mapping[str, Any]]
 
     left = 0.42
-    title = 0.22
     bars_height = 0.8
     gap = 0.08
 
@@ -191,14 +199,17 @@ class _Grid:
         cell = min(2.3, (width - cls.left - MARGIN) / n_columns)
         slot = (cell - cls.gap) / (max(len(panel.labels) for panel in panels) + 0.1)
         names = [[_in_two_lines(label, slot) for label in panel.labels] for panel in panels]
+        # Where all stars are filled there is nothing to tell apart: they are drawn as in the published figures.
+        stars = _FILLED_OR_HOLLOW if any("hollow" in panel.stars for panel in panels) else _FILLED
+        title = 0.22 + _SHARE * any(np.isfinite(panel.share) for panel in panels)
         if all(_fit_side_by_side(own, slot) for own in names):
             lines = max(name.count("\n") + 1 for own in names for name in own)
-            return cls(n_columns, n_rows, width, cell, names, 0.1 + 0.1 * lines, 0.0)
+            return cls(n_columns, n_rows, width, cell, names, 0.1 + 0.1 * lines, 0.0, title, stars)
         # Slanted names end below their bars and reach to the left, at most to the edge of the page.
         longest = min(0.9, (cls.left + 0.5 * slot - 0.06) / 0.71)
         names = [[shorten(label, longest, FONT["small"]) for label in panel.labels] for panel in panels]
         widest = max(text_width(name, FONT["small"]) for own in names for name in own)
-        return cls(n_columns, n_rows, width, cell, names, 0.17 + 0.71 * widest, 45.0)
+        return cls(n_columns, n_rows, width, cell, names, 0.17 + 0.71 * widest, 45.0, title, stars)
 
     def band(self, panels: Sequence[RoiPanel], y_axis: _YAxis, published: PublishedBars | None) -> Band:
         row_height = self.title + self.bars_height + self.names_height
@@ -209,11 +220,15 @@ class _Grid:
                 x, y = self.left + column * self.cell, top + row * row_height + self.title
                 box = page.rectangle(x, y, self.cell - self.gap, self.bars_height)
                 axes = page.figure.add_axes(box)
-                _draw_bars(axes, panel, y_axis, published)
+                _draw_bars(axes, panel, y_axis, published, self.stars)
                 slant: dict[str, Any] = {"rotation": self.rotation, "ha": "right", "rotation_mode": "anchor"}
                 axes.set_xticks(range(len(names)), names, size=FONT["small"], **(slant if self.rotation else {}))
                 axes.tick_params(axis="y", labelleft=column == 0, labelsize=FONT["small"])
-                axes.set_title(self._panel_title(panel), loc="left", size=FONT["panel"], weight="bold", pad=4)
+                pad = 4 + 72 * (self.title - 0.22)
+                axes.set_title(self._panel_title(panel), loc="left", size=FONT["panel"], weight="bold", pad=pad)
+                if np.isfinite(panel.share):
+                    text = f"{round(100 * panel.share):d} % of explainable variance".replace("-", "\N{MINUS SIGN}")
+                    page.text(x, y - 0.04, text, size=FONT["small"], color="#444444")
 
         return Band(self.n_rows * row_height + 0.05, draw)
 
@@ -244,6 +259,13 @@ def _fit_side_by_side(names: Sequence[str], slot: float) -> bool:
 
 # Heights in inches, from the top of what lies below.
 _STAR = 0.09
+_SHARE = 0.12  # line below the title of a panel
+# Stars are markers, not a "*": that glyph sits high in its line, and where is up to the reader's font.
+_ASTERISK: dict[str, Any] = {"marker": (5, 2, 0), "ms": 3.6, "mew": 0.7, "color": "black", "label": "star"}
+_FILLED = {"filled": _ASTERISK}
+_FIVE_POINTED: dict[str, Any] = {"marker": "*", "ms": 5.6, "mew": 0.5, "color": "black", "label": "star"}
+_FILLED_OR_HOLLOW = {"filled": _FIVE_POINTED, "hollow": {**_FIVE_POINTED, "markerfacecolor": "white"}}
+_STAR_NAMES = {"filled": "above the minimum effect", "hollow": "above zero only"}
 _BRACKET = 0.12
 
 
@@ -299,7 +321,7 @@ def _stacks(
     Brackets are placed from the narrowest to the widest, each above all that stands between its ends.
     """
     tops = [float(top) for top in _tops(panel)]
-    stars = {i: tops[i] for i, significant in enumerate(panel.significant) if significant}
+    stars = {i: tops[i] for i, kind in enumerate(panel.stars) if kind}
     for i in stars:
         tops[i] += star
     # Brackets fill the gaps between bars: two that meet at a bar need not be stacked.
@@ -312,7 +334,13 @@ def _stacks(
     return stars, brackets, max(tops + gaps)
 
 
-def _draw_bars(axes: Axes, panel: RoiPanel, y_axis: _YAxis, published: PublishedBars | None) -> None:
+def _draw_bars(
+    axes: Axes,
+    panel: RoiPanel,
+    y_axis: _YAxis,
+    published: PublishedBars | None,
+    markers: Mapping[str, Mapping[str, Any]],
+) -> None:
     """Bars, error bars, stars and brackets of one ROI."""
     n = len(panel.labels)
     x = np.arange(n)
@@ -329,12 +357,13 @@ def _draw_bars(axes: Axes, panel: RoiPanel, y_axis: _YAxis, published: Published
     star, bracket = _STAR * y_axis.inch, y_axis.bracket * y_axis.inch
     stars, brackets, _ = _stacks(panel, star, bracket)
     for i, y in stars.items():
-        _draw_star(axes, i, y + 0.5 * star)
+        axes.plot([i], [y + 0.5 * star], **markers[panel.stars[i]])
     for (i, j), y in brackets.items():
         foot, bar = y + 0.2 * bracket, y + 0.4 * bracket
         left, right = i + 0.06, j - 0.06
         axes.plot([left, left, right, right], [foot, bar, bar, foot], color="black", lw=0.6, label="bracket")
-        _draw_star(axes, (i + j) / 2, y + 0.7 * bracket, min(3.6, 24 * y_axis.bracket))
+        size = min(_ASTERISK["ms"], 24 * y_axis.bracket)
+        axes.plot([(i + j) / 2], [y + 0.7 * bracket], **{**_ASTERISK, "ms": size})
 
 
 def _prepare(axes: Axes) -> None:
@@ -363,11 +392,6 @@ def _white_edge(lw: float) -> list[AbstractPathEffect]:
     from matplotlib.patheffects import withStroke
 
     return [withStroke(linewidth=lw + 0.7, foreground="white")]
-
-
-def _draw_star(axes: Axes, x: float, y: float, size: float = 3.6) -> None:
-    # A marker, not a "*": that glyph sits high in its line, and where is up to the reader's font.
-    axes.plot([x], [y], marker=(5, 2, 0), ms=size, mew=0.7, color="black", label="star")
 
 
 @dataclass(frozen=True)
@@ -506,7 +530,7 @@ def _ceiling(ceiling: pd.DataFrame, page_width: float) -> list[Band]:
     ]
 
 
-def roi_panels(fit: RoiFit, colors: Mapping[str, str], alpha: float) -> list[RoiPanel]:
+def roi_panels(fit: RoiFit, colors: Mapping[str, str]) -> list[RoiPanel]:
     """What the figure shows of each ROI.
 
     Parameters
@@ -514,19 +538,20 @@ def roi_panels(fit: RoiFit, colors: Mapping[str, str], alpha: float) -> list[Roi
     fit : RoiFit
     colors : mapping of str to str
         Colours of the models, by their keys.
-    alpha : float
-        Level of significance of stars and brackets.
 
     Returns
     -------
     list of RoiPanel
     """
-    partition, test = fit.partition, fit.test
+    partition, differences = fit.partition, fit.differences
     parts = [frozenset(part) for part in part_names(len(partition.sets))]
+    # A single subject has no reliability, and shares of it are shares of the whole variance.
+    known = np.isfinite(partition.reliability) & (not fit.settings.as_published)
+    shares, stars = np.where(known, partition.total_share, np.nan), fit.stars
     panels = []
     for i, name in enumerate(fit.rois.names):
         members = [fit.models.models[k] for k in partition.sets[:, i]]
-        differ = test.q_difference[:, i] <= alpha
+        differ = differences.q[:, i] <= fit.settings.alpha
         panels.append(
             RoiPanel(
                 roi=name,
@@ -534,10 +559,11 @@ def roi_panels(fit: RoiFit, colors: Mapping[str, str], alpha: float) -> list[Roi
                 colors=[colors[model.key] for model in members],
                 unique=partition.unique[:, i],
                 se=partition.se[:, i],
-                significant=list(test.q[:, i] <= alpha),
-                brackets=[pair for pair, differs in zip(test.pairs, differ, strict=True) if differs],
+                stars=stars[:, i].tolist(),
+                brackets=[pair for pair, differs in zip(differences.pairs, differ, strict=True) if differs],
                 total=float(partition.total[i]),
                 parts=dict(zip(parts, partition.parts[:, i].tolist(), strict=True)),
+                share=float(shares[i]),
             )
         )
     return panels

@@ -10,9 +10,9 @@ from typing import Any
 
 from models.tasks import BASELINE
 from utils.analysis.rois import N_SUBSETS
-from utils.analysis.searchlights import N_SUBSETS_OF_SEARCHLIGHTS
 from utils.io.templates import render
 from utils.rdm import n_pairs_of
+from utils.stats.jackknife import Population, degrees_of_freedom
 from utils.stats.refits import N_SUBSETS as N_REFITS
 
 # Under the form in which the text cites them.
@@ -103,11 +103,23 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "layers": data["layers"],
         "value": "adjusted R²" if figure == "Fig1" else "unique variance",
         "ranked_by": "unique variance" if grouped else "adjusted R²",
+        **_sampling(options, data),
         "error_bars": {"n_subsets": N_SUBSETS, "n_conditions": round(options.get("bootstrap_ratio", 0) * n_conditions)},
-        "margin": {"n_subsets": N_SUBSETS_OF_SEARCHLIGHTS, "n_conditions": n_refitted},
         "refits": {"n_subsets": N_REFITS, "n_conditions": n_refitted},
         **_software(record["versions"], on_gpu=record["device"] == "cuda" and not t_test),
         "n_workers": data.get("dask_workers"),
+    }
+
+
+def _sampling(options: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Over what standard errors speak, and how surely."""
+    # Text such as "14-16" where ROIs differ; the fewest people count.
+    n_subjects = int(str(data["n_subjects"]).split("-")[0])
+    over: Population = "images" if n_subjects < 2 else options["generalise"]
+    return {
+        "sampled_over": over,
+        "degrees": f"{degrees_of_freedom(over, data['n_conditions'], n_subjects):,}",
+        "confidence": f"{100 * (1 - options['alpha']):g}",
     }
 
 

@@ -10,31 +10,36 @@ import pandas as pd
 from utils.analysis.settings import Settings
 
 
-def best_network(settings: Settings) -> str:
-    """What the colours of Fig 1 mean."""
-    chance = "chance" if settings.correction == "within_location" else "the best of all networks does by chance"
-    return (
-        "Each searchlight has the colour of the network that explains its RDM best (adjusted R²), if it explains more "
-        f"than {chance}."
-    )
-
-
-def strongest_group(table: pd.DataFrame, settings: Settings) -> list[str]:
-    """What the colours of Fig 3a mean, and in how many searchlights the margin is also established by the jackknife.
+def searchlight_colours(what: str, table: pd.DataFrame, settings: Settings) -> list[str]:
+    """What the colours of Fig 1 and Fig 3a mean, and how many searchlights have them.
 
     Parameters
     ----------
+    what : {"network", "group"}
     table : DataFrame
-        One row per searchlight, with columns significant and q_lead_in_refits.
+        One row per searchlight, with columns significant and explained.
     settings : Settings
     """
-    coloured = table[table["significant"]]
-    held = (coloured["q_lead_in_refits"] <= settings.alpha).sum()
+    winner = {
+        "network": "the network that explains its RDM best (adjusted R²)",
+        "group": "the group with the largest unique variance",
+    }[what]
+    if settings.as_published:
+        others = " and exceeds that of every other group" if what == "group" else ""
+        return [f"Each searchlight has the colour of {winner}, if this is above chance{others}."]
+    solid, explained = int(table["significant"].sum()), int(table["explained"].sum())
+    corrected = "FDR over searchlights" if settings.correction == "fdr" else "family-wise by sign flips"
     return [
-        "Each searchlight has the colour of the group with the largest unique variance, if this is above chance and "
-        "exceeds that of every other group.",
-        f"In {held:,} of {len(coloured):,} the margin also exceeds its standard error (jackknife over conditions).",
+        f"Full colour ({solid:,} searchlights): {winner}, where it leads every other {what}.",
+        f"Pale ({explained - solid:,}): more is explained than by chance, but no {what} leads every other.",
+        f"Leads: {errors(settings)}; {corrected}, level {settings.alpha:g}.",
     ]
+
+
+def errors(settings: Settings) -> str:
+    """How standard errors were found."""
+    over = {"both": "images and participants", "images": "images", "people": "participants"}[settings.generalise]
+    return f"jackknife over {over}"
 
 
 def searchlight_tests(settings: Settings, summary: Mapping[str, Any]) -> list[str]:
@@ -56,7 +61,7 @@ def significance(settings: Settings, n_subjects: int | str, locations: str) -> s
     locations : {"searchlights", "ROIs"}
     """
     if settings.stats == "t-test":
-        against = "chance level" if settings.chance_level else "0"
+        against = "0" if settings.as_published else "chance level"
         test = f"t-test over {n_subjects} participants against {against}"
     else:
         times = f"{settings.n_permutations:,} times"
@@ -72,15 +77,30 @@ def significance(settings: Settings, n_subjects: int | str, locations: str) -> s
 
 def bars(settings: Settings) -> str:
     """What bars, error bars, stars and brackets of the ROI figures mean."""
-    subsets = f"{settings.bootstrap_ratio:.0%} of the conditions"
-    error = f"standard error (jackknife, {subsets})" if settings.scaled_errors else f"SD over subsets of {subsets}"
-    return f"Bars: unique variance ± {error}; asterisk: above chance; bracket: the two differ."
+    if settings.as_published:
+        subsets = f"{settings.bootstrap_ratio:.0%} of the conditions"
+        return f"Bars: unique variance ± SD over subsets of {subsets}; asterisk: above chance; bracket: the two differ."
+    return (
+        f"Bars: unique variance ± standard error ({errors(settings)}); filled asterisk: above chance and more than "
+        f"{settings.minimum_effect:.2g} of the explainable variance; hollow: above chance; bracket: the two differ."
+    )
 
 
-def subjects_and_ceiling(how_many: str) -> str:
+def explained_regions(first: pd.DataFrame) -> str:
+    """How many ROIs are explained to more than 60 %, the paper's measure; `first` has one row per ROI."""
+    shares = first["total_share"].to_numpy()
+    return f"{int((shares > 0.6).sum())} of {len(shares)} regions above 60 % of the explainable variance."
+
+
+def subjects_and_ceiling(settings: Settings, how_many: str) -> str:
     """What the lower panel of Fig 2 shows; `how_many` networks, in words."""
+    ceiling = (
+        "the noise ceiling (squared mean Spearman correlation, lower to upper)"
+        if settings.as_published
+        else "what could be explained of them (R²: from the others' mean RDM to the most that as many predictors could)"
+    )
     return (
         f"Bottom: adjusted R² of the {how_many} networks, fitted to the RDMs of single participants (mean and standard "
         "error over participants); what unrelated networks would reach (exact mean over permutations of conditions); "
-        "and the noise ceiling (squared mean Spearman correlation, lower to upper)."
+        f"and {ceiling}."
     )

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from utils.rdm import n_conditions_of, pair_permutation
 
-PLAIN, TWO_SIDED, SIGNED = 0, 1, 2
 UNIT_ROUNDOFF = float(np.finfo(np.float32).eps) / 2
 Unit = Literal["conditions", "entries"]
 # Permutations that share a stream of random numbers: to start a stream takes as long as to draw ten permutations.
 _PER_STREAM = 16
 # To start threads takes longer than a few values do.
 _ENTRIES_FOR_THREADS = 4096
+# A permuted direction whose squared length outside of the other predictors is smaller than this adds nothing.
+_SINGULAR = 1e-8
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,26 @@ class Contrasts:
     Attributes
     ----------
     weights : ndarray of float64, shape (n_contrasts, n_directions)
-    offset : ndarray of float64, shape (n_contrasts,)
-    kind : ndarray of int64, shape (n_contrasts,)
-        Compare the value (`PLAIN`, which come first), its absolute value (`TWO_SIDED`), or the value times its sign
-        (`SIGNED`).
+    family : ndarray of int64, shape (n_contrasts,)
+        0, 1, ..., in ascending order: contrasts whose largest value is of interest. At each location, too, the largest
+        of family 0 is followed.
+    signed : ndarray of bool, shape (n_contrasts,)
+        Whether values are multiplied by the sign of the observed one.
     """
 
     weights: NDArray[np.float64]
-    offset: NDArray[np.float64]
-    kind: NDArray[np.int64]
+    family: NDArray[np.int64]
+    signed: NDArray[np.bool_]
 
     @property
-    def n_plain(self) -> int:
-        """How many of the contrasts are plain."""
-        return int((self.kind == PLAIN).sum())
+    def n_families(self) -> int:
+        """How many families there are."""
+        return int(self.family.max()) + 1
+
+    @property
+    def n_first(self) -> int:
+        """How many of the contrasts are of family 0; they come first."""
+        return int((self.family == 0).sum())
 
     @cached_property
     def terms(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
@@ -107,7 +114,23 @@ class Contrasts:
 
         Higham 2002, Accuracy and Stability of Numerical Algorithms, eq. 4.4.
         """
-        return UNIT_ROUNDOFF * (4 + int((self.weights != 0).sum(axis=1).max(initial=0)))
+        return UNIT_ROUNDOFF * (5 + int((self.weights != 0).sum(axis=1).max(initial=0)))
+
+
+@dataclass(frozen=True)
+class Given:
+    """Directions that count only outside of the span of other predictors, which are not permuted.
+
+    Attributes
+    ----------
+    directions : slice
+        Rows of `NullPlan.rotation`.
+    others : ndarray of float64, shape (rank, n_others)
+        Orthonormal coordinates of the other predictors, orthogonal to the directions.
+    """
+
+    directions: slice
+    others: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -120,18 +143,21 @@ class NullPlan:
         Orthonormal basis of all predictors.
     rotation : ndarray of float64, shape (n_directions, rank)
         Coordinates of the directions whose projections are squared; orthonormal within each subset of the predictors.
+    given : tuple of Given
+        Directions that are taken beside other predictors.
     contrasts : Contrasts
     permutations : Permutations
     sorted_thresholds : tuple of ndarray of float64
-        Thresholds of the plain contrasts at all locations, ascending, and those of the others: what the largest value
-        of a permutation will be compared with.
+        For each family its thresholds at all locations, ascending: what the largest value of a permutation will be
+        compared with.
     """
 
     basis: NDArray[np.float64]
     rotation: NDArray[np.float64]
+    given: tuple[Given, ...]
     contrasts: Contrasts
     permutations: Permutations
-    sorted_thresholds: tuple[NDArray[np.float64], NDArray[np.float64]]
+    sorted_thresholds: tuple[NDArray[np.float64], ...]
 
     @cached_property
     def directions(self) -> NDArray[np.float64]:
@@ -140,16 +166,63 @@ class NullPlan:
 
     @property
     def rotates_late(self) -> bool:
-        """Whether it takes fewer products to permute the basis, and to rotate to the directions after projecting.
+        """Whether the basis is permuted, and the directions are found after projecting.
 
-        It does where subsets of the predictors overlap, as in variance partitioning.
+        This takes fewer products where subsets of the predictors overlap, as in variance partitioning, and is the only
+        way where directions are taken beside other predictors.
         """
-        return len(self.rotation) > len(self.basis)
+        return bool(self.given) or len(self.rotation) > len(self.basis)
 
     @property
     def permuted(self) -> NDArray[np.float64]:
         """What is permuted: the basis or the directions."""
         return self.basis if self.rotates_late else self.directions
+
+    def rotations(self, permutations: NDArray[np.int64]) -> NDArray[np.float64]:
+        """From projections to directions in each permutation.
+
+        Parameters
+        ----------
+        permutations : ndarray of int64, shape (n, n_pairs)
+
+        Returns
+        -------
+        ndarray of float64, shape (n or 1, n_directions, 2 rank)
+            To be multiplied by the projections on the permuted basis, and below them those on the basis as it is. A
+            single one where all are the same; none, (1, 0, 0), where projections are on the directions already.
+
+        Notes
+        -----
+        Of a set of predictors beside others, the part outside of these, E = Q B, is permuted. What the others, Q_O = Q
+        B_O, have of the permuted part is taken out again and the rest made orthonormal, so that the squared length of a
+        projection is what the permuted part adds to the others. With M the products of the permuted with the present
+        basis, and A = B' M B_O those of the permuted part with the others, the rest has the products I - A A'. Dekker
+        et al. 2007, Psychometrika 72:563 (double semi-partialling).
+        """
+        if not self.rotates_late:
+            return np.empty((1, 0, 0))
+        rank, n = len(self.basis), len(permutations) if self.given else 1
+        rotations = np.zeros((n, len(self.rotation), 2 * rank))
+        rotations[:, :, :rank] = self.rotation
+        if self.given:
+            moved = permute(self.basis, permutations)
+            products = (moved.reshape(-1, moved.shape[2]) @ self.basis.T).reshape(rank, n, rank).swapaxes(0, 1)
+        for given in self.given:
+            own = self.rotation[given.directions]
+            overlap = own @ products @ given.others
+            values, vectors = np.linalg.eigh(np.eye(len(own)) - overlap @ overlap.swapaxes(1, 2))
+            kept = values > _SINGULAR
+            root = (vectors * (kept / np.sqrt(np.where(kept, values, 1.0)))[:, None]).swapaxes(1, 2)
+            rotations[:, given.directions, :rank] = root @ own
+            rotations[:, given.directions, rank:] = -root @ overlap @ given.others.T
+        return rotations
+
+    def errors(self, rotations: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Error of a direction's projection in float32, for each of `rotations`; see `error`."""
+        if not rotations.size:
+            return np.array([self.error])
+        length = np.sqrt(np.square(rotations).sum(axis=2)).max(axis=1)
+        return length * (self.error + UNIT_ROUNDOFF * (2 + rotations.shape[2]))
 
     @property
     def error(self) -> float:
@@ -169,13 +242,17 @@ class Targets:
     ----------
     responses : ndarray of float64, shape (n_locations, n_pairs)
         Standardised brain RDMs.
-    thresholds, sign : ndarray of float64, shape (n_contrasts, n_locations)
-        A null value counts if it is at least the threshold; contrasts of kind `SIGNED` are multiplied by `sign` first.
+    thresholds : ndarray of float64, shape (n_contrasts, n_locations)
+        A null value counts if it is at least the threshold.
+    scale, offset : ndarray of float64, shape (n_contrasts, n_locations)
+        A value is `scale` times the weighted sum of squares, plus `offset`; the scale is above 0 for those that are not
+        signed, and holds the sign for those that are.
     """
 
     responses: NDArray[np.float64]
     thresholds: NDArray[np.float64]
-    sign: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    offset: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -184,7 +261,7 @@ class Targets:
         """All locations, in chunks of about the same length and at most `size`."""
         for chosen in np.array_split(np.arange(len(self)), -(-len(self) // size)):
             here = slice(chosen[0], chosen[-1] + 1)
-            yield Targets(self.responses[here], self.thresholds[:, here], self.sign[:, here])
+            yield Targets(self.responses[here], self.thresholds[:, here], self.scale[:, here], self.offset[:, here])
 
 
 @dataclass(frozen=True)
@@ -195,10 +272,9 @@ class Counts:
     ----------
     count : ndarray of int64, shape (n_contrasts, n_locations)
     best : ndarray of int64, shape (n_locations,)
-        How often the largest of the plain contrasts reaches the largest of their thresholds.
-    largest : ndarray of float64, shape (2, n_permutations)
-        Largest value of the plain contrasts, and of the others, over all locations: right up to where it lies among all
-        thresholds.
+        How often the largest of family 0 reaches the largest of its thresholds.
+    largest : ndarray of float64, shape (n_families, n_permutations)
+        Largest value of each family over all locations: right up to where it lies among all thresholds.
     """
 
     count: NDArray[np.int64]
@@ -253,8 +329,7 @@ def _permute(vectors, permutations, result):
 class Exact:
     """Single values in float64, for what float32 leaves open.
 
-    An entry is (permutation, contrast, location); the contrast numbered n_contrasts stands for the largest of the plain
-    ones.
+    An entry is (permutation, contrast, location); the contrast numbered n_contrasts stands for the largest of family 0.
 
     Parameters
     ----------
@@ -264,27 +339,30 @@ class Exact:
     Attributes
     ----------
     best_threshold : ndarray of float64, shape (n_locations,)
-        Largest threshold of the plain contrasts.
+        Largest threshold of family 0.
     """
 
     def __init__(self, plan: NullPlan, targets: Targets) -> None:
         self._plan, self._targets = plan, targets
-        contrasts = plan.contrasts
-        self.best_threshold = targets.thresholds[: contrasts.n_plain].max(axis=0)
+        self.best_threshold = targets.thresholds[: plan.contrasts.n_first].max(axis=0)
+        responses = np.ascontiguousarray(targets.responses)
         self._operands = (
-            np.ascontiguousarray(plan.directions), np.ascontiguousarray(targets.responses), *contrasts.terms,
-            contrasts.offset, contrasts.kind, targets.sign, contrasts.n_plain,
+            np.ascontiguousarray(plan.permuted), responses, responses @ plan.basis.T, *plan.contrasts.terms,
+            targets.scale, targets.offset, plan.contrasts.n_first,
         )  # fmt: skip
 
-    def values(self, entries: NDArray[np.int64], permutations: NDArray[np.int64]) -> NDArray[np.float64]:
+    def values(
+        self, entries: NDArray[np.int64], permutations: NDArray[np.int64], rotations: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """Values of `entries`, (n_entries, 3), whose permutations are rows of `permutations`, (n, n_pairs)."""
         compute = _values if len(entries) < _ENTRIES_FOR_THREADS else _values_in_threads
-        return compute(entries, permutations, self._operands)
+        return compute(entries, permutations, rotations, self._operands)
 
     def recheck_in_float64(
         self,
         doubtful: NDArray[np.int64],
         permutations: NDArray[np.int64],
+        rotations: NDArray[np.float64],
         count: NDArray[np.int64],
         best: NDArray[np.int64],
     ) -> None:
@@ -294,10 +372,12 @@ class Exact:
         ----------
         doubtful : ndarray of int64, shape (n_entries, 3)
         permutations : ndarray of int64, shape (n, n_pairs)
+        rotations : ndarray of float64
+            `NullPlan.rotations` of these permutations.
         count, best : ndarray of int64, shapes (n_contrasts, n_locations) and (n_locations,)
             Changed in place.
         """
-        values = self.values(doubtful, permutations)
+        values = self.values(doubtful, permutations, rotations)
         contrast, location = doubtful[:, 1], doubtful[:, 2]
         is_best = contrast == len(count)
         own = self._targets.thresholds[np.where(is_best, 0, contrast), location]
@@ -306,7 +386,7 @@ class Exact:
         np.add.at(best, location[is_best & reached], 1)
 
     def is_open(self, largest: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether rounding could move the largest values, (2, n), of permutations across a threshold anywhere."""
+        """Whether rounding could move the largest values, (n_families, n), of permutations across a threshold."""
         return np.stack(
             [
                 np.searchsorted(thresholds, value - e) != np.searchsorted(thresholds, value + e, side="right")
@@ -316,36 +396,56 @@ class Exact:
 
 
 @numba.njit(cache=True)
-def _values(entries, permutations, operands):
+def _values(entries, permutations, rotations, operands):
     result = np.empty(len(entries))
     for i in range(len(entries)):
-        result[i] = _value(entries[i], permutations, *operands)
+        result[i] = _value(entries[i], permutations, rotations, *operands)
     return result
 
 
 @numba.njit(parallel=True, cache=True)
-def _values_in_threads(entries, permutations, operands):
+def _values_in_threads(entries, permutations, rotations, operands):
     result = np.empty(len(entries))
     for i in numba.prange(len(entries)):
-        result[i] = _value(entries[i], permutations, *operands)
+        result[i] = _value(entries[i], permutations, rotations, *operands)
     return result
 
 
 @numba.njit(cache=True)
-def _value(entry, permutations, basis, responses, start, direction, weight, offset, kind, sign, n_plain):
+def _value(
+    entry, permutations, rotations, permuted, responses, unpermuted, start, direction, weight, scale, offset, n_first
+):
     p, contrast, location = entry[0], entry[1], entry[2]
-    first, last = (0, n_plain) if contrast == offset.size else (contrast, contrast + 1)
+    first, last = (0, n_first) if contrast == len(scale) else (contrast, contrast + 1)
+    rank, n_rotated = len(permuted), rotations.shape[1]
+    rotation = rotations[p if len(rotations) > 1 else 0]
+    projected, known = np.empty(rank), np.zeros(rank, np.bool_)
+    if n_rotated:
+        for k in range(rank):
+            projected[k] = _projection(permuted[k], permutations[p], responses[location])
     largest = -np.inf
     for r in range(first, last):
-        value = offset[r]
+        value = 0.0
         for t in range(start[r], start[r + 1]):
-            total = 0.0
-            for k in range(permutations.shape[1]):
-                total += basis[direction[t], permutations[p, k]] * responses[location, k]
+            d = direction[t]
+            if d < n_rotated:
+                total = 0.0
+                for k in range(rank):
+                    total += rotation[d, k] * projected[k] + rotation[d, rank + k] * unpermuted[location, k]
+            elif n_rotated:
+                total = projected[d - n_rotated]
+            else:
+                if not known[d]:
+                    projected[d], known[d] = _projection(permuted[d], permutations[p], responses[location]), True
+                total = projected[d]
             value += weight[t] * total * total
-        if kind[r] == TWO_SIDED:
-            value = abs(value)
-        elif kind[r] == SIGNED:
-            value *= sign[r, location]
-        largest = max(largest, value)
+        largest = max(largest, scale[r, location] * value + offset[r, location])
     return largest
+
+
+@numba.njit(cache=True)
+def _projection(vector, permutation, response):
+    total = 0.0
+    for k in range(permutation.size):
+        total += vector[permutation[k]] * response[k]
+    return total

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.parallel.resources import Progress, ignore
-from utils.stats.exceedances import PLAIN, TWO_SIDED, Counts, Exact, NullPlan, Targets, permute
+from utils.stats.exceedances import Counts, Exact, NullPlan, Targets, permute
 from utils.stats.matmul import fastest_matmul
 
 if TYPE_CHECKING:
@@ -50,21 +50,20 @@ def count_on_cpu(plan: NullPlan, targets: Targets, start: int, stop: int, progre
 
     numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
     n_pairs = plan.basis.shape[1]
-    permuted, rotation = np.ascontiguousarray(plan.permuted, dtype=np.float32), _float32(plan.rotation)
+    permuted = np.ascontiguousarray(plan.permuted, dtype=np.float32)
     chunks = list(targets.chunks(_LOCATIONS_PER_PRODUCT))
     brains = [_float32(chunk.responses) for chunk in chunks]
     counters = [_ExceedanceCounter(plan, chunk) for chunk in chunks]
     matmul = fastest_matmul(_float32(np.tile(permuted, (8, 1))), brains[0])
-    bytes_each = 4 * len(plan.rotation) * max(len(chunks[0]), n_pairs)
+    bytes_each = 4 * len(permuted) * max(len(chunks[0]), n_pairs)
     size = max(1, min(_PERMUTATIONS_PER_BLOCK, _BLOCK_BYTES // bytes_each))
     for first in range(start, stop, size):
         permutations = plan.permutations.indices(n_pairs, first, min(first + size, stop))
+        rotations = plan.rotations(permutations)
         stacked = torch.from_numpy(permute(permuted, permutations)).reshape(-1, n_pairs)
         for brain, counter in zip(brains, counters, strict=True):
-            projected = matmul(stacked, brain).reshape(len(permuted), -1)
-            if plan.rotates_late:
-                projected = rotation @ projected
-            counter.add(projected.numpy().reshape(-1, len(permutations), len(brain)), permutations)
+            projected = matmul(stacked, brain).numpy().reshape(-1, len(permutations), len(brain))
+            counter.add(projected, permutations, rotations)
         progress(first + len(permutations) - start, stop - start)
     return Counts.over_locations([counter.counts() for counter in counters])
 
@@ -79,13 +78,13 @@ class _ExceedanceCounter:
     """Counts block after block of projections of some locations."""
 
     def __init__(self, plan: NullPlan, targets: Targets) -> None:
-        self._contrasts, self._error = plan.contrasts, plan.error
+        self._plan = plan
         self._exact = Exact(plan, targets)
-        self._operands = tuple(
+        self._unpermuted, self._weight, self._thresholds, self._scale, self._offset, self._best_threshold = (
             np.ascontiguousarray(array, dtype=np.float32)
             for array in (
-                plan.contrasts.terms[2], plan.contrasts.offset, targets.thresholds, targets.sign,
-                self._exact.best_threshold,
+                plan.basis @ targets.responses.T, plan.contrasts.terms[2], targets.thresholds, targets.scale,
+                targets.offset, self._exact.best_threshold,
             )
         )  # fmt: skip
         self._n_flags = _FLAGS
@@ -97,30 +96,36 @@ class _ExceedanceCounter:
         """Of all blocks so far."""
         return Counts(self._count, self._best, np.concatenate(self._largest, axis=1))
 
-    def add(self, projected: NDArray[np.float32], permutations: NDArray[np.int64]) -> None:
+    def add(
+        self, projected: NDArray[np.float32], permutations: NDArray[np.int64], rotations: NDArray[np.float64]
+    ) -> None:
         """Count a block of permutations.
 
         Parameters
         ----------
-        projected : ndarray of float32, shape (n_directions, n, n_locations)
-            Projections of all locations on the permuted directions.
+        projected : ndarray of float32, shape (n_permuted, n, n_locations)
+            Projections of all locations on what is permuted.
         permutations : ndarray of int64, shape (n, n_pairs)
             The permutations themselves.
+        rotations : ndarray of float64
+            `NullPlan.rotations` of these permutations.
         """
-        contrasts = self._contrasts
+        contrasts = self._plan.contrasts
         start, direction, _ = contrasts.terms
         _, n, n_locations = projected.shape
-        n_tiles = -(-n_locations // _TILE)
-        weight, offset, thresholds, sign, best_threshold = self._operands
+        n_tiles, n_families = -(-n_locations // _TILE), contrasts.n_families
+        errors = np.broadcast_to(2 * self._plan.errors(rotations), (n,)).astype(np.float32)
+        small = rotations.astype(np.float32)
         while True:
-            count = np.zeros((len(offset) + 1, n_locations), dtype=np.int64)
+            count = np.zeros((len(self._scale) + 1, n_locations), dtype=np.int64)
             flags = np.empty((n_tiles, self._n_flags, 3), dtype=np.int32)
             n_flags = np.zeros(n_tiles, dtype=np.int64)
-            tops = np.full((2, n_tiles, n), -np.inf, dtype=np.float32)
-            errors = np.zeros((2, n_tiles, n), dtype=np.float32)
+            tops = np.full((n_families, n_tiles, n), -np.inf, dtype=np.float32)
+            top_errors = np.zeros((n_families, n_tiles, n), dtype=np.float32)
             _scan(
-                projected, start, direction, weight, offset, contrasts.kind, thresholds, sign, best_threshold,
-                np.float32(2 * self._error), np.float32(contrasts.rounding), count, flags, n_flags, tops, errors,
+                projected, small, self._unpermuted, start, direction, self._weight, contrasts.family, self._scale,
+                self._offset, self._thresholds, self._best_threshold, errors, np.float32(contrasts.rounding), count,
+                flags, n_flags, tops, top_errors,
             )  # fmt: skip
             if n_flags.max() <= self._n_flags:
                 break
@@ -128,35 +133,29 @@ class _ExceedanceCounter:
         self._count += count[:-1]
         self._best += count[-1]
         doubtful = np.concatenate([flags[tile, :k] for tile, k in enumerate(n_flags)]).astype(np.int64)
-        self._exact.recheck_in_float64(doubtful, permutations, self._count, self._best)
-        self._largest.append(self._largest_of_block(projected, permutations, tops, errors))
-
-    def _largest_of_block(
-        self,
-        projected: NDArray[np.float32],
-        permutations: NDArray[np.int64],
-        tops: NDArray[np.float32],
-        errors: NDArray[np.float32],
-    ) -> NDArray[np.float64]:
-        """Largest value of every permutation, exact wherever rounding could move it across a threshold."""
-        top, error = tops.max(axis=1).astype(np.float64), errors.max(axis=1).astype(np.float64)
+        self._exact.recheck_in_float64(doubtful, permutations, rotations, self._count, self._best)
+        top, error = tops.max(axis=1).astype(np.float64), top_errors.max(axis=1).astype(np.float64)
         is_open = np.argwhere(self._exact.is_open(top, error))
         if len(is_open):
             near = top - 2 * error
-            found = [self._candidates(projected[:, p], p, family, near[family, p]) for family, p in is_open]
-            values = self._exact.values(np.concatenate(found), permutations)
+            found = [self._candidates(projected, rotations, p, family, near[family, p]) for family, p in is_open]
+            values = self._exact.values(np.concatenate(found), permutations, rotations)
             starts = np.cumsum([0, *map(len, found[:-1])])
             top[tuple(is_open.T)] = np.maximum.reduceat(values, starts)
-        return top
+        self._largest.append(top)
 
-    def _candidates(self, projected: NDArray[np.float32], p: int, family: int, least: float) -> NDArray[np.int64]:
+    def _candidates(
+        self, projected: NDArray[np.float32], rotations: NDArray[np.float64], p: int, family: int, least: float
+    ) -> NDArray[np.int64]:
         """Entries (permutation, contrast, location) of one permutation whose value is about the largest."""
-        contrasts, sign, found = self._contrasts, self._operands[3], []
-        squares = np.square(projected, dtype=np.float64)
-        for r in range(contrasts.n_plain) if family == 0 else range(contrasts.n_plain, len(contrasts.offset)):
-            value = contrasts.weights[r] @ squares + contrasts.offset[r]
-            if contrasts.kind[r] != PLAIN:
-                value = np.abs(value) if contrasts.kind[r] == TWO_SIDED else value * sign[r]
+        contrasts, found = self._plan.contrasts, []
+        rows = projected[:, p].astype(np.float64)
+        if rotations.size:
+            rotation = rotations[p if len(rotations) > 1 else 0]
+            rows = np.vstack([rotation @ np.vstack([rows, self._unpermuted]), rows])[: contrasts.weights.shape[1]]
+        squares = np.square(rows)
+        for r in np.flatnonzero(contrasts.family == family):
+            value = self._scale[r] * (contrasts.weights[r] @ squares) + self._offset[r]
             found += [(p, r, location) for location in np.flatnonzero(value >= least)]
         return np.array(found, dtype=np.int64)
 
@@ -164,13 +163,15 @@ class _ExceedanceCounter:
 @numba.njit(parallel=True, cache=True, fastmath=True)
 def _scan(
     projected,
+    rotations,
+    unpermuted,
     start,
     direction,
     weight,
+    family,
+    scale,
     offset,
-    kind,
     thresholds,
-    sign,
     best_threshold,
     error,
     rounding,
@@ -180,14 +181,14 @@ def _scan(
     tops,
     errors,
 ):
-    """One pass over a block: counts, doubtful entries, and the largest value with its error bound, tile by tile.
+    """One pass over a block: counts, doubtful entries, and the largest values with their error bounds, tile by tile.
 
     The error of ``sum w x**2``, where each x errs by up to e, is at most ``2 e sum |w x|``, and that is at most
     ``2 e sqrt(sum |w|) sqrt(sum |w| x**2)`` (Cauchy-Schwarz); to it comes the rounding of the sum itself. Counts of a
     tile are kept in float32, which holds them exactly, so that all loops work on vectors of one type.
     """
     n_contrasts, n_locations = thresholds.shape
-    n, capacity = projected.shape[1], flags.shape[1]
+    (rank, n, _), capacity, n_rotated = projected.shape, flags.shape[1], rotations.shape[1]
     one, zero = np.float32(1), np.float32(0)
     lowest = np.float32(-1e30)
     for tile in numba.prange(n_flags.size):
@@ -195,56 +196,77 @@ def _scan(
         length = min(_TILE, n_locations - first)
         value, bound, size = np.empty(length, np.float32), np.empty(length, np.float32), np.empty(length, np.float32)
         best, best_bound = np.empty(length, np.float32), np.empty(length, np.float32)
-        counted = np.zeros((n_contrasts + 1, length), np.float32)
+        counted, rotated = np.zeros((n_contrasts + 1, length), np.float32), np.empty((n_rotated, length), np.float32)
         n_found = 0
         for p in range(n):
             best[:] = lowest
             best_bound[:] = zero
+            rotation = rotations[p if len(rotations) > 1 else 0]
+            for d in range(n_rotated):
+                line = rotated[d]
+                line[:] = zero
+                for k in range(rank):
+                    a, row = rotation[d, k], projected[k, p, first : first + length]
+                    for s in range(length):
+                        line[s] += a * row[s]
+                if len(rotations) > 1:
+                    for k in range(rank):
+                        a, row = rotation[d, rank + k], unpermuted[k, first : first + length]
+                        for s in range(length):
+                            line[s] += a * row[s]
             for r in range(n_contrasts):
                 factor = zero
                 value[:] = zero
                 positive = True
                 for t in range(start[r], start[r + 1]):
-                    w, row = weight[t], projected[direction[t], p, first : first + length]
+                    w, d = weight[t], direction[t]
                     factor += abs(w)
                     positive = positive and w >= zero
-                    for s in range(length):
-                        value[s] += w * row[s] * row[s]
+                    if d < n_rotated:
+                        line = rotated[d]
+                        for s in range(length):
+                            value[s] += w * line[s] * line[s]
+                    else:
+                        row = projected[d - n_rotated, p, first : first + length]
+                        for s in range(length):
+                            value[s] += w * row[s] * row[s]
                 if positive:
                     size[:] = value
                 else:
                     size[:] = zero
                     for t in range(start[r], start[r + 1]):
-                        w, row = abs(weight[t]), projected[direction[t], p, first : first + length]
-                        for s in range(length):
-                            size[s] += w * row[s] * row[s]
-                if kind[r] == PLAIN:
-                    for s in range(length):
-                        value[s] += offset[r]
-                elif kind[r] == TWO_SIDED:
-                    for s in range(length):
-                        value[s] = abs(value[s] + offset[r])
-                else:
-                    for s in range(length):
-                        value[s] = (value[s] + offset[r]) * sign[r, first + s]
-                factor = error * np.sqrt(factor)
+                        w, d = abs(weight[t]), direction[t]
+                        if d < n_rotated:
+                            line = rotated[d]
+                            for s in range(length):
+                                size[s] += w * line[s] * line[s]
+                        else:
+                            row = projected[d - n_rotated, p, first : first + length]
+                            for s in range(length):
+                                size[s] += w * row[s] * row[s]
+                factor = error[p] * np.sqrt(factor)
+                times, plus = scale[r, first : first + length], offset[r, first : first + length]
                 wanted = thresholds[r, first : first + length]
                 mine = counted[r]
                 near, top, top_bound = zero, lowest, zero
                 for s in range(length):
-                    bound[s] = factor * np.sqrt(size[s]) + rounding * (size[s] + abs(offset[r]) + abs(wanted[s]))
+                    value[s] = times[s] * value[s] + plus[s]
+                    larger = abs(times[s])
+                    bound[s] = larger * factor * np.sqrt(size[s]) + rounding * (
+                        larger * size[s] + abs(plus[s]) + abs(wanted[s])
+                    )
                     excess = value[s] - wanted[s]
                     mine[s] += one if excess > bound[s] else zero
                     near += one if abs(excess) <= bound[s] else zero
                     top = max(top, value[s])
                     top_bound = max(top_bound, bound[s])
-                if kind[r] == PLAIN:
+                own = family[r]
+                if own == 0:
                     for s in range(length):
                         best[s] = max(best[s], value[s])
                         best_bound[s] = max(best_bound[s], bound[s])
-                family = 0 if kind[r] == PLAIN else 1
-                tops[family, tile, p] = max(tops[family, tile, p], top)
-                errors[family, tile, p] = max(errors[family, tile, p], top_bound)
+                tops[own, tile, p] = max(tops[own, tile, p], top)
+                errors[own, tile, p] = max(errors[own, tile, p], top_bound)
                 if near > zero:
                     n_found = _flag(value, wanted, bound, p, r, first, flags[tile], n_found, capacity)
             wanted = best_threshold[first : first + length]

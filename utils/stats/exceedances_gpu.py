@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from utils.parallel.resources import Progress, ignore
 from utils.rdm import expand
-from utils.stats.exceedances import SIGNED, Counts, Exact, NullPlan, Targets
+from utils.stats.exceedances import Counts, Exact, NullPlan, Targets
 
 # Rows of the product of a block: enough to fill a large GPU, more would only take memory.
 _ROWS_PER_PRODUCT = 4096
@@ -38,6 +38,7 @@ _LEAST_ROOM = 8192
 _BLOCKS_PER_TRANSFER = 64
 # To compile takes some ten seconds: not for a test that is over by then.
 _COMPILE_FLOP = 1e15
+_NO_PERMUTATIONS = np.empty((1, 0), dtype=np.int64)
 
 
 def count_on_gpu(
@@ -86,9 +87,10 @@ def count_on_gpu(
 
 def _locations_at_once(plan: NullPlan, n_block: int, device: str) -> int:
     free = _CPU_BYTES if device == "cpu" else torch.cuda.mem_get_info()[0]
-    n_contrasts, n_pairs = len(plan.contrasts.offset), plan.basis.shape[1]
+    n_contrasts, n_pairs = len(plan.contrasts.weights), plan.basis.shape[1]
     block = n_block * n_pairs * (8 + 4 * len(plan.permuted))
-    each = 4 * (n_pairs + 3 * n_contrasts + n_block * (2 * len(plan.rotation) + _COPIES * (n_contrasts + 1)))
+    rows = len(plan.permuted) + (len(plan.rotation) if plan.rotates_late else 0)
+    each = 4 * (n_pairs + 4 * n_contrasts + n_block * (2 * rows + _COPIES * (n_contrasts + 1)))
     return max(1, int((_MEMORY_SHARE * free - block) // each))
 
 
@@ -124,7 +126,7 @@ class _Block:
 
     `doubtful` and `near`, (room, 3), are entries (contrast, permutation, location) of which the first `found` are
     filled: those too close to their threshold to tell, and those that may be the largest of their permutation. `top`
-    and `error`, (2, n), are the largest values, and how much they may err.
+    and `error`, (n_families, n), are the largest values, and how much they may err.
     """
 
     first: int
@@ -147,7 +149,7 @@ class _DeviceCounter:
     def __init__(self, plan: NullPlan, targets: Targets, orders: torch.Tensor, start: int) -> None:
         self._plan, self.orders, self._start = plan, orders, start
         contrasts, device, n_pairs = plan.contrasts, orders.device, plan.basis.shape[1]
-        self._permuted, self._rotation = self._put(plan.permuted), self._put(plan.rotation)
+        self._permuted = self._put(plan.permuted)
         self._index: tuple[torch.Tensor, ...] = ()
         if plan.permutations.unit == "conditions":
             position = expand(np.arange(n_pairs)).astype(np.int64)
@@ -156,17 +158,17 @@ class _DeviceCounter:
             )
         self._exact = Exact(plan, targets)
         self._brain = self._put(targets.responses)
-        signed = (contrasts.kind == SIGNED).any()
-        self._operands = (
-            self._put(contrasts.weights),
-            self._put(contrasts.offset),
-            self._put(targets.thresholds),
-            self._put(self._exact.best_threshold),
-            self._put(targets.sign[contrasts.n_plain :]) if signed else None,
-        )
+        self._unpermuted = self._put(plan.basis @ targets.responses.T)
+        self._operands = tuple(
+            self._put(array)
+            for array in (
+                contrasts.weights, targets.scale, targets.offset, targets.thresholds, self._exact.best_threshold
+            )
+        )  # fmt: skip
+        self._families = tuple(np.bincount(contrasts.family).tolist())
         flop = 2.0 * len(orders) * plan.permuted.size * len(targets)
         self._scan = _compiled_scan() if device.type != "cpu" and flop > _COMPILE_FLOP else _scan
-        self._certain = torch.zeros((len(contrasts.offset) + 1, len(targets)), dtype=torch.int64, device=device)
+        self._certain = torch.zeros((len(contrasts.weights) + 1, len(targets)), dtype=torch.int64, device=device)
         self._rechecked = np.zeros(targets.thresholds.shape, dtype=np.int64)
         self._rechecked_best = np.zeros(len(targets), dtype=np.int64)
         self._largest: list[NDArray[np.float64]] = []
@@ -190,31 +192,36 @@ class _DeviceCounter:
 
     def _compared(self, first: int, last: int) -> tuple[torch.Tensor, ...]:
         permuted = _permute(self._permuted, self.orders[first:last], self._index)
-        projected = multiply(permuted, self._brain).reshape(len(self._permuted), -1)
-        if self._plan.rotates_late:
-            projected = self._rotation @ projected
-        contrasts = self._plan.contrasts
-        return self._scan(
-            projected.reshape(-1, last - first, len(self._brain)), *self._operands,
-            contrasts.n_plain, 2 * self._plan.error, contrasts.rounding,
-        )  # fmt: skip
+        n, shape = last - first, (len(self._permuted), last - first, len(self._brain))
+        projected = multiply(permuted, self._brain).reshape(shape)
+        rotations = self._rotations(first, last)
+        error = self._put(np.broadcast_to(2 * self._plan.errors(rotations), (n,)))
+        if rotations.size:
+            projected = _rotated(projected, self._unpermuted, self._put(rotations))
+        projected = projected[: self._plan.contrasts.weights.shape[1]]
+        return self._scan(projected, self._operands, error, self._families, self._plan.contrasts.rounding)
+
+    def _rotations(self, first: int, last: int) -> NDArray[np.float64]:
+        return self._plan.rotations(self._permutations(first, last) if self._plan.given else _NO_PERMUTATIONS)
+
+    def _permutations(self, first: int, last: int) -> NDArray[np.int64]:
+        return self._plan.permutations.indices(self._plan.basis.shape[1], self._start + first, self._start + last)
 
     def _recheck(self) -> None:
         """Take the open entries of all waiting blocks from the device, and compute them in float64."""
         if not self._waiting:
             return
         first, last = self._waiting[0].first, self._waiting[-1].last
-        n_pairs, start = self._plan.basis.shape[1], self._start
-        permutations = self._plan.permutations.indices(n_pairs, start + first, start + last)
+        permutations, rotations = self._permutations(first, last), self._rotations(first, last)
         blocks = [self._with_room(block) for block in self._waiting]
         doubtful = np.concatenate([block.entries(block.doubtful, 0, first) for block in blocks])
-        self._exact.recheck_in_float64(doubtful, permutations, self._rechecked, self._rechecked_best)
+        self._exact.recheck_in_float64(doubtful, permutations, rotations, self._rechecked, self._rechecked_best)
         near = np.concatenate([block.entries(block.near, 1, first) for block in blocks])
         top, error = (
             torch.cat([getattr(block, name) for block in blocks], dim=1).double().cpu().numpy()
             for name in ("top", "error")
         )
-        self._largest.append(self._largest_of_all(top, error, near, permutations))
+        self._largest.append(self._largest_of_all(top, error, near, permutations, rotations))
         self._waiting.clear()
 
     def _with_room(self, block: _Block) -> _Block:
@@ -231,12 +238,13 @@ class _DeviceCounter:
         error: NDArray[np.float64],
         near: NDArray[np.int64],
         permutations: NDArray[np.int64],
+        rotations: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """Largest value of every permutation, exact wherever rounding could move it across a threshold."""
         is_open = self._exact.is_open(top, error)
-        family = (near[:, 1] >= self._plan.contrasts.n_plain).astype(int)
+        family = self._plan.contrasts.family[near[:, 1]]
         needed = is_open[family, near[:, 0]]
-        values = self._exact.values(near[needed], permutations)
+        values = self._exact.values(near[needed], permutations, rotations)
         top[is_open] = -np.inf
         np.maximum.at(top, (family[needed], near[needed, 0]), values)
         return top
@@ -274,54 +282,62 @@ def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return a @ b.T
 
 
+def _rotated(projected: torch.Tensor, unpermuted: torch.Tensor, rotations: torch.Tensor) -> torch.Tensor:
+    """Projections on the directions, then those on the permuted basis, (n_directions + rank, n, n_locations)."""
+    rank, n, n_locations = projected.shape
+    _, n_directions, _ = rotations.shape
+    if len(rotations) == 1:
+        own = (rotations[0, :, :rank] @ projected.reshape(rank, -1)).reshape(n_directions, n, n_locations)
+    else:
+        own = torch.bmm(rotations[:, :, :rank], projected.transpose(0, 1))
+        own += (rotations[:, :, rank:].reshape(-1, rank) @ unpermuted).reshape(own.shape)
+        own = own.transpose(0, 1)
+    return torch.cat([own, projected])
+
+
 def _scan(
     projected: torch.Tensor,
-    weights: torch.Tensor,
-    offset: torch.Tensor,
-    thresholds: torch.Tensor,
-    best_threshold: torch.Tensor,
-    sign: torch.Tensor | None,
-    n_plain: int,
-    error: float,
+    operands: tuple[torch.Tensor, ...],
+    error: torch.Tensor,
+    families: tuple[int, ...],
     rounding: float,
 ) -> tuple[torch.Tensor, ...]:
     """Compare a block of projections (n_directions, n, n_locations); for the error bound see `exceedances_cpu._scan`.
 
+    `operands` are weights, scale, offset, thresholds and the threshold of the best; `error`, (n,), is that of a
+    projection; `families` are numbers of contrasts.
+
     Returns
     -------
     count : (n_contrasts + 1, n_locations)
-        Values that surely reach their threshold; the last row is of the largest plain value.
+        Values that surely reach their threshold; the last row is of the largest of the first family.
     doubtful : (n_contrasts + 1, n, n_locations), bool
     near : (n_contrasts, n, n_locations), bool
         May be the largest of their permutation.
-    top, error : (2, n)
-        Largest value of the plain contrasts, and of the others, over locations, and how much they may err.
+    top, error : (n_families, n)
+        Largest value of each family over locations, and how much it may err.
     """
     n_directions, n, n_locations = projected.shape
+    weights, scale, offset, thresholds, best_threshold = operands
     squares = projected.square().reshape(n_directions, -1)
-    values = (weights @ squares).reshape(-1, n, n_locations) + offset[:, None, None]
+    scale, offset, thresholds = scale[:, None], offset[:, None], thresholds[:, None]
+    values = scale * (weights @ squares).reshape(-1, n, n_locations) + offset
     size = (weights.abs() @ squares).reshape(-1, n, n_locations)
-    if n_plain < len(values):
-        others = values[n_plain:]
-        values = torch.cat([values[:n_plain], others.abs() if sign is None else others * sign[:, None]])
-    factor = error * weights.abs().sum(dim=1).sqrt()
-    bound = factor[:, None, None] * size.sqrt() + rounding * (
-        size + offset.abs()[:, None, None] + thresholds.abs()[:, None]
+    factor = weights.abs().sum(dim=1).sqrt()[:, None] * error
+    bound = scale.abs() * factor[:, :, None] * size.sqrt() + rounding * (
+        scale.abs() * size + offset.abs() + thresholds.abs()
     )
-    excess = values - thresholds[:, None]
-    best_excess = values[:n_plain].amax(dim=0) - best_threshold
-    best_bound = bound[:n_plain].amax(dim=0)
+    excess = values - thresholds
+    best_excess = values[: families[0]].amax(dim=0) - best_threshold
+    best_bound = bound[: families[0]].amax(dim=0)
     count = torch.cat([(excess > bound).sum(dim=1), (best_excess > best_bound).sum(dim=0)[None]])
     doubtful = torch.cat([excess.abs() <= bound, (best_excess.abs() <= best_bound)[None]])
-    families = [slice(0, n_plain)] + ([slice(n_plain, None)] if n_plain < len(values) else [])
-    top = values.new_full((2, n), -torch.inf)
-    top_error = values.new_zeros((2, n))
-    near = []
-    for f, family in enumerate(families):
-        top[f] = values[family].amax(dim=(0, 2))
-        top_error[f] = bound[family].amax(dim=(0, 2))
-        near.append(values[family] >= (top[f] - 2 * top_error[f])[:, None])
-    return count, doubtful, torch.cat(near), top, top_error
+    tops, top_errors, near = [], [], []
+    for own_values, own_bound in zip(values.split(families), bound.split(families), strict=True):
+        tops.append(own_values.amax(dim=(0, 2)))
+        top_errors.append(own_bound.amax(dim=(0, 2)))
+        near.append(own_values >= (tops[-1] - 2 * top_errors[-1])[:, None])
+    return count, doubtful, torch.cat(near), torch.stack(tops), torch.stack(top_errors)
 
 
 @cache

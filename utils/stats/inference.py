@@ -47,16 +47,86 @@ def chance_adjusted_r2(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike
     n = n_conditions_of(basis.n_pairs)
     if n < 4:
         raise ValueError(f"the chance level needs at least 4 conditions, got {n}")
-    directions = _condition_energy((basis.q @ statistic.directions).T)
-    responses = _condition_energy(standardise(np.asarray(rdms)))
-    mean = np.outer(directions, responses) / (n - 1) + np.outer(1 - directions, 1 - responses) / (n * (n - 3) / 2)
+    directions = energy_of((basis.q @ statistic.directions).T)
+    responses = energy_of(standardise(np.asarray(rdms)))
+    mean = mean_r2(n, np.ones(len(directions)), directions, responses[:, None]).T
     return statistic.weights @ mean + statistic.offset
 
 
-def _condition_energy(unit_rdms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of the variance of condensed RDMs (n_rdms, n_pairs) that effects of single conditions make up."""
+def chance_r2(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike) -> NDArray[np.float64]:
+    """Exact mean, over all permutations of conditions, of the R2 of every subset of the predictors.
+
+    Parameters, exceptions: as for `chance_adjusted_r2`.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_subsets, n_locations)
+    """
+    n = n_conditions_of(basis.n_pairs)
+    if n < 4:
+        raise ValueError(f"the chance level needs at least 4 conditions, got {n}")
+    energies = np.add.reduceat(energy_of((basis.q @ statistic.directions).T), statistic.starts)
+    return mean_r2(n, np.array(statistic.sizes), energies, energy_of(standardise(np.asarray(rdms)))[:, None]).T
+
+
+def above_chance(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike) -> NDArray[np.float64]:
+    """A statistic with every R2 adjusted by what it is by chance: ``1 - (1 - R2) / (1 - chance R2)``.
+
+    Where nothing is related its mean over permutations is 0, whatever the number of predictors, so that neither
+    networks with many layers nor large groups are favoured.
+
+    Parameters
+    ----------
+    basis : Basis
+    statistic : LinearStatistic
+        Of that basis; only its subsets and their weights are used, not its own adjustment.
+    rdms : array_like, shape (n_locations, n_pairs)
+        Condensed brain RDMs of at least 4 conditions.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_statistics, n_locations)
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 4 conditions, or a brain RDM is constant.
+
+    References
+    ----------
+    Peres-Neto et al. 2006, Ecology 87:2614 (there with simulated permutations).
+    """
+    rdms = np.asarray(rdms)
+    r2 = statistic.r2(basis.q.T @ standardise(rdms).T)
+    return statistic.subset_weights @ (1 - (1 - r2) / (1 - chance_r2(basis, statistic, rdms)))
+
+
+def mean_r2(n: int, rank: NDArray, energy: NDArray, energy_of_rdms: NDArray) -> NDArray[np.float64]:
+    """Mean R2 of some directions over all permutations of n conditions.
+
+    Parameters
+    ----------
+    n : int
+    rank, energy : ndarray
+        Number of orthonormal directions, and the sum of their condition energies.
+    energy_of_rdms : ndarray
+        Condition energy of the brain RDMs; broadcasts against the others.
+
+    Returns
+    -------
+    ndarray of float64
+    """
+    return energy * energy_of_rdms / (n - 1) + (rank - energy) * (1 - energy_of_rdms) / (n * (n - 3) / 2)
+
+
+def energy_of(unit_rdms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the variance of condensed RDMs (n_rdms, n_pairs) of unit length that condition effects make up."""
     n = n_conditions_of(unit_rdms.shape[-1])
     return np.square(expand(unit_rdms).sum(axis=-1)).sum(axis=-1) / (n - 2)
+
+
+# Differences whose influences are given signs at once.
+_FLIPPED_AT_ONCE = 2000
 
 
 @dataclass(frozen=True)
@@ -80,7 +150,6 @@ def t_test(
     pairs: Sequence[tuple[int, int]] = (),
     *,
     chance: NDArray[np.float64] | float = 0.0,
-    paired: bool = True,
 ) -> TTest:
     """Are values above chance, and do they differ, over subjects as a random sample?
 
@@ -89,11 +158,9 @@ def t_test(
     values : ndarray of float64, shape (n_statistics, n_subjects, n_locations)
         Statistics of each subject's own RDMs.
     pairs : sequence of (int, int)
-        Statistics to be compared with one another.
+        Statistics to be compared with one another, as independent samples, as the published code does.
     chance : ndarray or float
         Level to test against, as `values` or a constant; see `chance_adjusted_r2`.
-    paired : bool
-        Compare within subjects; otherwise as independent samples, as the published code does.
 
     Returns
     -------
@@ -103,8 +170,7 @@ def t_test(
 
     excess = values - chance
     above = stats.ttest_1samp(excess, 0.0, axis=1, alternative="greater").pvalue
-    compare = stats.ttest_rel if paired else stats.ttest_ind
-    differences = [compare(excess[i], excess[j], axis=0).pvalue for i, j in pairs]
+    differences = [stats.ttest_ind(excess[i], excess[j], axis=0).pvalue for i, j in pairs]
     return TTest(np.asarray(above), np.array(differences).reshape(len(pairs), values.shape[2]))
 
 
@@ -152,18 +218,18 @@ def published_fdr(p: NDArray[np.float64], across_locations: bool) -> NDArray[np.
 
 
 def difference_p(
-    difference: NDArray[np.float64], standard_error: NDArray[np.float64], n_conditions: int
+    difference: NDArray[np.float64], standard_error: NDArray[np.float64], degrees_of_freedom: int
 ) -> NDArray[np.float64]:
-    """Two-sided p value of a difference between two unique variances, by its jackknife standard error.
+    """Two-sided p value of a difference by its standard error (t distribution).
 
-    The permutation of conditions asks whether two sets differ more than two that explain nothing. Two sets that explain
-    the same, but something, differ by more than that from sample to sample: their difference has to be held against its
-    own standard error (t distribution with n_conditions - 1 degrees of freedom). docs/METHODS.md, "Differences".
+    Permutations of conditions ask whether two sets differ more than two that explain nothing. Two sets that explain the
+    same, but something, differ by more than that from sample to sample: their difference has to be held against its own
+    standard error. docs/METHODS.md, "Leads".
 
     Parameters
     ----------
     difference, standard_error : ndarray of float64, of the same shape
-    n_conditions : int
+    degrees_of_freedom : int
 
     Returns
     -------
@@ -173,7 +239,44 @@ def difference_p(
     from scipy.stats import t
 
     ratio = np.divide(np.abs(difference), standard_error, out=np.zeros_like(difference), where=standard_error > 0)
-    return np.asarray(2 * t.sf(ratio, n_conditions - 1))
+    return np.asarray(2 * t.sf(ratio, degrees_of_freedom))
+
+
+def sign_flip_p(p: NDArray[np.float64], influence: NDArray[np.float64], n_flips: int, seed: int) -> NDArray[np.float64]:
+    """p values of differences, corrected for all of them by the maximum over random signs of the images' influences.
+
+    The influences of the images on all differences at all locations keep their dependence, since every image gets one
+    sign for all of them. A p value is compared with the largest deviation through the normal distribution.
+
+    Parameters
+    ----------
+    p : ndarray of float64, shape (n_differences, n_locations)
+        Two-sided p values.
+    influence : ndarray of float64, shape (n_differences, n_locations, n_conditions)
+        From `Jackknife`.
+    n_flips : int
+    seed : int
+
+    Returns
+    -------
+    ndarray of float64, shape (n_differences, n_locations)
+        ``(1 + #{largest >= observed}) / (1 + n_flips)``.
+
+    References
+    ----------
+    Winkler et al. 2014, NeuroImage 92:381 (sign flipping); Nichols & Holmes 2002, Hum Brain Mapp 15:1 (the maximum).
+    """
+    from scipy.stats import norm
+
+    flat = influence.reshape(-1, influence.shape[-1])
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    units = np.divide(flat, length, out=np.zeros_like(flat), where=length > 0)
+    signs = np.random.default_rng([seed, 0, 2]).choice([-1.0, 1.0], (n_flips, flat.shape[1]))
+    largest = np.zeros(n_flips)
+    for start in range(0, len(units), _FLIPPED_AT_ONCE):
+        largest = np.maximum(largest, np.abs(signs @ units[start : start + _FLIPPED_AT_ONCE].T).max(axis=1))
+    observed = norm.isf(np.clip(p, 1e-300, 1) / 2)
+    return (1.0 + n_flips - np.searchsorted(np.sort(largest), observed)) / (1.0 + n_flips)
 
 
 def largest_difference_p(

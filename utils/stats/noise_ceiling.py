@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import numba
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
+from utils.stats.comparison import Comparison, compared
+from utils.stats.regression import adjust
 
 # What is read at once, and at least ranked by one thread.
 _CHUNK_BYTES, _LOCATIONS_PER_THREAD = 16 * 2**20, 8
@@ -78,6 +81,98 @@ def ceiling_as_r2(ceiling: NDArray[np.float64]) -> NDArray[np.float64]:
         A negative correlation leaves nothing to explain and becomes 0; NaN remains NaN.
     """
     return np.square(np.clip(ceiling, 0.0, None))
+
+
+def reliability(subject_rdms: NDArray, comparison: Comparison) -> NDArray[np.float64]:
+    """Reliability of the mean RDM: the share of its variance that is not due to differences between subjects.
+
+    ``1 - MS_error / MS_pairs`` of the two-way analysis of variance of pairs by subjects, that is ICC(C, k). With d_s
+    the centred RDM of subject s and m their mean, this is ``1 - (mean |d_s|**2 / |m|**2 - 1) / (n_subjects - 1)``.
+
+    Parameters
+    ----------
+    subject_rdms : ndarray, shape (n_subjects, n_locations, n_pairs)
+        Condensed RDMs as they are, any float dtype; may be memory-mapped.
+    comparison : {"whitened", "plain", "without_condition_effects"}
+
+    Returns
+    -------
+    ndarray of float64, shape (n_locations,)
+        At most 1; below 0 where subjects agree less than by chance. NaN for a single subject, and where an RDM holds
+        NaN or the mean RDM is all 0 once it is centred.
+
+    References
+    ----------
+    McGraw & Wong 1996, Psychol Methods 1:30.
+    """
+    n_subjects, n_locations, _ = subject_rdms.shape
+    values = np.full(n_locations, np.nan)
+    if n_subjects < 2:
+        return values
+    for locations, centred in _centred(subject_rdms, comparison):
+        size = np.square(centred).sum(axis=2).mean(axis=0)
+        size_of_mean = np.square(centred.mean(axis=0)).sum(axis=1)
+        ratio = np.divide(size, size_of_mean, out=np.full_like(size, np.nan), where=size_of_mean != 0)
+        values[locations] = 1 - (ratio - 1) / (n_subjects - 1)
+    return values
+
+
+def single_subject_ceilings(
+    subject_rdms: NDArray, n_predictors: int, comparison: Comparison
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper noise ceiling of the mean R2 of single subjects, whose RDMs are fitted with weights of their own.
+
+    Upper: no model of `n_predictors` fixed predictors has a larger mean R2 (unadjusted), since the leading principal
+    components of the subjects' standardised RDMs have the largest. Lower: each subject predicted by the mean of the
+    others' standardised RDMs, with R2 adjusted for this one predictor.
+
+    Parameters
+    ----------
+    subject_rdms : ndarray, shape (n_subjects, n_locations, n_pairs)
+        Condensed RDMs as they are, any float dtype; may be memory-mapped.
+    n_predictors : int
+        Free weights of the model, besides the intercept; 1 or more.
+    comparison : {"whitened", "plain", "without_condition_effects"}
+
+    Returns
+    -------
+    lower, upper : ndarray of float64, shape (n_locations,)
+        R2. `upper` is the sum of the `n_predictors` largest eigenvalues of the subjects' correlation matrix, divided by
+        n_subjects: 1 for as many predictors as subjects. `lower` may be below 0, and does not depend on `n_predictors`.
+        Both are NaN for a single subject, and where the RDM of a subject holds NaN or is constant.
+
+    References
+    ----------
+    Eckart & Young 1936, Psychometrika 1:211 (the largest sum of R2 is that of principal components); Nili et al. 2014,
+    PLOS Comput Biol 10:e1003553 (one subject left out); Ezekiel 1930, Methods of Correlation Analysis (the adjustment).
+    """
+    n_subjects, n_locations, n_pairs = subject_rdms.shape
+    lower, upper = np.full(n_locations, np.nan), np.full(n_locations, np.nan)
+    if n_subjects < 2:
+        return lower, upper
+    for locations, centred in _centred(subject_rdms, comparison):
+        length = np.linalg.norm(centred, axis=2)
+        rounding = np.abs(subject_rdms[:, locations]).max(axis=2) * (n_pairs * np.finfo(np.float64).eps)
+        defined = (length > rounding).all(axis=0)
+        units = (centred[:, defined] / length[:, defined, None]).swapaxes(0, 1)
+        correlation = units @ units.swapaxes(1, 2)
+        others = correlation.sum(axis=2) - 1  # inner product of each RDM with the sum of the others
+        size = others.sum(axis=1, keepdims=True) + n_subjects - 2 * others - 1  # squared length of that sum
+        r2 = np.divide(others**2, size, out=np.full_like(others, np.nan), where=size > 0)
+        found = locations.start + np.flatnonzero(defined)
+        upper[found] = np.linalg.eigvalsh(correlation)[:, -n_predictors:].sum(axis=1) / n_subjects
+        lower[found] = adjust(r2, n_pairs, 1).mean(axis=1)
+    return lower, upper
+
+
+def _centred(subject_rdms: NDArray, comparison: Comparison) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Blocks of locations, and their RDMs as they are compared, centred."""
+    n_subjects, n_locations, n_pairs = subject_rdms.shape
+    step = max(1, _CHUNK_BYTES // (8 * n_subjects * n_pairs))
+    for start in range(0, n_locations, step):
+        locations = slice(start, min(start + step, n_locations))
+        rdms = compared(subject_rdms[:, locations], comparison)
+        yield locations, rdms - rdms.mean(axis=2, keepdims=True)
 
 
 def plain(array: NDArray) -> NDArray:

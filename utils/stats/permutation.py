@@ -1,50 +1,36 @@
-"""The permutation test: p values of statistics, and of their differences, at many locations at once.
+"""Permutation tests: p values of statistics, of their differences, and of what sets add to others, at many locations.
 
 A permutation test exchanges conditions (rows and columns of an RDM together) and counts how often a statistic reaches
 the observed value. Since the same permutation serves every location in the brain, permuting the predictors' basis
-instead of thousands of brain RDMs gives the same numbers for the price of one matrix product per permutation. How a
-`LinearStatistic` is counted stands in `exceedances`; every other statistic, as `TopModels`, is counted here.
+instead of thousands of brain RDMs gives the same numbers for the price of one matrix product per permutation. How null
+values are counted stands in `exceedances`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from utils.parallel.resources import Progress, Resources, ignore
-from utils.stats.exceedances import (
-    PLAIN,
-    SIGNED,
-    TWO_SIDED,
-    Contrasts,
-    Counts,
-    NullPlan,
-    Permutations,
-    Targets,
-    permute,
-)
+from utils.stats.exceedances import Contrasts, Counts, Given, NullPlan, Permutations, Targets, permute
 from utils.stats.exceedances_cpu import count_on_cpu
 from utils.stats.inference import difference_contrasts
-from utils.stats.regression import RANK_TOLERANCE, Basis, LinearStatistic, adjust, own_adjusted_r2, standardise
+from utils.stats.regression import RANK_TOLERANCE, Basis, LinearStatistic, standardise
 
 if TYPE_CHECKING:
-    import torch
-
     from utils.parallel.dask_workers import Workers
 
-Statistic = Callable[[Any], Any]
+# What the maximum statistic compares: values as they are, or in standard deviations of what they are by chance.
+Scale = Literal["as_is", "studentised"]
 # Two values closer than this are equal but for rounding; without it, a permutation that changes nothing (or only swaps
 # equal entries) would count or not depending on how the product was cut into blocks.
 _TIE = 1e-11
-# Blocks of the test in float64.
-_BLOCK_BYTES = 20 * 2**20
-_LOCATIONS_PER_BLOCK = 1024
-# Directions of subsets of models that are kept, to be used again.
-_DIRECTIONS_BYTES = 256 * 2**20
+# Further permutations for the mean and standard deviation of null values, and locations that are projected at once.
+_FOR_MOMENTS, _LOCATIONS_FOR_MOMENTS = 200, 500
 # What workers get: locations that they hold at once, operations per task (seconds of work), tasks enough to share.
 _CHUNK_BYTES = 2**30
 _TASK_FLOP = 1e12
@@ -63,53 +49,76 @@ class PermutationTest:
     p_best : ndarray of float64, shape (n_locations,)
         Of the largest statistic at each location: how often the largest one of a permutation, whichever it is, reaches
         it.
-    pairs : list of (int, int)
+    pairs : sequence of (int, int)
         Pairs of statistics that were compared.
-    p_difference, p_difference_max : ndarray of float64, shape (n_pairs, n_locations)
-        p values of their differences, and corrected for all pairs and locations.
+    p_difference : ndarray of float64, shape (n_pairs, n_locations)
+        p values of their differences, in the direction observed.
     """
 
     observed: NDArray[np.float64]
     p: NDArray[np.float64]
     p_max: NDArray[np.float64]
     p_best: NDArray[np.float64]
-    pairs: list[tuple[int, int]]
+    pairs: Sequence[tuple[int, int]]
     p_difference: NDArray[np.float64]
-    p_difference_max: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ConditionalTest:
+    """Outcome of `conditional_test`.
+
+    Attributes
+    ----------
+    observed : ndarray of float64, shape (n_sets, n_locations)
+        R2 that each set adds to the others, not adjusted.
+    p, p_max : ndarray of float64, shape (n_sets, n_locations)
+        p values, and the same corrected for all sets and locations by the maximum statistic.
+    p_total, p_total_max : ndarray of float64, shape (n_locations,)
+        Of all sets together: whether they explain anything.
+    """
+
+    observed: NDArray[np.float64]
+    p: NDArray[np.float64]
+    p_max: NDArray[np.float64]
+    p_total: NDArray[np.float64]
+    p_total_max: NDArray[np.float64]
 
 
 def permutation_test(
     basis: Basis,
-    statistic: Statistic,
+    statistic: LinearStatistic,
     rdms: ArrayLike,
     permutations: Permutations,
     *,
     pairs: Sequence[tuple[int, int]] = (),
-    two_sided: bool = True,
+    chance: NDArray[np.float64] | None = None,
+    largest: Scale = "as_is",
     resources: Resources = Resources(),
     progress: Progress = ignore,
 ) -> PermutationTest:
     """Permutation test of statistics, and of their differences, at many locations at once.
 
-    p values are ``(1 + #{null >= observed}) / (1 + n)`` for n permutations (Phipson & Smyth 2010, Stat Appl Genet Mol
-    Biol 9:39); the observed data are one of the arrangements, so p is never 0. The maximum statistic (Nichols & Holmes
-    2002, Hum Brain Mapp 15:1) takes, per permutation, the largest value over all statistics and locations.
+    All models are permuted together, which is what would happen if none of them were related to the brain. p values are
+    ``(1 + #{null >= observed}) / (1 + n)`` for n permutations (Phipson & Smyth 2010, Stat Appl Genet Mol Biol 9:39);
+    the observed data are one of the arrangements, so p is never 0. The maximum statistic (Nichols & Holmes 2002, Hum
+    Brain Mapp 15:1) takes, per permutation, the largest value over all statistics and locations.
 
     Parameters
     ----------
     basis : Basis
         Of all predictors.
-    statistic : callable
-        Maps projected responses (rank, n) to values (n_statistics, n). A `LinearStatistic` is counted from products in
-        float32, rechecked in float64, and workers can share it; any other callable, such as `TopModels`, gets tensors
-        of float64 on `resources.device`.
+    statistic : LinearStatistic
     rdms : array_like, shape (n_locations, n_pairs)
         Condensed brain RDMs of the locations to be tested.
     permutations : Permutations
     pairs : sequence of (int, int)
-        Statistics to be compared with one another.
-    two_sided : bool
-        Compare absolute differences; otherwise count in the direction observed, as the published code does.
+        Statistics to be compared with one another, in the direction observed, as the published code does.
+    chance : ndarray of float64, shape (n_statistics, n_locations), optional
+        What the statistics, R2 between 0 and 1, are by chance. The largest of each location and the maximum are then
+        taken of ``1 - (1 - value) / (1 - chance)``.
+    largest : {"as_is", "studentised"}
+        Whether the largest ones are taken in standard deviations of the null values instead, found by further
+        permutations: where the widths of null distributions differ between locations, the maximum has more power.
     resources : Resources
         Device and workers to count on. Counts are those of float64 on every device and with any number of workers.
     progress : callable, optional
@@ -122,45 +131,173 @@ def permutation_test(
     Raises
     ------
     ValueError
-        If there are workers and the statistic is not a `LinearStatistic`, or if a brain RDM is constant.
+        If a brain RDM is constant.
     """
-    responses = standardise(np.asarray(rdms))
-    rest = responses, permutations, list(pairs), two_sided, resources, progress
-    if isinstance(statistic, LinearStatistic):
-        return _test_linear_statistic(basis, statistic, *rest)
-    if resources.workers is not None:
-        raise ValueError(
-            f"`workers` can share the test of a LinearStatistic, not of {type(statistic).__name__}; leave them out"
-        )
-    return _test_any_statistic(basis, statistic, *rest)
-
-
-def _test_linear_statistic(
-    basis: Basis,
-    statistic: LinearStatistic,
-    responses: NDArray[np.float64],
-    permutations: Permutations,
-    pairs: list[tuple[int, int]],
-    two_sided: bool,
-    resources: Resources,
-    progress: Progress,
-) -> PermutationTest:
-    """Counts from products in float32, rechecked in float64 where this leaves them open; see `exceedances`."""
-    n = len(statistic.weights)
+    responses, n = standardise(np.asarray(rdms)), len(statistic.weights)
     contrasts = np.vstack([np.eye(n), difference_contrasts(pairs, n)])
-    weights, offset = contrasts @ statistic.weights, contrasts @ statistic.offset
-    kind = np.array([PLAIN] * n + [TWO_SIDED if two_sided else SIGNED] * len(pairs))
+    weights = contrasts @ statistic.weights
+    offset = np.repeat(contrasts @ statistic.offset, len(responses), axis=1)
     observed = weights @ np.square(statistic.directions.T @ basis.q.T @ responses.T) + offset
-    thresholds = np.concatenate([observed[:n], np.abs(observed[n:])]) - _TIE
-    plan = NullPlan(
-        basis.q.T,
-        statistic.directions.T,
-        Contrasts(weights, offset[:, 0], kind),
-        permutations,
-        (np.sort(thresholds[:n], axis=None), np.sort(thresholds[n:], axis=None)),
-    )
-    targets = Targets(responses, thresholds, np.where(observed < 0, -1.0, 1.0))
-    return _p_values(observed[:n], thresholds, _count(plan, targets, resources, progress), pairs)
+    scale = np.ones_like(observed)
+    scale[n:] = np.where(observed[n:] < 0, -1.0, 1.0)
+    offset[n:] *= scale[n:]
+    if chance is not None:
+        scale[:n] = 1 / (1 - chance)
+        offset[:n] = scale[:n] * offset[:n] + 1 - scale[:n]
+    family = np.repeat([0, 1], [n, len(pairs)])
+    plan = _Plan(basis, statistic.directions.T, (), Contrasts(weights, family, np.arange(len(family)) >= n))
+    test = plan.count(responses, scale, offset, permutations, largest, resources, progress)
+    return PermutationTest(observed[:n], test.p[:n], test.p_max[:n], test.p_best, pairs, test.p[n:])
+
+
+def conditional_test(
+    basis: Basis,
+    rdms: ArrayLike,
+    permutations: Permutations,
+    *,
+    largest: Scale = "as_is",
+    resources: Resources = Resources(),
+    progress: Progress = ignore,
+) -> ConditionalTest:
+    """Test what each set of predictors adds to all others, which may be related to the brain or not.
+
+    Only the part of a set that lies outside of the others is permuted, and in every permutation what the others have of
+    it is taken out again (double semi-partialling). A test that permutes all sets together asks whether any of them is
+    related at all; used for a single set beside related ones, it may reject far too often or hardly ever.
+
+    Parameters
+    ----------
+    basis : Basis
+        Of all sets.
+    rdms : array_like, shape (n_locations, n_pairs)
+        Condensed brain RDMs of the locations to be tested.
+    permutations : Permutations
+    largest : {"as_is", "studentised"}
+        What the maximum is taken of: R2 that a set adds, as a share of what the others leave unexplained; or the same
+        in standard deviations of the null values, see `permutation_test`.
+    resources, progress
+        As for `permutation_test`.
+
+    Returns
+    -------
+    ConditionalTest
+
+    Raises
+    ------
+    ValueError
+        If a brain RDM is constant.
+
+    References
+    ----------
+    Dekker, Krackhardt & Snijders 2007, Psychometrika 72:563; Winkler et al. 2014, NeuroImage 92:381.
+    """
+    responses, n, rank = standardise(np.asarray(rdms)), len(basis.coordinates), basis.q.shape[1]
+    own, given, start = [], [], 0
+    for i, coordinates in enumerate(basis.coordinates):
+        others = basis.subset([j for j in range(n) if j != i])
+        own.append(outside(coordinates, others))
+        given.append(Given(slice(start, start + own[-1].shape[1]), others))
+        start += own[-1].shape[1]
+    # Behind the directions stands the permuted basis itself, of which the total is made.
+    weights = np.zeros((n + 1, start + rank))
+    for i, block in enumerate(given):
+        weights[i, block.directions] = 1.0
+    weights[n, start:] = 1.0
+    projected = basis.q.T @ responses.T
+    squares = np.square(np.vstack([np.hstack(own).T @ projected, projected]))
+    observed = weights @ squares
+    scale = np.ones_like(observed)
+    scale[:n] = 1 / (1 - observed[n] + observed[:n])
+    contrasts = Contrasts(weights, np.repeat([0, 1], [n, 1]), np.zeros(n + 1, dtype=bool))
+    plan = _Plan(basis, np.hstack(own).T, tuple(given), contrasts)
+    test = plan.count(responses, scale, np.zeros_like(scale), permutations, largest, resources, progress)
+    return ConditionalTest(observed[:n], test.p[:n], test.p_max[:n], test.p[n], test.p_max[n])
+
+
+def outside(coordinates: NDArray[np.float64], given: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Orthonormal coordinates, (rank, k), of what of some predictors lies outside of the span of `given`."""
+    left = coordinates - given @ (given.T @ coordinates)
+    left -= given @ (given.T @ left)
+    u, s, _ = np.linalg.svd(left, full_matrices=False)
+    return u[:, s > RANK_TOLERANCE]
+
+
+@dataclass(frozen=True)
+class _PValues:
+    """p values of contrasts, (n_contrasts, n_locations), by the maximum of their family, of the best of family 0."""
+
+    p: NDArray[np.float64]
+    p_max: NDArray[np.float64]
+    p_best: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is counted, but for the permutations and the locations; see `NullPlan`."""
+
+    basis: Basis
+    rotation: NDArray[np.float64]
+    given: tuple[Given, ...]
+    contrasts: Contrasts
+
+    def count(
+        self,
+        responses: NDArray[np.float64],
+        scale: NDArray[np.float64],
+        offset: NDArray[np.float64],
+        permutations: Permutations,
+        largest: Scale,
+        resources: Resources,
+        progress: Progress,
+    ) -> _PValues:
+        """p values of the contrasts, times `scale` plus `offset`, (n_contrasts, n_locations)."""
+        contrasts = self.contrasts
+        plan = NullPlan(self.basis.q.T, self.rotation, self.given, contrasts, permutations, ())
+        if largest == "studentised":
+            scale, offset = _studentised(plan, responses, scale, offset)
+        projected = self.basis.q.T @ responses.T
+        rows = [self.rotation @ projected, projected][: 1 + (contrasts.weights.shape[1] > len(self.rotation))]
+        observed = scale * (contrasts.weights @ np.square(np.vstack(rows))) + offset
+        thresholds = observed - _TIE
+        ordered = [np.sort(thresholds[contrasts.family == k], axis=None) for k in range(contrasts.n_families)]
+        plan = NullPlan(self.basis.q.T, self.rotation, self.given, contrasts, permutations, tuple(ordered))
+        counts = _count(plan, Targets(responses, thresholds, scale, offset), resources, progress)
+        n, p_max = permutations.n, np.empty_like(thresholds)
+        for k, values in enumerate(np.sort(counts.largest, axis=1)):
+            own = contrasts.family == k
+            p_max[own] = (1.0 + n - np.searchsorted(values, thresholds[own])) / (1.0 + n)
+        p, p_best = (np.asarray((1.0 + count) / (1.0 + n)) for count in (counts.count, counts.best))
+        return _PValues(p, p_max, p_best)
+
+
+def _studentised(
+    plan: NullPlan, responses: NDArray[np.float64], scale: NDArray[np.float64], offset: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and offset that bring null values to mean 0 and standard deviation 1, by permutations of their own.
+
+    They are rounded, so that rounding of the products on one machine or another does not matter.
+    """
+    n = plan.permutations.n
+    permutations = plan.permutations.indices(plan.basis.shape[1], n, n + _FOR_MOMENTS)
+    moved = permute(np.ascontiguousarray(plan.permuted), permutations)
+    rotations, weights = plan.rotations(permutations), plan.contrasts.weights
+    mean, deviation = np.empty_like(scale), np.empty_like(scale)
+    for start in range(0, len(responses), _LOCATIONS_FOR_MOMENTS):
+        here = slice(start, start + _LOCATIONS_FOR_MOMENTS)
+        own = responses[here].T
+        rows = (moved.reshape(-1, len(own)) @ own).reshape(len(moved), _FOR_MOMENTS, -1)
+        if rotations.size:
+            below = np.broadcast_to((plan.basis @ own)[:, None], rows.shape)
+            both = np.concatenate([rows, below]).swapaxes(0, 1)
+            rows = np.concatenate([(rotations @ both).swapaxes(0, 1), rows])[: weights.shape[1]]
+        null = np.tensordot(weights, np.square(rows), 1)
+        mean[:, here], deviation[:, here] = null.mean(axis=1), null.std(axis=1, ddof=1)
+    deviation[deviation == 0] = 1.0
+    digits = 10.0 ** (np.floor(np.log10(deviation)) - 2)
+    deviation = np.round(deviation / digits) * digits
+    signed = plan.contrasts.signed
+    studentised = 1 / deviation, -np.round(mean / deviation, 2)
+    return np.where(signed[:, None], scale, studentised[0]), np.where(signed[:, None], offset, studentised[1])
 
 
 def _count(plan: NullPlan, targets: Targets, resources: Resources, progress: Progress) -> Counts:
@@ -191,174 +328,3 @@ def _count_on_workers(workers: Workers, plan: NullPlan, targets: Targets, progre
         workers.run(count_on_cpu, (plan, chunk), tasks, keep)
         parts.append(Counts.over_permutations([found[i] for i in range(len(tasks))]))
     return Counts.over_locations(parts)
-
-
-def _test_any_statistic(
-    basis: Basis,
-    statistic: Statistic,
-    responses: NDArray[np.float64],
-    permutations: Permutations,
-    pairs: list[tuple[int, int]],
-    two_sided: bool,
-    resources: Resources,
-    progress: Progress,
-) -> PermutationTest:
-    """All in float64, for any statistic and any device of torch."""
-    import torch
-
-    q, brain = _float64(basis.q.T, resources.device), _float64(responses.T, resources.device)
-    observed = statistic(q @ brain)
-    n = len(observed)
-    contrasts = _float64(difference_contrasts(pairs, n), resources.device)
-    difference = contrasts @ observed
-    direction = torch.where(difference < 0, -1.0, 1.0).to(difference)
-    thresholds = torch.cat([observed, difference.abs()]) - _TIE
-    best_threshold = thresholds[:n].amax(dim=0)
-    count, best = torch.zeros_like(thresholds, dtype=torch.long), torch.zeros_like(best_threshold, dtype=torch.long)
-    largest = thresholds.new_full((2, permutations.n), -torch.inf)
-    (rank, n_pairs), n_locations = q.shape, brain.shape[1]
-    size = max(1, _BLOCK_BYTES // (8 * rank * max(n_pairs, min(n_locations, _LOCATIONS_PER_BLOCK))))
-    for start in range(0, permutations.n, size):
-        block = slice(start, min(start + size, permutations.n))
-        moved = torch.from_numpy(permute(basis.q.T, permutations.indices(n_pairs, block.start, block.stop))).to(
-            q.device
-        )
-        for left in range(0, n_locations, _LOCATIONS_PER_BLOCK):
-            here = slice(left, left + _LOCATIONS_PER_BLOCK)
-            null = statistic((moved.reshape(-1, n_pairs) @ brain[:, here]).reshape(rank, -1))
-            null, change = (values.unflatten(1, (moved.shape[1], -1)) for values in (null, contrasts @ null))
-            change = change.abs() if two_sided else change * direction[:, None, here]
-            top = null.amax(dim=0)
-            count[:, here] += (torch.cat([null, change]) >= thresholds[:, None, here]).sum(dim=1)
-            best[here] += (top >= best_threshold[here]).sum(dim=0)
-            largest[0, block] = largest[0, block].maximum(top.amax(dim=1))
-            if pairs:
-                largest[1, block] = largest[1, block].maximum(change.amax(dim=(0, 2)))
-        progress(block.stop, permutations.n)
-    counts = Counts(*(tensor.cpu().numpy() for tensor in (count, best, largest)))
-    return _p_values(observed.cpu().numpy(), thresholds.cpu().numpy(), counts, pairs)
-
-
-def _p_values(
-    observed: NDArray[np.float64], thresholds: NDArray[np.float64], counts: Counts, pairs: list[tuple[int, int]]
-) -> PermutationTest:
-    """p values from counts of the statistics, and of the differences of `pairs` behind them."""
-    n, n_permutations = len(observed), counts.largest.shape[1]
-    largest = np.sort(counts.largest, axis=1)
-    p = (1.0 + counts.count) / (1.0 + n_permutations)
-    at_least = [
-        n_permutations - np.searchsorted(null, values)
-        for null, values in zip(largest, (thresholds[:n], thresholds[n:]), strict=True)
-    ]
-    return PermutationTest(
-        observed=observed,
-        p=p[:n],
-        p_max=(1.0 + at_least[0]) / (1.0 + n_permutations),
-        p_best=(1.0 + counts.best) / (1.0 + n_permutations),
-        pairs=pairs,
-        p_difference=p[n:],
-        p_difference_max=(1.0 + at_least[1]) / (1.0 + n_permutations),
-    )
-
-
-def _float64(array: NDArray, device: str) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(device)
-
-
-class TopModels:
-    """Unique variance of the models that explain a location best, for `permutation_test`.
-
-    At every location, and in every permutation anew, the `n_top` models with the largest adjusted R2 are chosen and
-    ranked; the statistics are the unique variance of the first, second, ... among the chosen. Repeating the choice
-    keeps the test honest, since the best of many models explains something by chance (Kriegeskorte et al. 2009, Nat
-    Neurosci 12:535).
-
-    Parameters
-    ----------
-    basis : Basis
-        Of all models.
-    n_top : int
-        How many are chosen.
-    fixed : ndarray of int, shape (n_top, n_locations), optional
-        Choose once: these models at each location, in this order, in every permutation (as published).
-    device : str
-        Where torch computes.
-    """
-
-    def __init__(
-        self, basis: Basis, n_top: int = 3, fixed: NDArray[np.int64] | None = None, device: str = "cpu"
-    ) -> None:
-        import torch
-
-        self.n_top, self.n_pairs = n_top, basis.n_pairs
-        own = own_adjusted_r2(basis)
-        self._own = LinearStatistic(*(_float64(part, device) for part in (own.directions, own.weights, own.offset)))
-        width = max(c.shape[1] for c in basis.coordinates)
-        padded = [np.pad(c, ((0, 0), (0, width - c.shape[1]))) for c in basis.coordinates]
-        self._coordinates = _float64(np.stack(padded), device)
-        self._fixed = None if fixed is None else torch.from_numpy(fixed).to(device)
-        self._known = {size: _SubsetDirections(self._coordinates, size) for size in (n_top - 1, n_top) if size}
-
-    def select(self, projected: Any) -> Any:
-        """Indices (n_top, n) of the best models, best first, for projected responses (rank, n)."""
-        return self._own(projected).topk(self.n_top, dim=0).indices
-
-    def __call__(self, projected: Any) -> Any:
-        """Unique variance (n_top, n) of the chosen models."""
-        import torch
-
-        if self._fixed is None:
-            chosen = self.select(projected)
-        else:
-            chosen = self._fixed.repeat(1, projected.shape[1] // self._fixed.shape[1])
-        chosen, order = chosen.sort(dim=0)
-        values = torch.empty_like(chosen, dtype=projected.dtype)
-        total = self._adjusted_r2(chosen, projected)
-        for k in range(self.n_top):
-            others = [j for j in range(self.n_top) if j != k]
-            values[k] = total - (self._adjusted_r2(chosen[others], projected) if others else 0.0)
-        return torch.empty_like(values).scatter_(0, order, values)
-
-    def _adjusted_r2(self, members: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
-        """Adjusted R2, (n,), of each response on its own models; `members`, (size, n), in ascending order."""
-        import torch
-
-        directions, rank, subset = self._known[len(members)].of(members)
-        r2 = torch.einsum("rn,nrk->nk", projected, directions[subset]).square().sum(dim=1)
-        return adjust(r2, self.n_pairs, rank[subset])
-
-
-class _SubsetDirections:
-    """Orthonormal directions of subsets of `size` models, kept from one block of permutations to the next."""
-
-    def __init__(self, coordinates: torch.Tensor, size: int) -> None:
-        self._coordinates, self._size = coordinates, size
-        self._forget()
-
-    def _forget(self) -> None:
-        _, rank, width = self._coordinates.shape
-        self._slot: dict[int, int] = {}
-        self._directions = self._coordinates.new_empty((0, rank, self._size * width))
-        self._rank = self._coordinates.new_empty(0)
-
-    def of(self, members: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Directions (n_subsets, rank, k), 0 beyond their number (n_subsets,), and the subset of each response."""
-        import torch
-
-        if self._directions.nbytes > _DIRECTIONS_BYTES:
-            self._forget()
-        n_models = len(self._coordinates)
-        powers = n_models ** torch.arange(self._size, device=members.device)
-        codes, subset = (powers @ members).unique(return_inverse=True)
-        new = torch.tensor([c for c in codes.tolist() if c not in self._slot], dtype=torch.long, device=codes.device)
-        if len(new):
-            self._slot |= {code: len(self._slot) + i for i, code in enumerate(new.tolist())}
-            joined = self._coordinates[new[:, None] // powers % n_models].movedim(1, 2).flatten(2)
-            u, s, _ = torch.linalg.svd(joined, full_matrices=False)
-            kept = s > RANK_TOLERANCE * s[:, :1]
-            self._directions = torch.cat([self._directions, u * kept[:, None]])
-            self._rank = torch.cat([self._rank, kept.sum(dim=1).to(s)])
-        slots = torch.tensor([self._slot[code] for code in codes.tolist()], device=codes.device)
-        return self._directions, self._rank, slots[subset]

@@ -161,9 +161,10 @@ def adjust(r2: Any, n_pairs: Any, n_predictors: Any) -> Any:
 
 @dataclass(frozen=True)
 class LinearStatistic:
-    """Statistics that are linear in the R2 of subsets of the predictors: all results of Fig 1, 3a and 3b.
+    """Statistics that are linear in the R2 of subsets of the predictors: all results of the four figures.
 
-    A value is ``weights @ (directions' c)**2 + offset`` for projected responses `c`.
+    With R2 adjusted for the number of predictors, a value is ``weights @ (directions' c)**2 + offset`` for projected
+    responses `c`.
 
     Attributes
     ----------
@@ -171,15 +172,34 @@ class LinearStatistic:
         Orthonormal coordinates of all subsets that are needed, side by side.
     weights : ndarray, shape (n_statistics, n_directions)
     offset : ndarray, shape (n_statistics, 1)
+    sizes : tuple of int
+        Directions of each subset.
+    subset_weights : ndarray, shape (n_statistics, n_subsets)
+        Weight of the R2 of each subset in each statistic.
     """
 
-    directions: Any
-    weights: Any
-    offset: Any
+    directions: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    sizes: tuple[int, ...]
+    subset_weights: NDArray[np.float64]
 
-    def __call__(self, projected: Any) -> Any:
-        """Values (n_statistics, n) for projected responses (rank, n); numpy arrays or torch tensors alike."""
+    def __call__(self, projected: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values (n_statistics, n) for projected responses (rank, n)."""
         return self.weights @ (self.directions.T @ projected) ** 2 + self.offset
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Where the directions of each subset begin."""
+        return np.cumsum((0, *self.sizes[:-1]))
+
+    def slices(self) -> list[slice]:
+        """The directions of each subset."""
+        return [slice(start, start + size) for start, size in zip(self.starts, self.sizes, strict=True)]
+
+    def r2(self, projected: NDArray[np.float64]) -> NDArray[np.float64]:
+        """R2 of each subset, (n_subsets, n), for projected responses (rank, n)."""
+        return np.add.reduceat((self.directions.T @ projected) ** 2, self.starts, axis=0)
 
 
 def linear_statistic(
@@ -199,18 +219,22 @@ def linear_statistic(
     -------
     LinearStatistic
     """
-    subsets = list(dict.fromkeys(tuple(sets) for statistic in terms for sets, _ in statistic))
+    # No predictors explain nothing.
+    terms = [[(tuple(sets), weight) for sets, weight in statistic if len(sets)] for statistic in terms]
+    subsets = list(dict.fromkeys(sets for statistic in terms for sets, _ in statistic))
     bases = [basis.subset(sets) for sets in subsets]
     starts = np.cumsum([0] + [b.shape[1] for b in bases])
     weights, offset = np.zeros((len(terms), starts[-1])), np.zeros((len(terms), 1))
+    subset_weights = np.zeros((len(terms), len(subsets)))
     for row, statistic in enumerate(terms):
         for sets, weight in statistic:
-            which = subsets.index(tuple(sets))
+            which = subsets.index(sets)
+            subset_weights[row, which] += weight
             # adjusted R2 = slope R2 + (1 - slope)
             slope = (basis.n_pairs - 1) / (basis.n_pairs - bases[which].shape[1] - 1) if adjusted else 1.0
             weights[row, starts[which] : starts[which + 1]] += weight * slope
             offset[row] += weight * (1 - slope)
-    return LinearStatistic(np.hstack(bases), weights, offset)
+    return LinearStatistic(np.hstack(bases), weights, offset, tuple(b.shape[1] for b in bases), subset_weights)
 
 
 def own_r2(basis: Basis) -> LinearStatistic:
@@ -271,8 +295,27 @@ def unique_adjusted_r2(basis: Basis) -> LinearStatistic:
         One statistic per set.
     """
     everything = tuple(range(len(basis.coordinates)))
-    without = [tuple(j for j in everything if j != i) for i in everything]
-    return linear_statistic(basis, [[(everything, 1.0), (others, -1.0)] for others in without])
+    return linear_statistic(basis, _unique_terms(everything))
+
+
+def unique_and_total(basis: Basis) -> LinearStatistic:
+    """Unique variance of every set, then adjusted R2 of all sets together.
+
+    Parameters
+    ----------
+    basis : Basis
+
+    Returns
+    -------
+    LinearStatistic
+        One statistic per set, and one more.
+    """
+    everything = tuple(range(len(basis.coordinates)))
+    return linear_statistic(basis, [*_unique_terms(everything), [(everything, 1.0)]])
+
+
+def _unique_terms(everything: tuple[int, ...]) -> list[list[tuple[Sequence[int], float]]]:
+    return [[(everything, 1.0), (tuple(j for j in everything if j != i), -1.0)] for i in everything]
 
 
 def part_names(n_sets: int) -> list[tuple[int, ...]]:

@@ -1,0 +1,131 @@
+"""Does each of the chosen models add something to the others, given that it was chosen among many?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from utils.parallel.resources import Progress, ignore
+from utils.stats.exceedances import Permutations, permute
+from utils.stats.permutation import outside
+from utils.stats.regression import Basis, standardise
+
+# Two values whose ratio is this close to 1 are equal but for rounding.
+_TIE = 1e-9
+_BLOCK_BYTES = 20 * 2**20
+
+
+@dataclass(frozen=True)
+class StepwiseTest:
+    """Outcome of `stepwise_test`.
+
+    Attributes
+    ----------
+    f : ndarray of float64, shape (n_chosen, n_locations)
+        F of what each chosen model adds to the other chosen ones.
+    p, p_max : ndarray of float64, shape (n_chosen, n_locations)
+        p values, and the same corrected for all ranks and locations by the maximum statistic.
+    """
+
+    f: NDArray[np.float64]
+    p: NDArray[np.float64]
+    p_max: NDArray[np.float64]
+
+
+def stepwise_test(
+    basis: Basis,
+    chosen: NDArray[np.int64],
+    rdms: ArrayLike,
+    permutations: Permutations,
+    progress: Progress = ignore,
+) -> StepwiseTest:
+    """Test what each chosen model adds to the other chosen ones, against the most that any model adds by chance.
+
+    For every location and every chosen model, what the others leave unexplained of the brain RDM is permuted (Freedman
+    & Lane 1983, J Bus Econ Stat 1:292), and the largest F of all models that are not among these others is taken. Since
+    the best of many models adds something by chance, this and not the model's own F is what it has to reach. A test
+    that merely repeats the choice in every permutation of everything is valid only where no model at all is related to
+    the brain: the second rank is then held against the second best of chance, though it is the best of those left.
+
+    Parameters
+    ----------
+    basis : Basis
+        Of all models.
+    chosen : ndarray of int, shape (n_chosen, n_locations)
+        Models of each location.
+    rdms : array_like, shape (n_locations, n_pairs)
+        Condensed brain RDMs, in the form in which they are compared.
+    permutations : Permutations
+    progress : callable, optional
+        Called with (permutations done, permutations in all).
+
+    Returns
+    -------
+    StepwiseTest
+    """
+    responses = standardise(np.asarray(rdms))
+    steps = [_Step(basis, chosen[:, i], k, y) for k in range(len(chosen)) for i, y in enumerate(responses)]
+    axes, tests = np.stack([step.axes for step in steps]), _F(steps)
+    residuals = np.ascontiguousarray(np.stack([step.residual for step in steps]).T)
+    q = np.ascontiguousarray(basis.q.T)
+    observed = tests(axes @ (q @ residuals).T[:, :, None])[np.arange(len(steps)), [step.candidate for step in steps], 0]
+    threshold = observed * (1 - _TIE)
+    count, largest = np.zeros(len(steps), dtype=np.int64), np.empty(permutations.n)
+    size = max(1, _BLOCK_BYTES // (8 * q.size))
+    for start in range(0, permutations.n, size):
+        stop = min(start + size, permutations.n)
+        moved = permute(q, permutations.indices(basis.n_pairs, start, stop))
+        projected = (moved.reshape(-1, basis.n_pairs) @ residuals).reshape(len(q), stop - start, len(steps))
+        best = tests(axes @ projected.transpose(2, 0, 1)).max(axis=1)
+        count += (best >= threshold[:, None]).sum(axis=1)
+        largest[start:stop] = best.max(axis=0)
+        progress(stop, permutations.n)
+    at_least = permutations.n - np.searchsorted(np.sort(largest), threshold)
+    p, p_max = (np.asarray((1.0 + k) / (1.0 + permutations.n)).reshape(chosen.shape) for k in (count, at_least))
+    return StepwiseTest(observed.reshape(chosen.shape), p, p_max)
+
+
+class _Step:
+    """One chosen model of one location: the others chosen there, and what every remaining model adds to them."""
+
+    def __init__(self, basis: Basis, chosen: NDArray[np.int64], k: int, response: NDArray[np.float64]) -> None:
+        others = np.delete(chosen, k)
+        given = basis.subset(list(others))
+        rest = [j for j in range(len(basis.coordinates)) if j not in others]
+        added = [outside(basis.coordinates[j], given) for j in rest]
+        self.candidate = rest.index(chosen[k])
+        self.n_given, self.ranks = given.shape[1], [own.shape[1] for own in added]
+        self.width = max(c.shape[1] for c in basis.coordinates)
+        self.residual = response - basis.q @ (given @ (given.T @ (basis.q.T @ response)))
+        self.size, self.n_pairs = self.residual @ self.residual, basis.n_pairs
+        # Axes of the others, then of each candidate; 0 where there are fewer than there is room for.
+        n_given = self.width * len(others)
+        self.axes = np.zeros((n_given + self.width * len(rest), basis.q.shape[1]))
+        self.axes[: self.n_given] = given.T
+        for j, own in enumerate(added):
+            start = n_given + j * self.width
+            self.axes[start : start + own.shape[1]] = own.T
+
+
+class _F:
+    """F of every candidate of every step, from projections on the steps' axes."""
+
+    def __init__(self, steps: Sequence[_Step]) -> None:
+        self._width, n_candidates = steps[0].width, len(steps[0].ranks)
+        self._n_given = len(steps[0].axes) - self._width * n_candidates
+        self._size = np.array([step.size for step in steps])[:, None]
+        ranks = np.array([step.ranks for step in steps])
+        left = np.array([step.n_pairs - 1 - step.n_given for step in steps])[:, None] - ranks
+        # A candidate within the span of the others adds nothing.
+        self._degrees = np.where(ranks > 0, left / np.maximum(ranks, 1), 0.0)[:, :, None]
+
+    def __call__(self, projected: NDArray[np.float64]) -> NDArray[np.float64]:
+        """F (n_steps, n_candidates, n) from projections (n_steps, n_axes, n)."""
+        squares = np.square(projected)
+        rest = self._size - squares[:, : self._n_given].sum(axis=1)
+        own = squares[:, self._n_given :]
+        added = own.reshape(len(own), -1, self._width, own.shape[2]).sum(axis=2)
+        return added / (rest[:, None] - added) * self._degrees
