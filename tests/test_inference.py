@@ -62,10 +62,8 @@ def test_t_test_equals_scipy(rng):
     test = t_test(values, all_pairs(3))
     expected = stats.ttest_1samp(values[1, :, 2], 0, alternative="greater").pvalue
     assert test.p[1, 2] == pytest.approx(expected, rel=1e-12)
-    assert test.p_difference[1, 3] == pytest.approx(stats.ttest_rel(values[0, :, 3], values[2, :, 3]).pvalue, rel=1e-12)
-    unpaired = t_test(values, all_pairs(3), paired=False)
     expected = stats.ttest_ind(values[0, :, 3], values[2, :, 3]).pvalue
-    assert unpaired.p_difference[1, 3] == pytest.approx(expected, rel=1e-12)
+    assert test.p_difference[1, 3] == pytest.approx(expected, rel=1e-12)
 
 
 def test_t_test_against_chance_is_calibrated_where_zero_is_not(rng):
@@ -110,7 +108,7 @@ def test_rois_of_shared_and_own_sets_are_partitioned_as_each_by_itself(data, rng
     def noted(title):
         yield lambda done, total: steps.append((done, total))
 
-    settings, resources = Settings(bootstrap_ratio=0.8, seed=5), Resources(progress=noted)
+    settings, resources = Settings.published(bootstrap_ratio=0.8, seed=5), Resources(progress=noted)
     ours = partition_rois(models, rois, sets, settings, resources)
     assert steps[-1] == (4, 4)
     subsets = condition_subsets(N_CONDITIONS, 10, 40, seed=5)
@@ -120,7 +118,7 @@ def test_rois_of_shared_and_own_sets_are_partitioned_as_each_by_itself(data, rng
         np.testing.assert_allclose(ours.unique[:, place], lstsq_unique(chosen, mean), atol=1e-12)
         assert ours.total[place] == pytest.approx(total, abs=1e-12)
         assert ours.parts[:, place].sum() == pytest.approx(total, abs=1e-12)
-        errors = jackknife(orthonormal_basis(chosen), mean[None], subsets, [(0, 1)])
+        errors = jackknife(orthonormal_basis(chosen), mean[None], subsets, [(0, 1)], scaled=False)
         np.testing.assert_allclose(ours.se[:, place], errors.unique[:, 0], rtol=1e-12)
         np.testing.assert_allclose(ours.se_difference[:, place], errors.difference[:, 0], rtol=1e-12)
         values, chance = ours.subjects[place]
@@ -136,7 +134,7 @@ def test_rois_of_shared_and_own_sets_are_partitioned_as_each_by_itself(data, rng
 
 
 def test_difference_p_is_a_t_test_of_the_ratio():
-    p = difference_p(np.array([[0.2, 0.0, -0.1]]), np.array([[0.1, 0.1, 0.0]]), 50)
+    p = difference_p(np.array([[0.2, 0.0, -0.1]]), np.array([[0.1, 0.1, 0.0]]), 49)
     assert p[0, 0] == pytest.approx(2 * stats.t.sf(2, 49))
     assert p[0, 1] == 1
     assert p[0, 2] == 1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from utils.stats.comparison import Comparison
-from utils.stats.jackknife import Population
+if TYPE_CHECKING:  # `--help` shall not wait for what these import
+    from utils.stats.comparison import Comparison
+    from utils.stats.jackknife import Population
 
 
 @dataclass(frozen=True)
