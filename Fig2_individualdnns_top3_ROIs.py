@@ -30,10 +30,11 @@ def main(run: FigureRun) -> None:
     fit = fit_best_models(run.models, run.rois, N_BEST, run.settings, run.resources)
     table = run.save(fit, fit.table())
     first = fit.on_the_map(table)
-    tested = notes.significance(run.settings, fit.summary()["n_subjects"], "ROIs")
+    n_subjects = fit.summary()["n_subjects"]
+    tested = notes.significance(run.settings, n_subjects, "ROIs")
     run.draw_rois(
         roi_panels(fit, run.colors),
-        f"{notes.bars(run.settings)} {tested} {notes.subjects_and_ceiling(run.settings, in_words(N_BEST))}",
+        f"{notes.bars(run.settings, n_subjects)} {tested} {notes.subjects_and_ceiling(run.settings, in_words(N_BEST))}",
         legend={},  # every bar carries its name
         ceiling=single_subjects(first),
     )

@@ -13,6 +13,7 @@ from browser import open_browser
 from utils import InputError
 from utils.analysis import paper
 from utils.reporting.methods import REFERENCES, methods_text
+from utils.reporting.notes import found
 from utils.reporting.report import COLUMNS as DESCRIBED
 from utils.reporting.report import FIGURES, write_columns, write_index, write_report
 
@@ -39,9 +40,8 @@ COLUMNS = {
     "ceiling_r2_upper",
     "Fig3a": "searchlight x y z tested winner group unique plain_unique se share share_low share_high p q p_lead "
     "q_lead explained candidates significant stability ceiling_lower reliability total_adjusted_r2 total_share",
-    "Fig3b": "roi model label group rank adjusted_r2 unique se share share_low share_high p q significant star "
-    "plain_adjusted_r2 plain_unique total_adjusted_r2 total_share ceiling_lower ceiling_upper",
 }
+COLUMNS["Fig3b"] = COLUMNS["Fig2"]
 TEXTS = {"winner", "group", "roi", "model", "label", "star", "candidates"}
 
 
@@ -94,8 +94,8 @@ def make_table(figure, n=3, seed=0):
         table[name] = np.arange(n)
     table["significant"] = np.arange(n) % 2 == 0
     table.loc[n - 1, ["p", "q"]] = np.nan
-    if "tested" in table:
-        table["tested"] = True
+    for name in {"tested", "explained"} & set(table):
+        table[name] = True
     return table
 
 
@@ -188,32 +188,42 @@ SAID = [
     ("Fig1", "published", "within each searchlight; the corrected p values were then corrected again over", "ROI"),
     ("Fig1", "entries", "Because entries share conditions, they are not exchangeable", "set to 0"),
     ("Fig1", "entries", "the largest adjusted R² of any of the 17 networks", "individually"),
-    ("Fig1", "t-test", "subtracting its exact mean over all permutations of the conditions", "independent"),
-    ("Fig1", "t-test", "was multiplied by 17, the number of networks compared (Bonferroni", "Nichols"),
+    ("Fig1", "t-test", "its exact mean over all permutations of the conditions was subtracted", "independent"),
+    ("Fig1", "t-test", "multiplied by 17, the number of networks compared (Bonferroni", "Nichols"),
     ("Fig1", "t-test", "share a representation that is unrelated to the networks", "permuted"),
     ("Fig1", "published t-test", "was tested against 0 (one-sided)", "Bonferroni"),
     ("Fig1", "max", "the largest over all 17 networks and the 1,234 tested searchlights in each", "false discovery"),
     ("Fig2", "default", "the largest F of all networks that were not among the others", "selected once"),
     ("Fig2", "default", "by their standard errors (t distribution, 10 degrees of freedom)", "Bonferroni"),
     ("Fig2", "default", "39 combinations of ranks and ROIs for unique variances, over all 39 comb", "within"),
-    ("Fig2", "default", "above 2.0 % of the explainable variance", "random subsets of 33"),
+    ("Fig2", "default", "above 2 % of the explainable variance", "random subsets of 33"),
     ("Fig2", "published", "selected once, on the observed data", "the largest F"),
     ("Fig2", "published", "tested in the direction observed", "jackknife"),
     ("Fig2", "published", "over ranks within each ROI and, for differences, over pairs; no correction", "again"),
     ("Fig2", "t-test", "selected on the mean RDM of the same participants", "the largest F"),
     ("Fig2", "published t-test", "as if between independent samples", "standard errors"),
-    ("Fig2", "max", "corrected by random signs of the influences of images", "false discovery"),
+    ("Fig2", "max", "sets of random signs, one per image, of the influences of images", "false discovery"),
+    ("Fig2", "default", "largest adjusted R² of all 17 networks, compared with the largest in each", "individually"),
+    ("Fig2", "t-test", "multiplied by 3, the number of networks selected", "Nichols"),
     ("Fig3a", "default", "double semi-partialling; Dekker et al., 2007", "individually"),
     ("Fig3a", "default", "for the p value of all groups together", "in the direction observed"),
     ("Fig3a", "default", "1,000 random subsets of 40 of the 44 conditions", "33 of"),
     ("Fig3a", "published", "do not account for the selection of the best of 3 groups", "negative values"),
-    ("Fig3a", "t-test", "was multiplied by 3, the number of groups", "7,654"),
+    ("Fig3a", "t-test", "multiplied by 3, the number of groups", "7,654"),
     ("Fig3a", "max", "in standard deviations of its values under 200 further permutations", "false discovery"),
     ("Fig3b", "default", "a pale colour if only the variance explained was", "individually"),
     ("Fig3b", "published", "as in the published analysis", "standard errors"),
-    ("Fig3b", "t-test", "over all 39 combinations of groups and ROIs", "Bonferroni"),
+    ("Fig3b", "t-test", "over ROIs for whether anything was explained", "Nichols"),
     ("Fig3b", "max", "the largest over all 3 groups and the 13 ROIs in each permutation", "corrected over ROIs"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_text_speaks_of_no_lead_over_others_where_there_are_none(figure):
+    alone = {"networks": {"2D": 1}} | ({"n_sets": 1} if figure not in SEARCHLIGHT else {})
+    for route in ("default", "max", "t-test"):
+        text = " ".join(methods_text(make_record(figure, data=alone, **ROUTES[route])).paragraphs)
+        assert "was said to lead" not in text and "for leads" not in text and "random signs" not in text
 
 
 @pytest.mark.parametrize(("figure", "route", "said", "unsaid"), SAID)
@@ -293,8 +303,26 @@ def test_page_links_every_file_of_the_run(folder):
         "map", "figure", "table", "methods", "warnings", "provenance", "files",
     }  # fmt: skip
     for text in ("Fig1.py --data 'my study'", "2026-03-04 05:06", "7,654 permutations of conditions", "1.17.1",
-                 "2 of 1,234 tested searchlights significant", "2D 6, motion 5, semantic 4, baseline 2"):  # fmt: skip
+                 "2 of 3 tested searchlights in full colour (group 0 1, group 2 1), 1 in a pale one",
+                 "2D 6, motion 5, semantic 4, baseline 2"):  # fmt: skip
         assert text in " ".join(page.text.split())
+
+
+def test_line_on_what_was_found_is_that_of_the_table():
+    searchlights = pd.DataFrame({
+        "searchlight": range(6), "tested": [True] * 5 + [False], "group": ["2D", "3D", "2D", "3D", "2D", None],
+        "significant": [True, True, True, False, False, False], "explained": [True] * 4 + [False] * 2,
+    })  # fmt: skip
+    expected = "3 of 5 tested searchlights in full colour (2D 2, 3D 1), 1 in a pale one"
+    assert found(searchlights) == expected
+    published = searchlights.drop(columns="explained")
+    assert found(published) == "3 of 5 tested searchlights significant (2D 2, 3D 1)"
+    assert found(published.assign(significant=False)) == "0 of 5 tested searchlights significant"
+    rois = pd.DataFrame({"roi": list("aabbcc"), "significant": [True] + [False] * 5})
+    assert found(rois) == "1 of 6 unique variances significant"
+    rois = rois.assign(total_share=[0.7, 0.7, 0.61, 0.61, 0.6, 0.6], reliability=0.3)
+    assert found(rois).endswith("significant; 2 of 3 regions above 60 % of the explainable variance")
+    assert found(rois.assign(reliability=np.nan)).endswith("2 of 3 regions above 60 % of the variance")
 
 
 @pytest.mark.parametrize("figure", FIGURES)

@@ -337,7 +337,7 @@ def fit_best_models(
         lead = published_lead(len(models.models), best[0], Differences((), *(np.zeros((0, len(rdms))),) * 2))
     else:
         lead = _lead(basis, own_adjusted_r2(basis), rois, best[0], settings)
-    common = _common(models, rois, settings, own_adjusted_r2)
+    common = _common(models, rois, best[0], settings, own_adjusted_r2)
     names = [f"rank {k}" for k in range(1, n_best + 1)]
     return BestModelsFit(
         **common, adjusted_r2=adjusted_r2, partition=partition, set_names=names, test=test, differences=differences,
@@ -398,7 +398,7 @@ def fit_groups(groups: ModelRdms, rois: RoiRdms, settings: Settings, resources: 
     else:
         lead = _lead(basis, unique_and_total(basis), rois, winner, settings)
     return RoiFit(
-        **_common(groups, rois, settings, unique_adjusted_r2),
+        **_common(groups, rois, winner, settings, unique_adjusted_r2),
         adjusted_r2=adjusted(basis, own_adjusted_r2(basis), rdms, settings),
         partition=partition,
         set_names=[group.key for group in groups.models],
@@ -428,7 +428,9 @@ def adjusted(
     return statistic(project(basis, rdms)) if settings.as_published else above_chance(basis, statistic, rdms)
 
 
-def _common(models: ModelRdms, rois: RoiRdms, settings: Settings, statistic: Any) -> dict[str, Any]:
+def _common(
+    models: ModelRdms, rois: RoiRdms, winner: NDArray[np.int64], settings: Settings, statistic: Any
+) -> dict[str, Any]:
     """Arguments of `RoiFit` that are found in the same way for both figures."""
     predictors, rdms = compared(models.rdms, settings.comparison), compared(rois.mean(), settings.comparison)
     basis, plain = orthonormal_basis(list(predictors)), orthonormal_basis(list(models.rdms))
@@ -437,7 +439,7 @@ def _common(models: ModelRdms, rois: RoiRdms, settings: Settings, statistic: Any
         **{"models": models, "rois": rois, "settings": settings},
         "r2": own_r2(basis)(project(basis, rdms)),
         "plain_adjusted_r2": own_adjusted_r2(plain)(project(plain, rois.mean())),
-        "stability": winner_stability(predictors, statistic, rdms, seed=settings.seed),
+        "stability": winner_stability(predictors, statistic, rdms, winner, seed=settings.seed),
         **{"ceiling_lower": lower, "ceiling_upper": upper},
     }
 

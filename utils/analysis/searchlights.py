@@ -417,7 +417,7 @@ class _Study:
             }
         with self.resources.progress("refits to subsets of the conditions") as advance:
             stability = winner_stability(
-                compared(self.models.rdms, self.settings.comparison), statistic, self._tested_rdms,
+                compared(self.models.rdms, self.settings.comparison), statistic, self._tested_rdms, winner,
                 seed=self.settings.seed, progress=advance,
             )  # fmt: skip
         return {

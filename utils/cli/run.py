@@ -35,6 +35,7 @@ from utils.plotting.label_maps import Map, RoiLocations
 from utils.plotting.page_layout import Look, save_figure
 from utils.plotting.roi_figure import RoiPanel, roi_figure
 from utils.reporting import report
+from utils.reporting.notes import found
 
 SIMULATED = "SIMULATED EXAMPLE - not measured data"
 
@@ -241,8 +242,7 @@ class FigureRun:
         report.write_report(page, record, self._table, title=self.title, warnings=self.warnings, banner=self.banner)
         written = [path.relative_to(folder) for path in self._outputs.publish(record)]
         report.write_index(self._options.results)
-        if self.kind == "searchlight":
-            print(self._found())
+        print(found(self._table))
         print(f"{self.figure} took {time.time() - self._started:.1f} s and wrote")
         for name in written:
             if len(name.parts) == 1:
@@ -252,10 +252,3 @@ class FigureRun:
             print(f"  {folder / 'maps'}/ ({n_maps} files)")
         if self._options.open:
             webbrowser.open((folder / "report.html").resolve().as_uri())
-
-    def _found(self) -> str:
-        """One line on what was found: how many searchlights carry each of the significant labels."""
-        counts = Counter(self._table["group"][self._table["significant"]])
-        found = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
-        n_tested = int(self._table["tested"].sum())
-        return f"{counts.total():,} of {n_tested:,} tested searchlights significant" + (f": {found}" if found else "")

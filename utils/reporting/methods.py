@@ -99,6 +99,8 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "left_out": BASELINE if len(networks) < len(data["networks"]) else "",
         "n_networks": n_networks,
         "n_sets": n_sets,
+        # Among which a winner is chosen.
+        "n_compared": n_sets if grouped else n_networks,
         "n_pairs_of_sets": 0 if figure == "Fig1" else n_sets * (n_sets - 1) // 2,
         "layers": data["layers"],
         "value": "adjusted R²" if figure == "Fig1" else "unique variance",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from utils.analysis.settings import Settings
+
+# The share of the explainable variance by which the paper counts regions.
+_WELL_EXPLAINED = 0.6
 
 
 def searchlight_colours(what: str, table: pd.DataFrame, settings: Settings) -> list[str]:
@@ -75,21 +79,43 @@ def significance(settings: Settings, n_subjects: int | str, locations: str) -> s
     return f"Significance: {test}; {corrected}, level {settings.alpha:g}."
 
 
-def bars(settings: Settings) -> str:
+def bars(settings: Settings, n_subjects: int | str) -> str:
     """What bars, error bars, stars and brackets of the ROI figures mean."""
     if settings.as_published:
         subsets = f"{settings.bootstrap_ratio:.0%} of the conditions"
         return f"Bars: unique variance ± SD over subsets of {subsets}; asterisk: above chance; bracket: the two differ."
+    variance = "variance" if str(n_subjects) == "1" else "explainable variance"
     return (
         f"Bars: unique variance ± standard error ({errors(settings)}); filled asterisk: above chance and more than "
-        f"{settings.minimum_effect:.2g} of the explainable variance; hollow: above chance; bracket: the two differ."
+        f"{settings.minimum_effect:.2g} of the {variance}; hollow: above chance; bracket: the two differ."
     )
 
 
-def explained_regions(first: pd.DataFrame) -> str:
-    """How many ROIs are explained to more than 60 %, the paper's measure; `first` has one row per ROI."""
-    shares = first["total_share"].to_numpy()
-    return f"{int((shares > 0.6).sum())} of {len(shares)} regions above 60 % of the explainable variance."
+def found(table: pd.DataFrame) -> str:
+    """What a run found, in one line.
+
+    For ROIs, this includes the paper's measure: how many regions are explained to more than 60 %.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What results.tsv holds.
+    """
+    significant = table["significant"].to_numpy(dtype=bool)
+    if "searchlight" not in table:
+        line = f"{significant.sum():,} of {len(table):,} unique variances significant"
+        if "total_share" not in table:
+            return line
+        share, reliable = (table.groupby("roi", sort=False)[name].first() for name in ("total_share", "reliability"))
+        of = "" if reliable.isna().all() else "explainable "
+        return f"{line}; {(share > _WELL_EXPLAINED).sum()} of {len(share)} regions above 60 % of the {of}variance"
+    counts = Counter(table["group"][significant])
+    of_groups = f" ({', '.join(f'{name} {count:,}' for name, count in counts.most_common())})" if counts else ""
+    tested = f"{int(table['tested'].sum()):,} tested searchlights"
+    if "explained" not in table:
+        return f"{significant.sum():,} of {tested} significant{of_groups}"
+    pale = int((table["explained"].to_numpy(dtype=bool) & ~significant).sum())
+    return f"{significant.sum():,} of {tested} in full colour{of_groups}, {pale:,} in a pale one"
 
 
 def subjects_and_ceiling(settings: Settings, how_many: str) -> str:

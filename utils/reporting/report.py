@@ -13,6 +13,7 @@ import pandas as pd
 from utils.io.output import written_whole
 from utils.io.templates import render, render_text
 from utils.reporting.methods import facts, methods_text
+from utils.reporting.notes import found
 
 FIGURES = {
     "Fig1": "Fig 1: which network best explains each searchlight?",
@@ -71,8 +72,7 @@ def write_report(
         banner=banner,
         date=_date(record),
         test=_test(record),
-        n_rows=len(table),
-        n_significant=int(table["significant"].sum()),
+        found=found(table),
         has_map=(path.parent / "brain_map.html").is_file(),
         legend=[(_heading(column), column["Description"]) for column in columns.values()],
         methods=methods_text(record),

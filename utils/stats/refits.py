@@ -102,6 +102,7 @@ def winner_stability(
     models: ArrayLike,
     statistic: Callable[[Basis], LinearStatistic],
     rdms: ArrayLike,
+    winner: NDArray[np.int64],
     *,
     ratio: float = 0.9,
     n_subsets: int = N_SUBSETS,
@@ -123,6 +124,8 @@ def winner_stability(
         What is compared, `own_adjusted_r2` or `unique_adjusted_r2`; the largest one wins.
     rdms : array_like, shape (n_locations, n_pairs)
         Condensed brain RDMs.
+    winner : ndarray of int, shape (n_locations,)
+        The model that wins with all conditions.
     ratio : float
         Share of the conditions in a subset.
     n_subsets : int
@@ -148,7 +151,6 @@ def winner_stability(
     n = n_conditions_of(basis.n_pairs)
     subsets = condition_subsets(n, round(ratio * n), n_subsets, seed)
     subsets = subsets[_is_of_full_rank(basis, subsets)]
-    winner = statistic(basis)(basis.q.T @ responses.T).argmax(axis=0)
     share = np.full(len(responses), np.nan)
     for here in _blocks(len(responses)):
         if len(subsets):
