@@ -9,6 +9,7 @@
   there is one.
 - growth: how time grows with each of searchlights, conditions, networks and permutations.
 - packages: R2 of 19 networks at every searchlight, once, by other packages, which is what one permutation costs there.
+- errors: the delete-one jackknife over images and people of every difference from the winner, which leads rest on.
 - workers: the same test shared out to Dask workers on this machine.
 - nsd: what these rates would mean for the Natural Scenes Dataset. An estimate, and nothing else here is one.
 
@@ -36,19 +37,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from utils.parallel.resources import Resources
+from utils.analysis.significance import winner_contrasts
+from utils.parallel.resources import Progress, Resources
 from utils.rdm import n_pairs_of
-from utils.stats.inference import all_pairs
+from utils.stats.jackknife import Jackknife
 from utils.stats.matmul import available_matmuls
-from utils.stats.permutation import Permutations, permutation_test
+from utils.stats.permutation import Permutations, conditional_test, permutation_test
 from utils.stats.regression import (
     Basis,
-    LinearStatistic,
     orthonormal_basis,
     own_adjusted_r2,
     own_r2,
     project,
-    unique_adjusted_r2,
+    unique_and_total,
 )
 
 N_CONDITIONS, N_MODELS, N_GROUPS, N_LAYERS = 50, 19, 3, 2
@@ -88,26 +89,28 @@ def random_study(n_places: int, n_conditions: int = N_CONDITIONS, n_models: int 
     return basis, rng.standard_normal((n_places, n_pairs))
 
 
-def statistic_of(kind: str, basis: Basis) -> tuple[LinearStatistic, list[tuple[int, int]]]:
+def run_test(kind: str, basis: Basis, brain: np.ndarray, n_permutations: int, progress: Progress) -> None:
+    """The test of Fig 1 (networks, each by itself and the best) or of Fig 3a (groups, each beside the others)."""
     if kind == "networks":
-        return own_adjusted_r2(basis), []
-    return unique_adjusted_r2(basis), all_pairs(len(basis.coordinates))
+        permutation_test(basis, own_r2(basis), brain, Permutations(n_permutations), progress=progress)
+    else:
+        conditional_test(basis, brain, Permutations(n_permutations), progress=progress)
 
 
-def flop_per_permutation(basis: Basis, n_places: int) -> float:
-    return 2.0 * basis.q.size * n_places
+def flop_per_permutation(basis: Basis, n_places: int, kind: str = "networks") -> float:
+    """Of the product; for groups, of the parts of their own and of all predictors."""
+    return 2.0 * basis.q.size * n_places * (1 if kind == "networks" else 2)
 
 
 def seconds_per_permutation(basis: Basis, kind: str, brain: np.ndarray, n_permutations: int) -> float:
     """From the end of the first block of permutations to the end of the last: what is done once is left out."""
-    statistic, pairs = statistic_of(kind, basis)
-    permutation_test(basis, statistic, brain[:300], Permutations(5), pairs=pairs)  # compiles
+    run_test(kind, basis, brain[:300], 5, lambda *_: None)  # compiles
     stamps: list[tuple[float, int]] = []
 
     def note(done: int, _total: int) -> None:
         stamps.append((time.perf_counter(), done))
 
-    permutation_test(basis, statistic, brain, Permutations(n_permutations), pairs=pairs, progress=note)
+    run_test(kind, basis, brain, n_permutations, note)
     (first, before), (last, after) = stamps[0], stamps[-1]
     return (last - first) / (after - before)
 
@@ -140,7 +143,7 @@ def published_seconds(models: np.ndarray, brain: np.ndarray) -> float:
 
 def test_row(kind: str, n_places: int, n_permutations: int, repeats: int) -> list[str]:
     basis, brain = random_study(n_places, n_models=N_MODELS if kind == "networks" else N_GROUPS)
-    flop = flop_per_permutation(basis, n_places)
+    flop = flop_per_permutation(basis, n_places, kind)
     times, shares = [], []
     for _ in range(repeats):
         before = product_peak()
@@ -285,6 +288,37 @@ def seconds_of_networks(n_places: int, n_permutations: int) -> float:
     return seconds_per_permutation(basis, "networks", brain, n_permutations)
 
 
+def errors_row(kind: str, n_places: int, n_people: int, repeats: int) -> list[str]:
+    """Time of the jackknife, subjects' RDMs in memory; for groups, the total is among the statistics, as in Fig 3a."""
+    n_models = N_MODELS if kind == "networks" else N_GROUPS
+    basis, _ = random_study(1, n_models=n_models)
+    rng = np.random.default_rng(0)
+    statistic = own_adjusted_r2(basis) if kind == "networks" else unique_and_total(basis)
+    n = len(statistic.subset_weights)
+    times, block = [], 500
+    for _ in range(repeats):
+        spent = 0.0
+        sampler = Jackknife(basis, statistic, "whitened")
+        for start in range(0, n_places, block):
+            people = rng.standard_normal((n_people, min(block, n_places - start), basis.n_pairs))
+            mean = people.mean(axis=0)
+            contrasts = winner_contrasts(rng.integers(n_models, size=len(mean)), n_models, n - n_models)
+            if start == 0:
+                sampler(mean[:2], people[:, :2], contrasts[:2])  # compiles
+            started = time.perf_counter()
+            sampler(mean, people, contrasts)
+            spent += time.perf_counter() - started
+        times.append(spent)
+    return [f"{n_places:,}", kind, f"{n_people}", f"{statistics.median(times):.2f}", f"{gigabytes():.2f}"]
+
+
+def show_errors(options: argparse.Namespace) -> None:
+    table("searchlights | differences from the winner | people | s | GB")
+    for kind in ("networks", "groups"):
+        for n_people in (1, 16):
+            row(*alone(errors_row, kind, 10_000, n_people, options.repeats))
+
+
 def workers_seconds(address: str | None, n_permutations: int) -> float:
     from contextlib import nullcontext
 
@@ -344,6 +378,7 @@ PARTS = {
     "complete": show_complete,
     "growth": show_growth,
     "packages": show_packages,
+    "errors": show_errors,
     "workers": show_workers,
     "nsd": show_nsd,
 }

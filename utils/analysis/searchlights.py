@@ -127,7 +127,8 @@ class SearchlightFit:
         )
         explained = self.q_explained <= alpha
         # As published, Fig 1 asks for no lead.
-        leads = self.q_lead <= alpha if np.isfinite(self.q_lead).any() else np.ones_like(explained)
+        any_lead = bool(np.isfinite(self.q_lead).any())
+        leads = self.q_lead <= alpha if any_lead else np.ones_like(explained)
         table = {
             **{"searchlight": numbers, "x": x, "y": y, "z": z, "tested": self.tested},
             **{"winner": keys, "group": groups, self.compared: values[winner, numbers]},
@@ -137,7 +138,8 @@ class SearchlightFit:
             margin = self.share_se * t_quantile(self.settings, self.models.n_conditions, self.brain.n_subjects)
             table |= {f"plain_{self.compared}": plain, "se": self.se, "share": self.share}
             table |= {"share_low": self.share - margin, "share_high": self.share + margin}
-        table |= {"p": self.p_explained, "q": self.q_explained, "p_lead": self.p_lead, "q_lead": self.q_lead}
+        table |= {"p": self.p_explained, "q": self.q_explained}
+        table |= {"p_lead": self.p_lead, "q_lead": self.q_lead} if any_lead else {}
         if not self.settings.as_published:
             labels, pale = [model.label for model in self.models.models], np.flatnonzero(explained & ~leads)
             named = np.full(len(winner), "", dtype=object)
