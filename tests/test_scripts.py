@@ -190,16 +190,23 @@ def test_every_route_ends_well(study, tmp_path, monkeypatch, figure, route):
 
 
 @pytest.mark.slow
-def test_as_published_never_shows_negative_r2(study, tmp_path, monkeypatch):
-    assert (
-        run_script(
-            monkeypatch, "Fig1", "--data", study, "--results", tmp_path, "-np", 9, "--as-published", "--ceiling", -1
-        )
-        == 0
-    )
-    with np.load(tmp_path / "Fig1" / "arrays.npz") as arrays:
-        assert arrays["adjusted_r2"].min() == 0
-    assert json.loads((tmp_path / "Fig1" / "run.json").read_text())["options"]["permute"] == "entries"
+@pytest.mark.parametrize("figure", SEARCHLIGHT)
+def test_plain_values_beside_the_default_ones_are_those_of_the_paper(study, tmp_path, monkeypatch, figure):
+    arrays = {}
+    for name, route in (("default", []), ("published", ["--as-published"])):
+        options = ["--data", study, "--results", tmp_path / name, "-np", 9, "--ceiling", -1, *route]
+        assert run_script(monkeypatch, figure, *options) == 0
+        with np.load(tmp_path / name / figure / "arrays.npz") as file:
+            arrays[name] = dict(file)
+    record = json.loads((tmp_path / "published" / figure / "run.json").read_text())
+    assert record["options"]["permute"] == "entries"
+    plain, published = arrays["default"]["plain_adjusted_r2"], arrays["published"]["adjusted_r2"]
+    if figure == "Fig1":
+        assert published.min() == 0 > plain.min()
+        plain = np.clip(plain, 0, None)
+    else:
+        np.testing.assert_allclose(arrays["default"]["plain_unique"], arrays["published"]["unique"], atol=1e-12)
+    np.testing.assert_allclose(plain, published, atol=1e-12)
 
 
 @pytest.mark.slow
