@@ -38,6 +38,15 @@ def test_planted_searchlights_get_the_right_group(results, searchlights, figure,
     assert (found["significant"] & ~right)[planted].mean() <= 0.01
 
 
+def test_the_group_of_the_best_network_is_established_nearly_everywhere(results, searchlights):
+    found = table(results, "Fig1")
+    planted, nothing = (found["tested"] & (searchlights["status"] == status) for status in ("planted", "none"))
+    right = found["group"] == searchlights["group"]
+    assert (found["group_significant"] & right)[planted].mean() >= 0.95
+    assert (found["group_significant"] & ~right)[planted].mean() <= 0.01
+    assert found["group_significant"][nothing].mean() <= 0.01
+
+
 @pytest.mark.parametrize("figure", ["Fig1", "Fig3a"])
 def test_few_searchlights_are_coloured_where_nothing_is_planted(results, searchlights, figure):
     found = table(results, figure)

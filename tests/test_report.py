@@ -33,7 +33,7 @@ CITATION = re.compile(r"[A-Z][\w-]+(?: et al\.| and [A-Z]\w+)?, (?:19|20)\d\d")
 EVIL = "</script><!--<script><b class=evil>&amp;\"'"
 COLUMNS = {
     "Fig1": "searchlight x y z tested winner group adjusted_r2 plain_adjusted_r2 se share share_low share_high p q "
-    "p_lead q_lead explained candidates significant stability ceiling_lower reliability",
+    "p_lead q_lead explained candidates significant q_group_lead group_significant stability ceiling_lower reliability",
     "Fig2": "roi model label group rank adjusted_r2 unique se share share_low share_high p q significant star "
     "plain_adjusted_r2 plain_unique stability total_adjusted_r2 total_share total_low total_high plain_total "
     "reliability explained_r2 explained_se explained_chance ceiling_lower ceiling_upper ceiling_r2_lower "
@@ -94,7 +94,7 @@ def make_table(figure, n=3, seed=0):
         table[name] = np.arange(n)
     table["significant"] = np.arange(n) % 2 == 0
     table.loc[n - 1, ["p", "q"]] = np.nan
-    for name in {"tested", "explained"} & set(table):
+    for name in {"tested", "explained", "group_significant"} & set(table):
         table[name] = True
     return table
 
@@ -303,7 +303,8 @@ def test_page_links_every_file_of_the_run(folder):
         "map", "figure", "table", "methods", "warnings", "provenance", "files",
     }  # fmt: skip
     for text in ("Fig1.py --data 'my study'", "2026-03-04 05:06", "7,654 permutations of conditions", "1.17.1",
-                 "2 of 3 tested searchlights in full colour (group 0 1, group 2 1), 1 in a pale one",
+                 "2 of 3 tested searchlights in full colour (group 0 1, group 2 1), 1 in a pale one; "
+                 "the group is established in 3",
                  "2D 6, motion 5, semantic 4, baseline 2"):  # fmt: skip
         assert text in " ".join(page.text.split())
 

@@ -60,7 +60,7 @@ def test_arrays_and_tables_agree(finished, figure):
         assert list(table.columns) == [
             "searchlight", "x", "y", "z", "tested", "winner", "group", "adjusted_r2", "plain_adjusted_r2", "se",
             "share", "share_low", "share_high", "p", "q", "p_lead", "q_lead", "explained", "candidates", "significant",
-            "stability", "ceiling_lower", "reliability",
+            "q_group_lead", "group_significant", "stability", "ceiling_lower", "reliability",
         ]  # fmt: skip
         winner = arrays["adjusted_r2"].argmax(axis=0)
         assert [models[w] for w in winner] == list(table["winner"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from models.tasks import Model
 from utils.analysis.predictors import check_subsets, fit_basis
 from utils.analysis.settings import Settings
 from utils.analysis.significance import (
@@ -336,7 +338,7 @@ def fit_best_models(
     if settings.as_published:
         lead = published_lead(len(models.models), best[0], Differences((), *(np.zeros((0, len(rdms))),) * 2))
     else:
-        lead = _lead(basis, own_adjusted_r2(basis), rois, best[0], settings)
+        lead = _lead(basis, own_adjusted_r2(basis), models.models, rois, best[0], settings)
     common = _common(models, rois, best[0], settings, own_adjusted_r2)
     names = [f"rank {k}" for k in range(1, n_best + 1)]
     return BestModelsFit(
@@ -396,7 +398,7 @@ def fit_groups(groups: ModelRdms, rois: RoiRdms, settings: Settings, resources: 
     if settings.as_published:
         lead = published_lead(len(groups.models), winner, differences)
     else:
-        lead = _lead(basis, unique_and_total(basis), rois, winner, settings)
+        lead = _lead(basis, unique_and_total(basis), groups.models, rois, winner, settings)
     return RoiFit(
         **_common(groups, rois, winner, settings, unique_adjusted_r2),
         adjusted_r2=adjusted(basis, own_adjusted_r2(basis), rdms, settings),
@@ -559,7 +561,12 @@ def _tests_over_subjects(partition: VariancePartition, settings: Settings) -> tu
 
 
 def _lead(
-    basis: Basis, statistic: LinearStatistic, rois: RoiRdms, winner: NDArray[np.int64], settings: Settings
+    basis: Basis,
+    statistic: LinearStatistic,
+    models: Sequence[Model],
+    rois: RoiRdms,
+    winner: NDArray[np.int64],
+    settings: Settings,
 ) -> Lead:
     """Whether each ROI's model leads all others, by the first values of the statistic."""
     n, n_all = len(basis.coordinates), len(statistic.subset_weights)
@@ -569,7 +576,8 @@ def _lead(
         for i, subjects in enumerate(rois.subjects)
     ]
     p = np.concatenate([difference_p_values(s.estimates, s.components, settings)[:n] for s in found], axis=1)
-    return lead_of(p, np.concatenate([s.influence[:n] for s in found], axis=1), winner, settings)
+    influence = np.concatenate([s.influence[:n] for s in found], axis=1)
+    return lead_of(p, influence, winner, [model.group for model in models], settings)
 
 
 def standard_error(values: NDArray[np.float64]) -> float:

@@ -75,6 +75,8 @@ class SearchlightFit:
         Whether the models explain anything: the best one, given that it was chosen for being the best, or all together.
     p_lead, q_lead : ndarray of float64, shape (n_searchlights,)
         Of the smallest difference between the winner and another model.
+    q_group_lead : ndarray of float64, shape (n_searchlights,)
+        As `q_lead`, over models of other groups only.
     candidates : ndarray of float64, shape (n_models, n_searchlights)
         1 for the winner and for those that are not told apart from it, else 0.
     se, share, share_se, reliability : ndarray of float64, shape (n_searchlights,)
@@ -97,6 +99,7 @@ class SearchlightFit:
     q_explained: NDArray[np.float64]
     p_lead: NDArray[np.float64]
     q_lead: NDArray[np.float64]
+    q_group_lead: NDArray[np.float64]
     candidates: NDArray[np.float64]
     se: NDArray[np.float64]
     share: NDArray[np.float64]
@@ -145,7 +148,11 @@ class SearchlightFit:
             named = np.full(len(winner), "", dtype=object)
             named[pale] = [alternatives(values[:, i], self.candidates[:, i] == 1, labels) for i in pale]
             table |= {"explained": explained, "candidates": named}
-        table |= {"significant": explained & leads, "stability": self.stability}
+        table["significant"] = explained & leads
+        if not self.settings.as_published and any(model.key != model.group for model in self.models.models):
+            established = explained & (self.q_group_lead <= alpha)
+            table |= {"q_group_lead": self.q_group_lead, "group_significant": established}
+        table["stability"] = self.stability
         return pd.DataFrame(table).assign(ceiling_lower=self.brain.ceiling_lower, reliability=self.reliability)
 
     def arrays(self) -> dict[str, Any]:
@@ -360,7 +367,8 @@ class _Study:
         sampled = self._sampled(statistic, winner)
         n = len(self.models.models)
         p = difference_p_values(sampled.estimates[:n], sampled.components[:n], settings)
-        return test, lead_of(p, sampled.influence[:n], winner, settings), sampled
+        groups = [model.group for model in self.models.models]
+        return test, lead_of(p, sampled.influence[:n], winner, groups, settings), sampled
 
     def _subjects(self, statistic: MakeStatistic) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Values of every subject's own RDMs and their chance levels, block after block of the tested searchlights."""

@@ -80,12 +80,15 @@ class Lead:
     ----------
     p_lead, q_lead : ndarray of float64, shape (n_locations,)
         The largest p value of its differences from the others, and corrected over locations; NaN where there is none.
+    q_group_lead : ndarray of float64, shape (n_locations,)
+        As `q_lead`, over the sets of other groups only: whether the winner's group is established.
     candidates : ndarray of bool, shape (n_sets, n_locations)
         The winner, and those that are not told apart from it.
     """
 
     p_lead: NDArray[np.float64]
     q_lead: NDArray[np.float64]
+    q_group_lead: NDArray[np.float64]
     candidates: NDArray[np.bool_]
 
 
@@ -205,7 +208,11 @@ def winner_contrasts(winner: NDArray[np.int64], n_sets: int, n_more: int = 0) ->
 
 
 def lead_of(
-    p: NDArray[np.float64], influence: NDArray[np.float64], winner: NDArray[np.int64], settings: Settings
+    p: NDArray[np.float64],
+    influence: NDArray[np.float64],
+    winner: NDArray[np.int64],
+    groups: Sequence[str],
+    settings: Settings,
 ) -> Lead:
     """The winner leads if it differs from each other set.
 
@@ -219,19 +226,22 @@ def lead_of(
     influence : ndarray of float64, shape (n_sets, n_locations, n_conditions)
         Of the same differences.
     winner : ndarray of int, shape (n_locations,)
+    groups : sequence of str
+        Of the sets.
     settings : Settings
     """
-    own = winner, np.arange(len(winner))
-    corrected, p = family_wise(p, influence, settings), p.copy()
-    p[own] = 0.0
-    p_lead = p.max(axis=0)
+    is_winner = np.arange(len(p))[:, None] == winner
+    in_group = np.array([[other == group for group in groups] for other in groups])[:, winner]
+    corrected = family_wise(p, influence, settings)
+
+    def over(excluded: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        largest = np.where(excluded, 0.0, p).max(axis=0)
+        return largest, fdr(largest) if corrected is None else np.where(excluded, 0.0, corrected).max(axis=0)
+
+    p_lead, q_lead = over(is_winner)
     # One-sided, and Bonferroni over the others; the closest one is always named.
-    candidates = (p > settings.alpha * min(1.0, 2 / max(1, len(p) - 1))) | (p == p_lead)
-    candidates[own] = True
-    if corrected is None:
-        return Lead(p_lead, fdr(p_lead), candidates)
-    corrected[own] = 0.0
-    return Lead(p_lead, corrected.max(axis=0), candidates)
+    candidates = (p > settings.alpha * min(1.0, 2 / max(1, len(p) - 1))) | (p == p_lead) | is_winner
+    return Lead(p_lead, q_lead, over(in_group)[1], candidates)
 
 
 def alternatives(values: NDArray[np.float64], candidates: NDArray[np.bool_], labels: Sequence[str]) -> str:
@@ -366,6 +376,6 @@ def published_lead(n_sets: int, winner: NDArray[np.int64], differences: Differen
     nothing = np.full(len(winner), np.nan)
     candidates = np.zeros((n_sets, len(winner)), dtype=bool)
     if not len(differences.pairs):
-        return Lead(nothing, nothing, candidates)
+        return Lead(nothing, nothing, nothing, candidates)
     p, q = (largest_difference_p(winner, differences.pairs, values) for values in (differences.p, differences.q))
-    return Lead(p, q, candidates)
+    return Lead(p, q, nothing, candidates)

@@ -41,7 +41,8 @@ def network_maps(
         One row per searchlight with columns winner, group, significant, tested, adjusted_r2, q, stability and
         ceiling_lower. A significant winner is drawn in solid colour. Optional columns: explained (drawn pale where the
         winner is not significant) with candidates (those not told apart there, such as "2D or 3D"), share (of the
-        explainable variance) and q_lead (of the winner's lead over every other).
+        explainable variance), q_lead (of the winner's lead over every other) and group_significant (whether it leads
+        every network of other groups).
 
     Returns
     -------
@@ -50,12 +51,17 @@ def network_maps(
     """
     groups = [Model(name, name, name) for name in group_names(models)]
     where = "" if "explained" in table else ", where this is significant"
+    of_groups = table.assign(winner=table["group"])
+    beyond = "."
+    if "group_significant" in table:
+        of_groups["significant"] = table["group_significant"]
+        beyond = ", and whether the network leads every network of other groups."
     return [
         _winners(geometry, models, colors, table, unit="searchlights", key="bestNetwork", title="Best network",
                  note=f"The network that explains most variance of each searchlight's RDM{where}."),
-        _winners(geometry, groups, colors, table.assign(winner=table["group"]), unit="searchlights",
-                 key="groupOfBestNetwork", title="Group of the best network",
-                 note="The group of the best network. Fig 3a tests the groups themselves."),
+        _winners(geometry, groups, colors, of_groups, unit="searchlights", key="groupOfBestNetwork",
+                 title="Group of the best network",
+                 note=f"The group of the best network{beyond} Fig 3a tests the groups themselves."),
         _values(geometry, table["adjusted_r2"], "adjustedR2", "Adjusted R² of the best network", "adjusted R²",
                 note="Variance explained by the best network, significant or not."),
         *_common_maps(geometry, table, "network", of="the best network"),

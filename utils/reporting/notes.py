@@ -115,7 +115,10 @@ def found(table: pd.DataFrame) -> str:
     if "explained" not in table:
         return f"{significant.sum():,} of {tested} significant{of_groups}"
     pale = int((table["explained"].to_numpy(dtype=bool) & ~significant).sum())
-    return f"{significant.sum():,} of {tested} in full colour{of_groups}, {pale:,} in a pale one"
+    group = (
+        f"; the group is established in {table['group_significant'].sum():,}" if "group_significant" in table else ""
+    )
+    return f"{significant.sum():,} of {tested} in full colour{of_groups}, {pale:,} in a pale one{group}"
 
 
 def subjects_and_ceiling(settings: Settings, how_many: str) -> str:
