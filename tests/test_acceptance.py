@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from helpers import run_script
 
-from utils.datasets.simulated import read_truth
+from utils.datasets.simulated import ensure_example, read_truth, score
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +72,38 @@ def test_every_output_says_that_the_data_are_simulated(results):
         for name in ("report.html", "brain_map.html", "brain_map_nilearn.html", "figure.svg"):
             assert "SIMULATED EXAMPLE" in (results / figure / name).read_text()
         assert '"simulated": true' in (results / figure / "run.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory):
+    """Of the harder example, by figure."""
+    folder = tmp_path_factory.mktemp("hard")
+    study, found = ensure_example(folder / "study", world="hard"), {}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # The pictures are those of other tests.
+        monkeypatch.setattr("utils.cli.run.save_maps", lambda *_: None)
+        monkeypatch.setattr("utils.cli.run.save_montage", lambda *_: None)
+        for figure in ("Fig1", "Fig3a", "Fig3b"):
+            assert run_script(monkeypatch, figure, "--data", study, "--results", folder, "-np", 2000) == 0
+            found[figure] = score(table(folder, figure), read_truth(study))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", ["Fig1", "Fig3a"])
+def test_harder_example_has_full_colour_where_a_group_leads_and_nowhere_else(scores, figure):
+    """As published, 90 % of the ties and more are coloured, and most of what follows no group of its own."""
+    found = scores[figure]
+    assert found.loc[["lead", "tie", "common", "unrelated"], "tested"].min() > 50
+    assert found.loc["lead", "right"] >= 0.9
+    assert found.loc["lead", "wrong"] <= 0.01
+    assert found.loc["tie", "wrong"] <= 0.05
+    assert found.loc[["weak", "common", "unrelated"], "wrong"].max() <= 0.01
+    assert found.loc[["weak", "tie", "common"], "grey"].max() <= 0.1
+
+
+@pytest.mark.slow
+def test_harder_example_has_filled_asterisks_for_what_rois_follow(scores):
+    found = scores["Fig3b"].loc[["lead", "tie"]].sum()
+    assert found["bars_followed"] == 20 == found["filled_followed"]
+    assert found["bars_other"] > 20 and found["filled_other"] == 0

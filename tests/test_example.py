@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,11 +18,15 @@ from models.tasks import BASELINE, TASK_LAYERS, TASKS
 from utils import InputError, example
 from utils.datasets import simulated
 from utils.datasets.simulated import ensure_example, read_truth
+from utils.datasets.simulated_worlds import HARD, Latents
 from utils.io import data_folder
 from utils.io.output import Outputs
-from utils.rdm import condense, pair_permutation
+from utils.rdm import condense, correlation_rdm, pair_permutation
 from utils.rdms.searchlights import Geometry, block_geometry, release_blocks
+from utils.stats.comparison import compared
+from utils.stats.inference import above_chance, energy_of
 from utils.stats.noise_ceiling import noise_ceiling
+from utils.stats.regression import orthonormal_basis, standardise, unique_adjusted_r2
 
 GROUPS = ("2D", "3D", "semantic")
 CEILING = 0.033
@@ -375,7 +380,7 @@ def quick(small, monkeypatch) -> list[Path]:
     """Has the example copied from the small one instead of simulated; lists the folders it was written to."""
     written = []
 
-    def copy(outputs: Outputs, progress: object = None) -> None:
+    def copy(outputs: Outputs, **_: object) -> None:
         written.append(outputs.folder)
         shutil.copytree(small, outputs.staging, dirs_exist_ok=True)
 
@@ -418,7 +423,7 @@ def test_half_written_or_outdated_example_is_made_again(quick, small, tmp_path, 
 
 
 def test_an_interrupted_run_leaves_nothing(monkeypatch, tmp_path):
-    def interrupted(outputs: Outputs, progress: object = None) -> None:
+    def interrupted(outputs: Outputs, **_: object) -> None:
         outputs.path("models.tsv").write_text("half")
         raise KeyboardInterrupt
 
@@ -462,6 +467,96 @@ def test_command_line(quick, tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file: is a file; expected a folder"):
         example.main(["--out", str(tmp_path / "file")])
+
+
+def test_worlds_are_told_apart(quick, tmp_path):
+    kind = ensure_example(tmp_path / "kind")
+    with pytest.raises(InputError, match="unknown world 'harder'; there are kind, hard"):
+        ensure_example(kind, world="harder")
+
+
+def test_limiting_rdm_is_that_of_very_many_units():
+    rng = np.random.default_rng(0)
+    latents = Latents(rng.standard_normal((12, 5)) / np.sqrt(5), 0.4 * rng.standard_normal(12))
+    many = correlation_rdm(latents.patterns(400_000, 0.5, rng))
+    np.testing.assert_allclose(many, latents.limiting_rdm(0.5), atol=0.01)
+
+
+def test_tied_groups_of_the_harder_world_explain_the_same_on_average():
+    """In 20 draws of images and networks, SD .055: the mean of any difference lies within .05 but for 1 in 10,000."""
+    differences, energies = [], []
+    for seed in range(100, 120):
+        world = replace(HARD, seed=seed)
+        rdms = {(task.key, layer): world.network_rdm(task.key, layer) for task in TASKS for layer in TASK_LAYERS}
+        members = {group: [task.key for task in TASKS if task.group == group] for group in GROUPS}
+        sets = [[np.mean([rdms[key, layer] for key in keys], axis=0) for layer in TASK_LAYERS]
+                for keys in members.values()]  # fmt: skip
+        tied = [area for area in world.rois if area.kind == "tie"]
+        areas = compared([world.limiting_rdm(area) for area in tied], "whitened")
+        basis = orthonormal_basis(list(compared(sets, "whitened")))
+        unique = above_chance(basis, unique_adjusted_r2(basis), areas)
+        first, second = ([GROUPS.index(area.follows[k]) for area in tied] for k in (0, 1))
+        places = np.arange(len(tied))
+        differences.append(unique[second, places] - unique[first, places])
+        assert unique[first, places].min() > 0.1
+        energies += [float(energy_of(standardise(rdm))) for rdm in rdms.values()]
+    assert np.abs(np.mean(differences, axis=0)).max() < 0.05
+    assert np.quantile(energies, 0.05) < 0.3 and np.quantile(energies, 0.95) > 0.5
+
+
+def test_noise_of_the_harder_world_is_smooth_and_autocorrelated():
+    """Along the order in which the person saw the images: that in which neighbours are most alike, or at random."""
+    box = np.moveaxis(np.indices((16, 16, 16)), 0, -1).reshape(-1, 3).T
+    world = replace(HARD, noise_autocorrelation=0.3)
+    noise = simulated._smooth_noise(world, box, 3.0, np.random.default_rng(1)).astype(np.float64)
+    assert noise.shape == (simulated.N_CONDITIONS, 4096)
+    assert noise.std() == pytest.approx(1, abs=0.05)
+    cube = noise.reshape(-1, 16, 16, 16)
+    kernel = np.exp(-np.square(np.arange(-8, 9) * 3.0) / 2 / (world.noise_fwhm_mm / 2.3548) ** 2)
+    expected = (kernel[1:] @ kernel[:-1]) / (kernel @ kernel)
+    assert expected > 0.4
+    for axis in (1, 2, 3):
+        one, other = np.delete(cube, 0, axis), np.delete(cube, -1, axis)
+        assert (one * other).mean() == pytest.approx(expected, abs=0.03)
+    likeness = np.sort(np.corrcoef(noise)[np.triu_indices(simulated.N_CONDITIONS, k=1)])
+    assert np.median(likeness[-49:]) == pytest.approx(0.3, abs=0.06)  # 49 pairs of neighbours
+    assert np.median(likeness) == pytest.approx(0, abs=0.02)
+
+
+def test_score_counts_states_of_places_and_asterisks_of_bars(tmp_path, capsys):
+    truth = pd.DataFrame({
+        "kind": ["searchlight"] * 5 + ["roi"] * 2, "place": [*"01234", "V1", "V2"],
+        "type": ["lead", "lead", "tie", "unrelated", "mixed", "lead", "tie"],
+        "follows": ["2D", "3D", "2D = 3D", "", "2D", "2D", "2D = 3D"], "group": ["2D", "3D", "", "", "2D", "2D", ""],
+    })  # fmt: skip
+    lights = pd.DataFrame({
+        "searchlight": range(5), "tested": [True, True, True, False, True], "group": ["2D", "2D", "3D", "2D", "2D"],
+        "significant": [True, True, False, True, True], "explained": [True, True, True, True, True],
+    })  # fmt: skip
+    found = simulated.score(lights, truth)
+    assert found.loc["lead"].to_list() == [2, 0.5, 0.5, 0, 0]
+    assert found.loc["tie"].to_list() == [1, 0, 0, 1, 0]
+    assert found.loc["unrelated", "tested"] == 0 and np.isnan(found.loc["unrelated", "right"])
+    established = lights.assign(group_significant=[False, False, True, False, False])
+    assert simulated.score(established, truth).loc["tie", "wrong"] == 1
+    bars = pd.DataFrame({
+        "roi": ["V1"] * 3 + ["V2"] * 3, "model": [*GROUPS] * 2, "star": ["filled", "hollow", "", "filled", "", "hollow"]
+    })  # fmt: skip
+    found = simulated.score(bars, truth)
+    assert found.loc["lead"].to_list() == [1, 1, 0, 2, 0, 1]
+    assert found.loc["tie"].to_list() == [2, 1, 0, 1, 0, 1]
+    with pytest.raises(InputError, match="has places that the truth lacks"):
+        simulated.score(bars.assign(roi="V7"), truth)
+    with pytest.raises(InputError, match=r"no column star; give that of Fig 1, 3a or 3b \(not as published\)"):
+        simulated.score(bars.drop(columns="star"), truth)
+    truth.to_csv(tmp_path / "truth.tsv", sep="\t", index=False)
+    with pytest.raises(InputError, match="there are no results of Fig1, Fig3a or Fig3b"):
+        example.main(["--score", str(tmp_path / "results"), "--out", str(tmp_path)])
+    (tmp_path / "results" / "Fig3a").mkdir(parents=True)
+    lights.to_csv(tmp_path / "results" / "Fig3a" / "results.tsv", sep="\t", index=False)
+    example.main(["--score", str(tmp_path / "results"), "--out", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert out.startswith("Fig3a\n") and "0.500" in out
 
 
 def test_data_are_kept_in_the_repository_and_else_with_the_user(monkeypatch, tmp_path):

@@ -376,7 +376,7 @@ HARD = World(
         of_networks_in_areas=False, everywhere=True,
     ),
     mean_pattern_sd=0.5,
-    noise_sd=2.0,
+    noise_sd=1.5,
     noise_spread=0.2,
     noise_fwhm_mm=4.5,
     noise_autocorrelation=0.3,
