@@ -66,8 +66,8 @@ def condition_folds(n_conditions: int, n_folds: int, seed: int) -> NDArray[np.in
     ndarray of int64, shape (n_conditions,)
         Fold of each condition, from 0 on.
     """
-    # A stream apart from those of the permutations, [seed, number], and of the subsets of conditions.
-    return np.random.default_rng([seed, 0, 2]).permutation(np.arange(n_conditions) % n_folds)
+    # A stream apart from those of permutations, [seed, number], of subsets of the conditions and of sign flips.
+    return np.random.default_rng([seed, 0, 3]).permutation(np.arange(n_conditions) % n_folds)
 
 
 class CrossValidation:
