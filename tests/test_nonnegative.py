@@ -85,9 +85,7 @@ def test_permutation_test_equals_a_loop(rng):
         ]
     )
     np.testing.assert_allclose(test.p, (1 + (null >= observed - 1e-11).sum(axis=0)) / 61)
-    np.testing.assert_allclose(
-        test.p_best, (1 + (null.max(axis=1) >= observed.max(axis=0) - 1e-11).sum(axis=0)) / 61
-    )
+    np.testing.assert_allclose(test.p_best, (1 + (null.max(axis=1) >= observed.max(axis=0) - 1e-11).sum(axis=0)) / 61)
     np.testing.assert_allclose(
         test.p_max, (1 + (null.max(axis=(1, 2))[:, None, None] >= observed - 1e-11).sum(axis=0)) / 61
     )

@@ -148,13 +148,28 @@ def roi_maps(
 
 def _common_maps(locations: Locations, table: pd.DataFrame, what: str, of: str) -> list[Map]:
     threshold = " Searchlights below the threshold are not tested." if "tested" in table else ""
-    share, lead = [], []
+    more, lead = [], []
     if "share" in table:
-        share.append(
+        more.append(
             _values(locations, table["share"], "share", "Share of the explainable variance",
                     "share of the explainable variance", name="share of explainable", high=1,
                     note=f"Variance explained by {of} as a share of what any model could explain (reliability of the "
                          "mean RDM over participants)."),
+        )  # fmt: skip
+    if "cv_ceiling" in table:
+        name, called = ("cv_unique", "unique variance") if what == "group" else ("cv_r2", "R²")
+        more.append(
+            _values(locations, table[name], "crossValidated", f"Cross-validated {called}",
+                    f"{called} in new participants and images", name=f"cross-validated {called}",
+                    note=f"What the winning {what} predicts of the RDMs of participants and images that were not used "
+                         "to fit."),
+        )  # fmt: skip
+    if "negative_share" in table:
+        more.append(
+            _values(locations, table["negative_share"], "negativeWeights", "Negative weights",
+                    "share of R² from negative weights", name="from negative weights", high=1,
+                    note=f"Share of the variance explained by the winning {what} that takes negative weights; 1: all "
+                         "of its RDMs correlate negatively with the brain's."),
         )  # fmt: skip
     if "q_lead" in table:
         lead.append(
@@ -163,7 +178,7 @@ def _common_maps(locations: Locations, table: pd.DataFrame, what: str, of: str) 
                     note=f"Whether the winning {what} leads every other; q = .05 is 1.3."),
         )  # fmt: skip
     return [
-        *share,
+        *more,
         _values(locations, table["stability"], "stability", "Stability of the winner",
                 f"proportion of subsets of the conditions with the same {what}", name="stability", high=1,
                 note=f"How often the same {what} wins when some of the conditions are left out (1: always)."),

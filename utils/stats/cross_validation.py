@@ -136,7 +136,8 @@ class CrossValidation:
         fitted = (rdms.reshape(-1, n_pairs) @ self._fit).reshape(n, n_locations, -1)
         if n > 1:
             fitted = (fitted.sum(axis=0) - fitted) / (n - 1)
-        explained, total = 0.0, np.zeros((n, n_locations))
+        explained = np.zeros((n, n_locations, self._subset_weights.shape[1]))
+        total = np.zeros((n, n_locations))
         of_others, size_of_others = np.zeros((2, n, n_locations))  # products with the others' mean, times n - 1
         start = 0
         for fold in self._folds:
@@ -144,7 +145,7 @@ class CrossValidation:
             predicted = fitted[:, :, start : start + len(fold.fit)]
             start += len(fold.fit)
             terms = predicted * (2 * (test @ fold.axes) - predicted)
-            explained = explained + np.add.reduceat(terms, fold.starts, axis=2)
+            explained += np.add.reduceat(terms, fold.starts, axis=2)
             own, summed = np.square(test).sum(axis=2), test.sum(axis=0)
             with_sum = np.einsum("lp,slp->sl", summed, test)
             total += own

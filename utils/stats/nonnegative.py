@@ -7,8 +7,7 @@ negative weight, so that for a few layers all subsets are tried (docs/METHODS.md
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import combinations
 
@@ -17,9 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from utils.parallel.resources import Progress, ignore
+from utils.rdm import n_conditions_of, n_pairs_of
 from utils.stats.exceedances import Permutations, permute
 from utils.stats.inference import chance_r2
 from utils.stats.permutation import PermutationTest
+from utils.stats.refits import N_SUBSETS, condition_subsets
 from utils.stats.regression import Basis, LinearStatistic, linear_statistic, project, standardise
 
 # With more layers there are too many subsets to try all in every permutation.
@@ -199,7 +200,9 @@ class Nonnegative:
         p, p_max, p_best = (np.asarray((1.0 + k) / (1.0 + n)) for k in (count, at_least, count_best))
         return PermutationTest(observed, p, p_max, p_best, [], np.empty((0, len(rdms))))
 
-    def _null(self, responses, slope, permutations, start, stop):  # type: ignore[no-untyped-def]
+    def _null(
+        self, responses: NDArray, slope: NDArray, permutations: Permutations, start: int, stop: int
+    ) -> Iterator[NDArray[np.float64]]:
         """Adjusted R2 (n_sets, n, n_locations) in blocks of n permutations."""
         layers = np.ascontiguousarray((self._basis.q @ self._layers).T)
         n_pairs, n_locations = responses.shape
@@ -211,6 +214,39 @@ class Nonnegative:
             values = np.zeros((self.n_sets, *correlations.shape[1:]))
             _best_subsets(correlations, self._owner, *self._tables, slope, values, np.empty(values.shape, np.int64))
             yield values
+
+    def stability(self, rdms: ArrayLike, winner: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+        """Share of random subsets of 90 % of the conditions in which the winner wins; see `winner_stability`.
+
+        Parameters
+        ----------
+        rdms : array_like, shape (n_locations, n_pairs)
+        winner : ndarray of int, shape (n_locations,)
+            Set that has to have the largest R2, adjusted for the number of weights above 0.
+        seed : int
+
+        Returns
+        -------
+        ndarray of float64, shape (n_locations,)
+        """
+        n, layers = n_conditions_of(self._basis.n_pairs), (self._basis.q @ self._layers).T
+        responses = np.ascontiguousarray(standardise(np.asarray(rdms)).T)
+        squares, first_second = np.square(responses), np.array(np.triu_indices(n, k=1))
+        subsets, won = condition_subsets(n, round(0.9 * n), N_SUBSETS, seed), np.zeros(responses.shape[1])
+        n_kept = n_pairs_of(round(0.9 * n))
+        sizes = np.array([len(own) for _, own in self._subsets])[:, None]
+        slope = np.broadcast_to((n_kept - 1) / (n_kept - sizes - 1), (len(sizes), responses.shape[1])).copy()
+        values = np.empty((self.n_sets, 1, responses.shape[1]))
+        for kept in subsets:
+            mask = kept[first_second].all(axis=0)
+            own = np.where(mask, layers - layers[:, mask].mean(axis=1, keepdims=True), 0.0)
+            own /= np.linalg.norm(own, axis=1, keepdims=True)
+            variance = mask @ squares - np.square(mask @ responses) / n_kept
+            tables = _tables(own @ own.T, [chosen for _, chosen in self._subsets])
+            correlations = (own @ responses / np.sqrt(variance))[:, None]
+            _best_subsets(correlations, self._owner, *tables, slope, values, np.empty(values.shape, np.int64))
+            won += values[:, 0].argmax(axis=0) == winner
+        return won / len(subsets)
 
 
 def _tables(gram: NDArray, subsets: Sequence[tuple[int, ...]]) -> tuple[NDArray, NDArray, NDArray]:

@@ -106,6 +106,7 @@ def winner_stability(
     ratio: float = 0.9,
     n_subsets: int = N_SUBSETS,
     seed: int = 0,
+    winner: NDArray[np.int64] | None = None,
     progress: Progress = ignore,
 ) -> NDArray[np.float64]:
     """Share of random subsets of the conditions in which the same model wins as with all conditions.
@@ -127,6 +128,8 @@ def winner_stability(
         Share of the conditions in a subset.
     n_subsets : int
     seed : int
+    winner : ndarray of int, shape (n_locations,), optional
+        The model that has to win, if not the one with the largest value.
     progress : callable, optional
         Called with (locations done, locations in all).
 
@@ -148,7 +151,8 @@ def winner_stability(
     n = n_conditions_of(basis.n_pairs)
     subsets = condition_subsets(n, round(ratio * n), n_subsets, seed)
     subsets = subsets[_is_of_full_rank(basis, subsets)]
-    winner = statistic(basis)(basis.q.T @ responses.T).argmax(axis=0)
+    if winner is None:
+        winner = statistic(basis)(basis.q.T @ responses.T).argmax(axis=0)
     share = np.full(len(responses), np.nan)
     for here in _blocks(len(responses)):
         if len(subsets):
