@@ -52,7 +52,8 @@ def network_maps(
     where = "" if "explained" in table else ", where this is significant"
     return [
         _winners(geometry, models, colors, table, unit="searchlights", key="bestNetwork", title="Best network",
-                 note=f"The network that explains most variance of each searchlight's RDM{where}."),
+                 note=f"The network that {'predicts' if 'cv_r2' in table else 'explains'} most variance of each "
+                      f"searchlight's RDM{where}."),
         _winners(geometry, groups, colors, table.assign(winner=table["group"]), unit="searchlights",
                  key="groupOfBestNetwork", title="Group of the best network",
                  note="The group of the best network. Fig 3a tests the groups themselves."),
@@ -93,7 +94,8 @@ def group_maps(
     where = "" if "explained" in table else ", where this is above chance and exceeds that of every other group"
     return [
         _winners(geometry, groups, colors, table, unit="searchlights", key="strongestGroup", title="Strongest group",
-                 note=f"The group with the largest unique variance{where}."),
+                 note=f"The group with the largest {'cross-validated ' if 'cv_unique' in table else ''}unique "
+                      f"variance{where}."),
         *(
             _values(geometry, values, f"unique{_letters(group.label)}", f"Unique variance of {group.label}", _UNIQUE,
                     name=f"unique {group.label}", high=high,

@@ -24,6 +24,11 @@ def searchlight_colours(what: str, table: pd.DataFrame, settings: Settings) -> l
         "network": "the network that explains its RDM best (adjusted R²)",
         "group": "the group with the largest unique variance",
     }[what]
+    if settings.cross_validate:
+        winner = {
+            "network": "the network that predicts its RDM best (cross-validated R²)",
+            "group": "the group with the largest cross-validated unique variance",
+        }[what]
     if settings.as_published:
         others = " and exceeds that of every other group" if what == "group" else ""
         return [f"Each searchlight has the colour of {winner}, if this is above chance{others}."]
