@@ -7,6 +7,7 @@ from utils.stats.comparison import compared
 from utils.stats.exceedances import Permutations
 from utils.stats.inference import chance_adjusted_r2, chance_r2
 from utils.stats.nonnegative import Nonnegative, negative_share
+from utils.stats.refits import condition_subsets
 from utils.stats.regression import linear_statistic, orthonormal_basis, own_r2, project, standardise
 
 
@@ -117,6 +118,22 @@ def test_adjusted_values_are_near_zero_by_chance_whatever_the_number_of_layers(r
             free.append(chance_r2(basis, own_r2(basis), places).mean())
         assert np.mean(not_adjusted) > 0.4 * np.mean(free)
         assert abs(np.mean(adjusted)) < 0.1 * np.mean(free)
+
+
+def test_stability_equals_a_loop(rng, monkeypatch):
+    monkeypatch.setattr("utils.stats.nonnegative.N_SUBSETS", 21)
+    models, places = sets_of(rng, 2, n=12), gain_rdms(rng, 6, 12)
+    fit, winner = Nonnegative(orthonormal_basis(list(models))), np.array([0, 1, 2, 0, 1, 2])
+    won = np.zeros(6)
+    for subset in condition_subsets(12, 11, 21, 3):
+        pairs = subset[np.array(np.triu_indices(12, k=1))].all(axis=0)
+        for place, rdm in enumerate(places):
+            fits = [literal_r2(model[:, pairs], rdm[pairs]) for model in models]
+            numbers = [(weights > 0).sum() for _, weights in fits]
+            adjusted = [1 - (1 - r2) * 54 / (54 - k) if k else 0.0 for (r2, _), k in zip(fits, numbers, strict=True)]
+            won[place] += np.argmax(adjusted) == winner[place]
+    np.testing.assert_allclose(fit.stability(places, winner, 3), won / 21)
+    assert 0 < won.sum() < 126
 
 
 def test_an_opposite_rdm_explains_nothing(rng):

@@ -187,6 +187,13 @@ def test_stability_equals_a_literal_loop(data, monkeypatch, statistic, winners_o
     np.testing.assert_array_equal(winner_stability(models, statistic, places, n_subsets=40, seed=2), expected)
 
 
+def test_stability_of_a_given_winner(data):
+    models, places = data
+    counted = [winner_stability(models, own_adjusted_r2, places, n_subsets=40, winner=np.full(5, i)) for i in range(4)]
+    np.testing.assert_allclose(np.sum(counted, axis=0), 1)
+    assert counted[1][0] == winner_stability(models, own_adjusted_r2, places, n_subsets=40)[0] == 1
+
+
 def test_a_clear_winner_always_wins_and_twins_share(rng):
     models = gain_rdms(rng, 6, 30).reshape(3, 2, -1)
     places = models[:2, 0] + 0.01 * gain_rdms(rng, 2, 30)

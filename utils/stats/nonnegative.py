@@ -31,6 +31,7 @@ _TIE = 1e-11
 _SINGULAR = 1e-9
 _FOR_MOMENTS = 200
 _BLOCK_BYTES = 64 * 2**20
+_SUBSETS_AT_ONCE = 16
 # Locations at a time, so that what a thread works on stays in the first-level cache.
 _TILE = 256
 
@@ -231,21 +232,26 @@ class Nonnegative:
         """
         n, layers = n_conditions_of(self._basis.n_pairs), (self._basis.q @ self._layers).T
         responses = np.ascontiguousarray(standardise(np.asarray(rdms)).T)
-        squares, first_second = np.square(responses), np.array(np.triu_indices(n, k=1))
-        subsets, won = condition_subsets(n, round(0.9 * n), N_SUBSETS, seed), np.zeros(responses.shape[1])
-        n_kept = n_pairs_of(round(0.9 * n))
-        sizes = np.array([len(own) for _, own in self._subsets])[:, None]
-        slope = np.broadcast_to((n_kept - 1) / (n_kept - sizes - 1), (len(sizes), responses.shape[1])).copy()
-        values = np.empty((self.n_sets, 1, responses.shape[1]))
-        for kept in subsets:
-            mask = kept[first_second].all(axis=0)
-            own = np.where(mask, layers - layers[:, mask].mean(axis=1, keepdims=True), 0.0)
-            own /= np.linalg.norm(own, axis=1, keepdims=True)
-            variance = mask @ squares - np.square(mask @ responses) / n_kept
-            tables = _tables(own @ own.T, [chosen for _, chosen in self._subsets])
-            correlations = (own @ responses / np.sqrt(variance))[:, None]
-            _best_subsets(correlations, self._owner, *tables, slope, values, np.empty(values.shape, np.int64))
-            won += values[:, 0].argmax(axis=0) == winner
+        n_locations, n_layers, n_kept = responses.shape[1], len(layers), n_pairs_of(round(0.9 * n))
+        squares, pairs = np.square(responses), np.array(np.triu_indices(n, k=1))
+        members = [own for _, own in self._subsets]
+        sizes = np.array([len(own) for own in members])[:, None]
+        slope = np.broadcast_to((n_kept - 1) / (n_kept - sizes - 1), (len(sizes), n_locations)).copy()
+        values, won = np.empty((self.n_sets, 1, n_locations)), np.zeros(n_locations)
+        subsets = condition_subsets(n, round(0.9 * n), N_SUBSETS, seed)
+        for start in range(0, len(subsets), _SUBSETS_AT_ONCE):
+            kept = np.asarray(subsets[start : start + _SUBSETS_AT_ONCE][:, pairs].all(axis=1), dtype=np.float64)
+            own = kept[:, None] * (layers - (kept @ layers.T / n_kept)[:, :, None])
+            own /= np.linalg.norm(own, axis=2, keepdims=True)
+            products = np.concatenate([own, kept[:, None]], axis=1).reshape(-1, layers.shape[1]) @ responses
+            products = products.reshape(len(kept), n_layers + 1, n_locations)
+            products[:, :-1] /= np.sqrt(kept @ squares - np.square(products[:, -1]) / n_kept)[:, None]
+            for vectors, correlations in zip(own, products, strict=True):
+                tables = _tables(vectors @ vectors.T, members)
+                _best_subsets(
+                    correlations[:-1, None], self._owner, *tables, slope, values, np.empty(values.shape, np.int64)
+                )
+                won += values[:, 0].argmax(axis=0) == winner
         return won / len(subsets)
 
 
