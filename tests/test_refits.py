@@ -191,7 +191,8 @@ def test_stability_of_a_given_winner(data):
     models, places = data
     counted = [winner_stability(models, own_adjusted_r2, places, n_subsets=40, winner=np.full(5, i)) for i in range(4)]
     np.testing.assert_allclose(np.sum(counted, axis=0), 1)
-    assert counted[1][0] == winner_stability(models, own_adjusted_r2, places, n_subsets=40)[0] == 1
+    usual = winner_stability(models, own_adjusted_r2, places, n_subsets=40)
+    assert counted[1][0] == usual[0] > 0.5
 
 
 def test_a_clear_winner_always_wins_and_twins_share(rng):
