@@ -85,9 +85,10 @@ def bars(settings: Settings) -> str:
     if settings.as_published:
         subsets = f"{settings.bootstrap_ratio:.0%} of the conditions"
         return f"Bars: unique variance ± SD over subsets of {subsets}; asterisk: above chance; bracket: the two differ."
+    ranked = " Ranked by cross-validated values." if settings.cross_validate else ""
     return (
         f"Bars: unique variance ± standard error ({errors(settings)}); filled asterisk: above chance and more than "
-        f"{settings.minimum_effect:.2g} of the explainable variance; hollow: above chance; bracket: the two differ."
+        f"{settings.minimum_effect:.2g} of the explainable variance; hollow: above chance; bracket: the two differ.{ranked}"
     )
 
 
