@@ -3,9 +3,11 @@ import pytest
 from helpers import gain_rdms
 from scipy.optimize import nnls
 
+from utils.rdm import condense, expand
 from utils.stats.comparison import compared
 from utils.stats.exceedances import Permutations
 from utils.stats.inference import chance_adjusted_r2, chance_r2
+from utils.stats.jackknife import Jackknife
 from utils.stats.nonnegative import Nonnegative, negative_share
 from utils.stats.refits import condition_subsets
 from utils.stats.regression import linear_statistic, orthonormal_basis, own_r2, project, standardise
@@ -62,7 +64,7 @@ def test_collinear_layers_count_once(rng):
     np.testing.assert_allclose(one, two, atol=1e-10)
 
 
-def adjusted_literally(model, rdm, comparison="plain"):
+def adjusted_literally(model, rdm):
     """1 - (1 - R2) / (1 - chance) with the exact chance level of a free regression on the layers that have a weight."""
     r2, weights = literal_r2(model, rdm)
     if not weights.any():
@@ -118,6 +120,36 @@ def test_adjusted_values_are_near_zero_by_chance_whatever_the_number_of_layers(r
             free.append(chance_r2(basis, own_r2(basis), places).mean())
         assert np.mean(not_adjusted) > 0.4 * np.mean(free)
         assert abs(np.mean(adjusted)) < 0.1 * np.mean(free)
+
+
+@pytest.mark.parametrize("comparison", ["plain", "whitened"])
+def test_standard_errors_are_those_of_refits_without_each_condition(rng, comparison):
+    models, places = sets_of(rng, 2, n_sets=2, n=16), 0.3 * gain_rdms(rng, 2, 16)
+    places[0] += models[0].sum(axis=0) + 0.6 * models[1, 1] - 0.5 * models[1, 0]
+    places[1] += models[1, 0] + 0.7 * models[0, 1]
+    basis = orthonormal_basis(list(compared(models, comparison)))
+    fit, rdms = Nonnegative(basis), compared(places, comparison)
+    weights = fit.contrasts(fit.r2(project(basis, rdms))[1], np.tile([[1.0, 0.0], [1.0, -1.0]], (2, 1, 1)))
+    sampled = Jackknife(basis, fit.statistic, comparison)(places, contrasts=weights)
+    values = fit.adjusted(rdms)
+    np.testing.assert_allclose(sampled.estimates, [values[0], values[0] - values[1]], atol=1e-12)
+
+    def without(rdm, i):
+        return condense(np.delete(np.delete(expand(rdm), i, axis=-1), i, axis=-2))
+
+    left_out, same = np.empty((16, 2, 2)), np.ones(2, dtype=bool)
+    active = [[literal_r2(model, rdm)[1] > 0 for model in compared(models, comparison)] for rdm in rdms]
+    for i in range(16):
+        fewer = compared(without(models, i), comparison), compared(without(places, i), comparison)
+        own = np.array([[adjusted_literally(model, rdm) for rdm in fewer[1]] for model in fewer[0]])
+        left_out[i] = own[0], own[0] - own[1]
+        for place, rdm in enumerate(fewer[1]):
+            same[place] &= np.array_equal(active[place], [literal_r2(model, rdm)[1] > 0 for model in fewer[0]])
+    # Layers with a weight are held fixed: where the same ones have it without each condition, that is exact.
+    assert same.any()
+    expected = 15 * left_out.var(axis=0)
+    np.testing.assert_allclose(sampled.components.images[:, same], expected[:, same], rtol=1e-9)
+    np.testing.assert_allclose(sampled.components.images, expected, rtol=0.2)
 
 
 def test_stability_equals_a_loop(rng, monkeypatch):

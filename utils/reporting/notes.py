@@ -88,7 +88,8 @@ def bars(settings: Settings) -> str:
     ranked = " Ranked by cross-validated values." if settings.cross_validate else ""
     return (
         f"Bars: unique variance ± standard error ({errors(settings)}); filled asterisk: above chance and more than "
-        f"{settings.minimum_effect:.2g} of the explainable variance; hollow: above chance; bracket: the two differ.{ranked}"
+        f"{settings.minimum_effect:.2g} of the explainable variance; hollow: above chance; bracket: the two differ."
+        f"{ranked}"
     )
 
 
