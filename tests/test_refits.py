@@ -190,6 +190,14 @@ def test_stability_equals_a_literal_loop(data, monkeypatch, statistic, winners_o
     np.testing.assert_array_equal(winner_stability(models, statistic, places, winner, n_subsets=40, seed=2), expected)
 
 
+def test_stability_of_a_given_winner(data):
+    models, places = data
+    counted = np.stack(
+        [winner_stability(models, own_adjusted_r2, places, np.full(5, i), n_subsets=40) for i in range(4)]
+    )
+    np.testing.assert_allclose(counted.sum(axis=0), 1)
+
+
 def test_a_clear_winner_always_wins_and_twins_share(rng):
     models = gain_rdms(rng, 6, 30).reshape(3, 2, -1)
     places = models[:2, 0] + 0.01 * gain_rdms(rng, 2, 30)

@@ -27,22 +27,26 @@ ROUTES = {
     "published t-test": {"stats": "t-test", "as_published": True, "permute": "entries", "comparison": "plain"},
     "max": {"correction": "max"},
     "plain": {"comparison": "plain", "generalise": "images"},
+    "cross-validated": {"cross_validate": 6},
+    "nonnegative": {"weights": "nonnegative"},
     "people": {"condition_effects": "out", "generalise": "people"},
 }
 CITATION = re.compile(r"[A-Z][\w-]+(?: et al\.| and [A-Z]\w+)?, (?:19|20)\d\d")
 EVIL = "</script><!--<script><b class=evil>&amp;\"'"
 COLUMNS = {
-    "Fig1": "searchlight x y z tested winner group adjusted_r2 plain_adjusted_r2 se share share_low share_high p q "
-    "p_lead q_lead explained candidates significant q_group_lead group_significant stability ceiling_lower reliability",
+    "Fig1": "searchlight x y z tested winner group adjusted_r2 plain_adjusted_r2 se share share_low share_high "
+    "negative_share weights_sign cv_r2 cv_r2_se cv_ceiling p q p_lead q_lead explained candidates significant "
+    "q_group_lead group_significant stability ceiling_lower reliability",
     "Fig2": "roi model label group rank adjusted_r2 unique se share share_low share_high p q significant star "
-    "plain_adjusted_r2 plain_unique stability total_adjusted_r2 total_share total_low total_high plain_total "
+    "plain_adjusted_r2 plain_unique negative_share weights_sign cv_r2 cv_r2_se cv_unique cv_unique_se cv_total "
+    "cv_ceiling stability total_adjusted_r2 total_share total_low total_high plain_total "
     "reliability explained_r2 explained_se explained_chance ceiling_lower ceiling_upper ceiling_r2_lower "
     "ceiling_r2_upper",
     "Fig3a": "searchlight x y z tested winner group unique plain_unique se share share_low share_high p q p_lead "
     "q_lead explained candidates significant stability ceiling_lower reliability total_adjusted_r2 total_share",
 }
 COLUMNS["Fig3b"] = COLUMNS["Fig2"]
-TEXTS = {"winner", "group", "roi", "model", "label", "star", "candidates"}
+TEXTS = {"winner", "group", "roi", "model", "label", "star", "candidates", "weights_sign"}
 
 
 def make_record(figure, *, data=None, device="cpu", **options):
@@ -181,6 +185,13 @@ SAID = [
     ("Fig1", "default", "t distribution, 10 degrees of freedom) was that of the lead", "in the direction observed"),
     ("Fig1", "plain", "generalise to other images for the same participants", "shrunk"),
     ("Fig1", "plain", "t distribution, 43 degrees of freedom", "10 degrees"),
+    ("Fig1", "cross-validated", "assigned to the network with the highest cross-validated R²", "non-negative"),
+    ("Fig1", "cross-validated", "if its adjusted R² differed from that of every other network and was not", "Lawson"),
+    ("Fig1", "default", "highest adjusted R²", "cross-validated"),
+    ("Fig1", "nonnegative", "by non-negative least squares with an intercept (Lawson and Hanson, 1974)", "cross-val"),
+    ("Fig2", "cross-validated", "Networks were ranked by cross-validated R²", "Meyer"),
+    ("Fig3a", "cross-validated", "into six random folds (seed 31). For every fold and every participant", "of 33"),
+    ("Fig3b", "cross-validated", "of the group with the largest cross-validated unique variance", "subsets of 33"),
     ("Fig1", "people", "were removed from all RDMs", "shrunk"),
     ("Fig1", "people", "other participants who see the same images", "delete-one"),
     ("Fig1", "published", "do not account for the selection of the best of 17 networks", "rows and columns"),

@@ -59,8 +59,9 @@ def test_arrays_and_tables_agree(finished, figure):
     if figure == "Fig1":
         assert list(table.columns) == [
             "searchlight", "x", "y", "z", "tested", "winner", "group", "adjusted_r2", "plain_adjusted_r2", "se",
-            "share", "share_low", "share_high", "p", "q", "p_lead", "q_lead", "explained", "candidates", "significant",
-            "q_group_lead", "group_significant", "stability", "ceiling_lower", "reliability",
+            "share", "share_low", "share_high", "negative_share", "weights_sign", "p", "q", "p_lead", "q_lead",
+            "explained", "candidates", "significant", "q_group_lead", "group_significant", "stability",
+            "ceiling_lower", "reliability",
         ]  # fmt: skip
         winner = arrays["adjusted_r2"].argmax(axis=0)
         assert [models[w] for w in winner] == list(table["winner"])
@@ -123,6 +124,74 @@ def test_volumes_hold_the_values_of_the_table(finished, figure, name, column):
     image = nib.load(finished / figure / "maps" / f"space-MNI_stat-{name}_statmap.nii.gz")
     voxels = np.round(nib.affines.apply_affine(np.linalg.inv(image.affine), table[["x", "y", "z"]] - 1e-6)).astype(int)
     np.testing.assert_allclose(np.asarray(image.dataobj)[tuple(voxels.T)], table[column], rtol=1e-6, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory) -> Path:
+    """A study with conditions enough for folds, and searchlights of which the first is the opposite of `edges`."""
+    folder = write_study(tmp_path_factory.mktemp("data") / "study", np.random.default_rng(4), n_conditions=24)
+    edges = np.load(folder / "dnn_rdms" / "edges_late.npy")[np.triu_indices(24, k=1)]
+    for path in sorted((folder / "searchlight_rdms").glob("sub-*.npy")):
+        rdms = np.load(path)
+        rdms[0] = 2 - edges + 0.2 * rdms[0]
+        np.save(path, rdms)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", SCRIPTS)
+def test_cross_validated_values_rank(larger, tmp_path, monkeypatch, figure):
+    extra = ["--ceiling", -1] if figure in SEARCHLIGHT else []
+    arguments = ["--data", larger, "--results", tmp_path, "-np", 99, "--cross-validate", 4, *extra]
+    assert run_script(monkeypatch, figure, *arguments) == 0
+    table = pd.read_csv(tmp_path / figure / "results.tsv", sep="\t", na_values="n/a", keep_default_na=False)
+    with np.load(tmp_path / figure / "arrays.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    models = list(arrays["models"])
+    name = "cv_r2" if figure in ("Fig1", "Fig2") else "cv_unique"
+    if figure in SEARCHLIGHT:
+        assert [models[k] for k in arrays[name].argmax(axis=0)] == list(table["winner"])
+        np.testing.assert_allclose(table[name], arrays[name].max(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(table["cv_ceiling"], arrays["cv_ceiling"], rtol=1e-6)
+        assert (table.loc[table["searchlight"] % 2 == 1, name] > 0.2).all()
+    else:
+        for _, roi in table.groupby("roi"):
+            assert list(roi.sort_values("rank")[name]) == sorted(roi[name], reverse=True)
+        np.testing.assert_allclose(table["cv_unique"].to_numpy().reshape(2, -1).T, arrays["cv_unique"], rtol=1e-6)
+    if "cv_shared" in arrays:
+        total = arrays["cv_unique"].sum(axis=0) + arrays["cv_shared"].sum(axis=0)
+        np.testing.assert_allclose(arrays["cv_total"], total, atol=1e-12)
+    described = json.loads((tmp_path / figure / "results.json").read_text())
+    assert set(described) == set(table)
+    maps = {path.name for path in (tmp_path / figure / "maps").iterdir()}
+    assert {"space-MNI_stat-crossValidated_statmap.nii.gz", "space-MNI_stat-negativeWeights_statmap.nii.gz"} <= maps
+
+
+@pytest.mark.slow
+def test_opposite_rdms_are_named_and_explain_nothing_without_negative_weights(larger, tmp_path, monkeypatch, capsys):
+    arguments = ["--data", larger, "-np", 99, "--ceiling", -1]
+    assert run_script(monkeypatch, "Fig1", *arguments, "--results", tmp_path / "free") == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if "correlate negatively" in line]
+    assert len(warned) == 1
+    table = pd.read_csv(tmp_path / "free" / "Fig1" / "results.tsv", sep="\t", na_values="n/a", keep_default_na=False)
+    first, coloured = table.iloc[0], table[table["explained"]]
+    assert first["winner"] == "edges" and first["explained"] and first["negative_share"] > 0.9
+    n_opposite = (coloured["weights_sign"] == "-").sum()
+    assert f"{n_opposite} of {len(coloured)} coloured searchlights" in warned[0] and n_opposite >= 1
+    assert "--weights nonnegative excludes that" in warned[0]
+    assert set(table["weights_sign"]) <= {"+", "mixed", "-"}
+
+    given = [*arguments, "--weights", "nonnegative", "--results", tmp_path / "positive"]
+    assert run_script(monkeypatch, "Fig1", *given) == 0
+    assert "negatively" not in capsys.readouterr().err
+    positive = pd.read_csv(tmp_path / "positive" / "Fig1" / "results.tsv", sep="\t", na_values="n/a")
+    with np.load(tmp_path / "positive" / "Fig1" / "arrays.npz", allow_pickle=False) as file:
+        assert file["r2"][list(file["models"]).index("edges"), 0] < 0.1
+    assert not positive.loc[0, "explained"] and "weights_sign" not in positive
+    follows = positive["searchlight"] % 2 == 1
+    assert (positive.loc[follows, "winner"] == "net").all() and positive.loc[follows, "explained"].all()
+    report = (tmp_path / "positive" / "Fig1" / "report.html").read_text()
+    assert "non-negative least squares" in report
 
 
 def test_index_links_all_figures(finished):
@@ -308,6 +377,11 @@ def one_line(monkeypatch, capsys, figure, *arguments):
         (["--bootstrap-ratio", "1.5"], "--bootstrap-ratio is 1.5"),
         (["--bootstrap-ratio", "0.3", "--as-published"], "standard errors take refits to 4 of 12 conditions"),
         (["--minimum-effect", "1"], "--minimum-effect is 1.0, expected a value from 0 to below 1"),
+        (["--cross-validate", "1"], "--cross-validate is 1, expected 2 or more folds"),
+        (["--cross-validate", "-3"], "--cross-validate is -3, expected 2 or more folds"),
+        (["--cross-validate", "--as-published"], "--as-published cannot be combined with --cross-validate"),
+        (["--cross-validate"], "--cross-validate is 5: folds of 2 to 3 of 12 conditions: expected 4 or more in each"),
+        (["--weights", "nonnegative"], "unrecognized arguments: --weights nonnegative"),
         (["--comparison", "whitened", "--as-published"], "--as-published compares RDMs as they are"),
         (["--condition-effects", "out", "--as-published"], "cannot be combined with --condition-effects out"),
         (["--models", "net", "vgg"], "unknown model(s) vgg"),
@@ -321,6 +395,24 @@ def one_line(monkeypatch, capsys, figure, *arguments):
 def test_bad_options(study, tmp_path, monkeypatch, capsys, arguments, message):
     given = ["--data", study] if "--data" not in arguments else []
     assert message in one_line(monkeypatch, capsys, "Fig2", *given, "--results", tmp_path, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--as-published"], "--as-published, which has free weights"),
+        (["--stats", "t-test"], "--stats t-test"),
+        (["--cross-validate", "3"], "--cross-validate"),
+        (["--dask", "local:2"], "--dask"),
+        (["--device", "cuda"], "--device cuda, as they are fitted on CPUs"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_nonnegative_weights_are_not_made_for(study, tmp_path, monkeypatch, capsys, arguments, message):
+    given = ["--data", study, "--results", tmp_path, "--weights", "nonnegative", *arguments]
+    assert f"--weights nonnegative cannot be combined with {message}; leave" in one_line(
+        monkeypatch, capsys, "Fig1", *given
+    )
 
 
 def test_no_gpu(study, tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ from utils import InputError
 from utils.datasets.models import ModelRdms
 from utils.rdm import n_conditions_of, n_pairs_of
 from utils.stats.comparison import Comparison, compared
+from utils.stats.nonnegative import Nonnegative
 from utils.stats.regression import Basis, orthonormal_basis
 
 
@@ -43,6 +44,28 @@ def fit_basis(models: ModelRdms, comparison: Comparison) -> Basis:
             stacklevel=2,
         )
     return basis
+
+
+def nonnegative_fit(basis: Basis) -> Nonnegative:
+    """Regression with non-negative weights.
+
+    Parameters
+    ----------
+    basis : Basis
+
+    Returns
+    -------
+    Nonnegative
+
+    Raises
+    ------
+    InputError
+        If there are too many layers.
+    """
+    try:
+        return Nonnegative(basis)
+    except ValueError as error:
+        raise InputError(f"{error}; choose some of the `layers`") from None
 
 
 def check_subsets(basis: Basis, n_left_out: int) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from models.tasks import Model
+from utils.analysis.predictions import named, validation
 from utils.analysis.predictors import check_subsets, fit_basis
 from utils.analysis.settings import Settings
 from utils.analysis.significance import (
@@ -24,27 +25,33 @@ from utils.analysis.significance import (
     difference_p_values,
     family_wise,
     lead_of,
+    lead_p_values,
     permutations,
     published_lead,
     published_tests,
     subject_values,
     t_quantile,
     tests_over_subjects,
+    warn_of_negative_weights,
+    weights_sign,
     winner_contrasts,
 )
 from utils.datasets.models import ModelRdms
 from utils.datasets.rois import RoiRdms
 from utils.parallel.resources import Resources
 from utils.stats.comparison import compared
+from utils.stats.cross_validation import CrossValidated
 from utils.stats.inference import above_chance, all_pairs, difference_contrasts, fdr
 from utils.stats.jackknife import Jackknife
 from utils.stats.noise_ceiling import single_subject_ceilings
+from utils.stats.nonnegative import negative_share
 from utils.stats.refits import condition_subsets, jackknife, winner_stability
 from utils.stats.regression import (
     Basis,
     LinearStatistic,
     orthonormal_basis,
     own_adjusted_r2,
+    own_and_parts,
     own_r2,
     part_names,
     project,
@@ -157,6 +164,11 @@ class RoiFit:
         Of the model that gives the ROI its colour on the map, among all models.
     stability : ndarray of float64, shape (n_rois,)
         Share of subsets of the conditions in which the same model wins.
+    negative_share : ndarray of float64, shape (n_models, n_rois)
+        Share of the R2 of each model by itself that takes negative weights.
+    cross_validated : dict of str to ndarray of float64
+        Arrays of `utils.analysis.predictions.named`, cv_r2 of all models and the others of the sets; none unless asked
+        for.
     ceiling_lower, ceiling_upper : ndarray of float64, shape (n_rois,)
         Noise ceilings, mean Spearman correlations; NaN for a single subject.
     """
@@ -173,6 +185,8 @@ class RoiFit:
     differences: Differences
     lead: Lead
     stability: NDArray[np.float64]
+    negative_share: NDArray[np.float64]
+    cross_validated: dict[str, NDArray[np.float64]]
     ceiling_lower: NDArray[np.float64]
     ceiling_upper: NDArray[np.float64]
 
@@ -212,6 +226,7 @@ class RoiFit:
             "significant": rows(self.test.q <= self.settings.alpha),
             **({} if published else {"star": rows(self.stars), "plain_adjusted_r2": rows(plain)}),
             **of_partition("plain_unique"),
+            **self._signs_and_predictions(),
             "stability": np.where(rows(rank) == 1, rows(self.stability), np.nan),
             "total_adjusted_r2": rows(partition.total),
             **of_partition("total_share", "total_low", "total_high", "plain_total", "reliability"),
@@ -221,7 +236,25 @@ class RoiFit:
             **{"ceiling_lower": rows(self.ceiling_lower), "ceiling_upper": rows(self.ceiling_upper)},
             **of_partition("ceiling_r2_lower", "ceiling_r2_upper"),
         }
-        return pd.DataFrame(columns)
+        table = pd.DataFrame(columns)
+        if "weights_sign" in table:
+            warn_of_negative_weights(table["weights_sign"], table["significant"].to_numpy(), "bars with an asterisk")
+        return table
+
+    def _signs_and_predictions(self) -> dict[str, NDArray]:
+        """Columns on the signs of weights, and what is predicted of new people and images."""
+        sets, found = self.partition.sets, self.cross_validated
+        columns: dict[str, NDArray] = {}
+        if not self.settings.as_published:
+            columns["negative_share"] = np.take_along_axis(self.negative_share, sets, axis=0)
+            columns["weights_sign"] = weights_sign(columns["negative_share"])
+        for name in ("cv_r2", "cv_r2_se"):
+            if name in found:
+                columns[name] = np.take_along_axis(found[name], sets, axis=0)
+        columns |= {
+            name: found[name] for name in ("cv_unique", "cv_unique_se", "cv_total", "cv_ceiling") if name in found
+        }
+        return {name: np.broadcast_to(values, sets.shape).T.ravel() for name, values in columns.items()}
 
     def on_the_map(self, table: pd.DataFrame) -> pd.DataFrame:
         """What the map shows of each ROI: its first row, and whether that one's lead is established.
@@ -253,11 +286,11 @@ class RoiFit:
         )
 
     def _ranked_by(self) -> NDArray:
-        return self.partition.unique
+        return self._compared_by()
 
     def _compared_by(self) -> NDArray:
         """What decides which model gives a ROI its colour, (n_models, n_rois)."""
-        return self.partition.unique
+        return self.cross_validated.get("cv_unique", self.partition.unique)
 
     def arrays(self) -> dict[str, Any]:
         """All arrays by name, for arrays.npz."""
@@ -277,6 +310,8 @@ class RoiFit:
             "difference_names": [f"{names[i]} - {names[j]}" for i, j in self.differences.pairs],
             **vars(self.lead),
             **{name: getattr(self, name) for name in ("stability", "ceiling_lower", "ceiling_upper")},
+            **({} if self.settings.as_published else {"negative_share": self.negative_share}),
+            **self.cross_validated,
         }
 
     def summary(self) -> dict[str, int | str]:
@@ -297,7 +332,7 @@ class BestModelsFit(RoiFit):
         return -np.broadcast_to(np.arange(len(self.set_names))[:, None], self.partition.sets.shape)
 
     def _compared_by(self) -> NDArray:
-        return self.adjusted_r2
+        return self.cross_validated.get("cv_r2", self.adjusted_r2)
 
     def arrays(self) -> dict[str, Any]:
         """All arrays by name, for arrays.npz."""
@@ -332,7 +367,8 @@ def fit_best_models(
     adjusted_r2 = adjusted(basis, own_adjusted_r2(basis), rdms, settings)
     if settings.as_published:
         adjusted_r2 = np.clip(adjusted_r2, 0, None)
-    best = np.argsort(-adjusted_r2, axis=0, kind="stable")[:n_best]
+    predicted = _predicted(basis, own_r2(basis), rois, settings)
+    best = np.argsort(-predicted.get("cv_r2", adjusted_r2), axis=0, kind="stable")[:n_best]
     partition = partition_rois(models, rois, best, settings, resources)
     test, differences = _tests_of_chosen(basis, models, rdms, partition, settings, resources)
     if settings.as_published:
@@ -340,10 +376,11 @@ def fit_best_models(
     else:
         lead = _lead(basis, own_adjusted_r2(basis), models.models, rois, best[0], settings)
     common = _common(models, rois, best[0], settings, own_adjusted_r2)
+    predicted = _predicted_parts(models, rois, best, settings) | predicted
     names = [f"rank {k}" for k in range(1, n_best + 1)]
     return BestModelsFit(
         **common, adjusted_r2=adjusted_r2, partition=partition, set_names=names, test=test, differences=differences,
-        lead=lead,
+        lead=lead, cross_validated=predicted,
     )  # fmt: skip
 
 
@@ -387,7 +424,9 @@ def fit_groups(groups: ModelRdms, rois: RoiRdms, settings: Settings, resources: 
     basis, rdms = fit_basis(groups, settings.comparison), compared(rois.mean(), settings.comparison)
     everywhere = np.repeat(np.arange(len(groups.models))[:, None], len(rdms), axis=1)
     partition = partition_rois(groups, rois, everywhere, settings, resources)
-    winner, pairs = partition.unique.argmax(axis=0), all_pairs(len(groups.models))
+    predicted = _predicted(basis, own_and_parts(basis), rois, settings)
+    winner = predicted.get("cv_unique", partition.unique).argmax(axis=0)
+    pairs = all_pairs(len(groups.models))
     if settings.stats == "t-test":
         test, differences = _tests_over_subjects(partition, settings)
     elif settings.as_published:
@@ -407,7 +446,32 @@ def fit_groups(groups: ModelRdms, rois: RoiRdms, settings: Settings, resources: 
         test=test,
         differences=differences,
         lead=lead,
+        cross_validated=predicted,
     )
+
+
+def _predicted(
+    basis: Basis, statistic: LinearStatistic, rois: RoiRdms, settings: Settings
+) -> dict[str, NDArray[np.float64]]:
+    """Cross-validated values of the ROIs by name; none unless they are asked for."""
+    if not settings.cross_validate:
+        return {}
+    predict = validation(basis, statistic, settings)
+    found = [predict(subjects[:, None]) for subjects in rois.subjects]
+    return named(CrossValidated.over_locations(found), len(basis.coordinates))
+
+
+def _predicted_parts(
+    models: ModelRdms, rois: RoiRdms, sets: NDArray[np.int64], settings: Settings
+) -> dict[str, NDArray[np.float64]]:
+    """Cross-validated values of each ROI's own sets of predictors, (n_sets, n_rois)."""
+    if not settings.cross_validate:
+        return {}
+    found = []
+    for chosen, subjects in zip(sets.T, rois.subjects, strict=True):
+        basis = orthonormal_basis(list(compared(models.rdms[chosen], settings.comparison)))
+        found.append(validation(basis, own_and_parts(basis), settings)(subjects[:, None]))
+    return named(CrossValidated.over_locations(found), len(sets))
 
 
 def adjusted(
@@ -442,6 +506,7 @@ def _common(
         "r2": own_r2(basis)(project(basis, rdms)),
         "plain_adjusted_r2": own_adjusted_r2(plain)(project(plain, rois.mean())),
         "stability": winner_stability(predictors, statistic, rdms, winner, seed=settings.seed),
+        "negative_share": negative_share(basis, project(basis, rdms)),
         **{"ceiling_lower": lower, "ceiling_upper": upper},
     }
 
@@ -575,7 +640,7 @@ def _lead(
         sampler(subjects.mean(axis=0)[None], subjects[:, None], contrasts[i])
         for i, subjects in enumerate(rois.subjects)
     ]
-    p = np.concatenate([difference_p_values(s.estimates, s.components, settings)[:n] for s in found], axis=1)
+    p = np.concatenate([lead_p_values(s.estimates, s.components, settings)[:n] for s in found], axis=1)
     influence = np.concatenate([s.influence[:n] for s in found], axis=1)
     return lead_of(p, influence, winner, [model.group for model in models], settings)
 

@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.analysis.predictors import check_subsets, fit_basis
+from utils.analysis.predictions import named, validation
+from utils.analysis.predictors import check_subsets, fit_basis, nonnegative_fit
 from utils.analysis.settings import Settings
 from utils.analysis.significance import (
     Lead,
@@ -20,27 +21,33 @@ from utils.analysis.significance import (
     alternatives,
     beside_others,
     best_of_all,
-    difference_p_values,
+    best_without_negative_weights,
     lead_of,
+    lead_p_values,
     published_lead,
     published_tests,
     subject_values,
     t_quantile,
     tests_over_subjects,
+    warn_of_negative_weights,
+    weights_sign,
     winner_contrasts,
 )
 from utils.datasets.models import ModelRdms
 from utils.datasets.searchlights import SearchlightRdms
 from utils.parallel.resources import Resources
 from utils.stats.comparison import compared
+from utils.stats.cross_validation import CrossValidated
 from utils.stats.inference import above_chance, all_pairs
 from utils.stats.jackknife import Jackknife, Sampled
+from utils.stats.nonnegative import negative_share
 from utils.stats.refits import winner_stability
 from utils.stats.regression import (
     Basis,
     LinearStatistic,
     orthonormal_basis,
     own_adjusted_r2,
+    own_and_parts,
     own_r2,
     part_names,
     project,
@@ -84,6 +91,10 @@ class SearchlightFit:
         error of that; the reliability of the mean RDM, which is the explainable share.
     stability : ndarray of float64, shape (n_searchlights,)
         Share of subsets of the conditions in which the same model wins.
+    negative_share : ndarray of float64, shape (n_models, n_searchlights)
+        Share of a model's R2, with free weights, that takes negative weights.
+    cross_validated : dict of str to ndarray of float64
+        Arrays of `utils.analysis.predictions.named`; none unless asked for.
     """
 
     models: ModelRdms
@@ -106,9 +117,12 @@ class SearchlightFit:
     share_se: NDArray[np.float64]
     reliability: NDArray[np.float64]
     stability: NDArray[np.float64]
+    negative_share: NDArray[np.float64]
+    cross_validated: dict[str, NDArray[np.float64]]
 
-    # What decides which model is best.
+    # What models are compared by, and its cross-validated counterpart, which ranks them where there is one.
     compared: ClassVar[str] = "adjusted_r2"
+    predicted: ClassVar[str] = "cv_r2"
 
     def winners(self) -> pd.DataFrame:
         """The best model of every searchlight, and what is established of it.
@@ -120,7 +134,8 @@ class SearchlightFit:
             the searchlight is not usable.
         """
         values, alpha = getattr(self, self.compared), self.settings.alpha
-        winner = np.nan_to_num(values, nan=-np.inf).argmax(axis=0)
+        ranking = self.cross_validated.get(self.predicted, values)
+        winner = best(ranking)
         numbers = np.arange(len(winner))
         x, y, z = self.brain.geometry.centers_mm().T
         named = np.where(self.brain.usable, winner, -1)
@@ -141,27 +156,39 @@ class SearchlightFit:
             margin = self.share_se * t_quantile(self.settings, self.models.n_conditions, self.brain.n_subjects)
             table |= {f"plain_{self.compared}": plain, "se": self.se, "share": self.share}
             table |= {"share_low": self.share - margin, "share_high": self.share + margin}
+            if self.settings.weights == "free":
+                negative = self.negative_share[winner, numbers]
+                table |= {"negative_share": negative, "weights_sign": weights_sign(negative)}
+        for name in (self.predicted, f"{self.predicted}_se", "cv_total", "cv_ceiling"):
+            if (found := self.cross_validated.get(name)) is not None:
+                table[name] = found[winner, numbers] if found.ndim > 1 else found
         table |= {"p": self.p_explained, "q": self.q_explained}
         table |= {"p_lead": self.p_lead, "q_lead": self.q_lead} if any_lead else {}
         if not self.settings.as_published:
             labels, pale = [model.label for model in self.models.models], np.flatnonzero(explained & ~leads)
             named = np.full(len(winner), "", dtype=object)
-            named[pale] = [alternatives(values[:, i], self.candidates[:, i] == 1, labels) for i in pale]
+            named[pale] = [alternatives(ranking[:, i], self.candidates[:, i] == 1, labels) for i in pale]
             table |= {"explained": explained, "candidates": named}
         table["significant"] = explained & leads
         if not self.settings.as_published and any(model.key != model.group for model in self.models.models):
             established = explained & (self.q_group_lead <= alpha)
             table |= {"q_group_lead": self.q_group_lead, "group_significant": established}
         table["stability"] = self.stability
+        if "weights_sign" in table:
+            remedy = "; `weights` nonnegative excludes that" if self.compared == "adjusted_r2" else ""
+            warn_of_negative_weights(table["weights_sign"], explained, "coloured searchlights", remedy)
         return pd.DataFrame(table).assign(ceiling_lower=self.brain.ceiling_lower, reliability=self.reliability)
 
     def arrays(self) -> dict[str, Any]:
         """All arrays by name, for arrays.npz."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        hidden = ["models", "brain", "settings", "tested", "cross_validated"]
+        hidden += ["negative_share"] if self.settings.as_published else []
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in hidden}
         return {
             "models": [model.key for model in self.models.models],
             "places": np.arange(len(self.tested)),
-            **{name: own[name] for name in own if name not in ("models", "brain", "settings", "tested")},
+            **own,
+            **self.cross_validated,
             "ceiling_lower": self.brain.ceiling_lower,
             "ceiling_upper": self.brain.ceiling_upper,
         }
@@ -197,6 +224,7 @@ class SearchlightPartition(SearchlightFit):
     total_share: NDArray[np.float64]
 
     compared: ClassVar[str] = "unique"
+    predicted: ClassVar[str] = "cv_unique"
 
     def winners(self) -> pd.DataFrame:
         """The strongest group of every searchlight, and what is established of it."""
@@ -239,9 +267,11 @@ def fit_searchlights(
     adjusted = data.values(own_adjusted_r2)
     if settings.as_published:
         adjusted = np.clip(adjusted, 0, None)
-    winner = adjusted[:, data.inside].argmax(axis=0)
+    predicted = data.cross_validated(own_r2)
+    winner = best(predicted.get("cv_r2", adjusted)[:, data.inside])
     test, lead, sampled = data.inference(own_adjusted_r2, winner, best_of_all)
-    return SearchlightFit(**data.common(test, lead, sampled, winner, own_adjusted_r2, adjusted))
+    arguments = data.common(test, lead, sampled, winner, own_adjusted_r2, adjusted)
+    return SearchlightFit(**arguments, cross_validated=unmask(brain.usable, **predicted))
 
 
 def partition_searchlights(
@@ -258,14 +288,20 @@ def partition_searchlights(
     data = _Study(groups, brain, settings, resources)
     parts, n_groups = data.values(variance_parts), len(groups.models)
     unique, total = parts[:n_groups], data.values(total_adjusted_r2)[0]
-    winner = unique[:, data.inside].argmax(axis=0)
+    predicted = data.cross_validated(own_and_parts)
+    winner = best(predicted.get("cv_unique", unique)[:, data.inside])
     test, lead, sampled = data.inference(unique_adjusted_r2, winner, beside_others)
     total_share = np.full(len(winner), np.nan) if sampled is None else sampled.shares[n_groups]
     arguments = data.common(test, lead, sampled, winner, unique_adjusted_r2, data.values(own_adjusted_r2))
     arguments |= unmask(brain.usable, unique=unique, shared=parts[n_groups:], total=total)
     arguments |= unmask(brain.usable, plain_unique=data.plain_values(unique_adjusted_r2))
     arguments |= unmask(data.tested, total_share=total_share)
-    return SearchlightPartition(**arguments)
+    return SearchlightPartition(**arguments, cross_validated=unmask(brain.usable, **predicted))
+
+
+def best(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Number of the largest value in each column of (n_models, n_locations); NaN is none."""
+    return np.asarray(np.nan_to_num(values, nan=-np.inf).argmax(axis=0))
 
 
 def tested_searchlights(brain: SearchlightRdms, ceiling: float) -> NDArray[np.bool_]:
@@ -328,6 +364,7 @@ class _Study:
         self.basis = fit_basis(models, settings.comparison)
         if not settings.as_published:
             check_subsets(self.basis, 1)
+        self._nonnegative = nonnegative_fit(self.basis) if settings.weights == "nonnegative" else None
         self._responses = compared(brain.mean[brain.usable], settings.comparison)
 
     @cached_property
@@ -336,6 +373,8 @@ class _Study:
 
     def values(self, statistic: MakeStatistic) -> NDArray[np.float64]:
         """A statistic of the usable searchlights, adjusted by the chance level or as published."""
+        if self._nonnegative is not None:
+            return self._nonnegative.adjusted(self._responses)
         own = statistic(self.basis)
         if self.settings.as_published:
             return own(project(self.basis, self._responses))
@@ -360,15 +399,30 @@ class _Study:
             test, differences = published_tests(
                 self.basis, statistic(self.basis), self._tested_rdms, pairs, settings, self.resources, True
             )
+        elif self._nonnegative is not None:
+            test = best_without_negative_weights(self._nonnegative, self._tested_rdms, settings, self.resources)
         else:
             test = by_permutation(self.basis, self._tested_rdms, settings, self.resources)
         if settings.as_published:
             return test, published_lead(len(self.models.models), winner, differences), None
         sampled = self._sampled(statistic, winner)
         n = len(self.models.models)
-        p = difference_p_values(sampled.estimates[:n], sampled.components[:n], settings)
+        p = lead_p_values(sampled.estimates[:n], sampled.components[:n], settings)
         groups = [model.group for model in self.models.models]
         return test, lead_of(p, sampled.influence[:n], winner, groups, settings), sampled
+
+    def cross_validated(self, statistic: MakeStatistic) -> dict[str, NDArray[np.float64]]:
+        """Cross-validated values of the usable searchlights by name; none unless they are asked for."""
+        if not self.settings.cross_validate:
+            return {}
+        predict, parts = validation(self.basis, statistic(self.basis), self.settings), []
+        with self.resources.progress("cross-validation") as advance:
+            for places, rdms in self.brain.blocks():
+                usable = self.brain.usable[places]
+                if usable.any():
+                    parts.append(predict(rdms[:, usable]))
+                advance(places.stop, len(self.tested))
+        return named(CrossValidated.over_locations(parts), len(self.models.models))
 
     def _subjects(self, statistic: MakeStatistic) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Values of every subject's own RDMs and their chance levels, block after block of the tested searchlights."""
@@ -388,8 +442,11 @@ class _Study:
         """
         n = len(self.models.models)
         own = unique_and_total(self.basis) if statistic is unique_adjusted_r2 else statistic(self.basis)
+        nonnegative = self._nonnegative
+        if nonnegative is not None:
+            own, active = nonnegative.statistic, nonnegative.r2(project(self.basis, self._tested_rdms))[1]
         jackknife = Jackknife(self.basis, own, self.settings.comparison)
-        contrasts = winner_contrasts(winner, n, len(own.subset_weights) - n)
+        contrasts = winner_contrasts(winner, n, 1 if statistic is unique_adjusted_r2 else 0)
         parts, done = [], 0
         with self.resources.progress("standard errors") as advance:
             for block, rdms in self.brain.blocks():
@@ -397,7 +454,10 @@ class _Study:
                 if chosen.shape[1]:
                     here = slice(done, done + chosen.shape[1])
                     mean = self.brain.mean[block][self.tested[block]]
-                    part, done = jackknife(mean, chosen, contrasts[here]), here.stop
+                    weights, done = contrasts[here], here.stop
+                    if nonnegative is not None:
+                        weights = nonnegative.contrasts(active[:, here], weights)
+                    part = jackknife(mean, chosen, weights)
                     if self.settings.correction != "max":  # as large as the data, and not needed
                         part = replace(part, influence=part.influence[:, :, :0])
                     parts.append(part)
@@ -426,15 +486,20 @@ class _Study:
                 "reliability": sampled.reliability,
             }
         with self.resources.progress("refits to subsets of the conditions") as advance:
-            stability = winner_stability(
-                compared(self.models.rdms, self.settings.comparison), statistic, self._tested_rdms, winner,
-                seed=self.settings.seed, progress=advance,
-            )  # fmt: skip
+            if self._nonnegative is not None:
+                stability = self._nonnegative.stability(self._tested_rdms, winner, self.settings.seed)
+            else:
+                stability = winner_stability(
+                    compared(self.models.rdms, self.settings.comparison), statistic, self._tested_rdms, winner,
+                    seed=self.settings.seed, progress=advance,
+                )  # fmt: skip
+        projected = project(self.basis, self._responses)
         return {
             **{"models": self.models, "brain": self.brain, "settings": self.settings, "tested": self.tested},
             **unmask(
                 self.brain.usable,
-                r2=own_r2(self.basis)(project(self.basis, self._responses)),
+                r2=self._nonnegative.r2(projected)[0] if self._nonnegative else own_r2(self.basis)(projected),
+                negative_share=negative_share(self.basis, projected),
                 adjusted_r2=adjusted_r2,
                 plain_adjusted_r2=self.plain_values(own_adjusted_r2),
             ),

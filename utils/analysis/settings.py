@@ -26,6 +26,10 @@ class Settings:
     correction : {"fdr", "max", "within_location"}
         For multiple tests: false discovery rate over all of them, family-wise by the maximum statistic, or false
         discovery rate among the tests of each searchlight or ROI (and, for searchlights, then over searchlights).
+    cross_validate : int
+        Folds of the conditions for predictions of new subjects and new conditions, which then rank; 0 for none.
+    weights : {"free", "nonnegative"}
+        Whether weights of layers may be negative (single networks of searchlights only).
     alpha : float
         Level of significance, after correction; intervals have the level 1 - alpha.
     generalise : {"both", "images", "people"}
@@ -49,6 +53,8 @@ class Settings:
     n_permutations: int = 10_000
     permute: Literal["conditions", "entries"] = "conditions"
     correction: Literal["fdr", "max", "within_location"] = "fdr"
+    cross_validate: int = 0
+    weights: Literal["free", "nonnegative"] = "free"
     alpha: float = 0.05
     generalise: Population = "both"
     minimum_effect: float = 0.01

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from utils import InputError
 from utils.analysis.settings import Settings
@@ -24,12 +25,15 @@ from utils.stats.inference import (
     t_test,
 )
 from utils.stats.jackknife import Components, degrees_of_freedom
+from utils.stats.nonnegative import Nonnegative
 from utils.stats.permutation import conditional_test, permutation_test
 from utils.stats.regression import Basis, LinearStatistic, own_r2, project
 
 Pairs = Sequence[tuple[int, int]]
 # Sets that are named where more are not told apart.
 _NAMED = 3
+# A share of R2 this close to all of it is all of it, but for rounding.
+_ALL_NEGATIVE = 1e-9
 # Values of every subject's own RDMs, and their chance levels, both (n_statistics, n_subjects, n_locations).
 SubjectValues = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -129,6 +133,15 @@ def difference_p_values(
     return difference_p(estimates, components.standard_error(over), components.degrees_of_freedom(over))
 
 
+def lead_p_values(estimates: NDArray[np.float64], components: Components, settings: Settings) -> NDArray[np.float64]:
+    """p values of the winner's differences from the others; 1 where another explains more, if the winner is the one
+    that predicts best.
+
+    Parameters, value: as for `difference_p_values`.
+    """
+    return np.where(estimates < 0, 1.0, difference_p_values(estimates, components, settings))
+
+
 def family_wise(
     p: NDArray[np.float64], influence: NDArray[np.float64], settings: Settings
 ) -> NDArray[np.float64] | None:
@@ -167,6 +180,64 @@ def best_of_all(basis: Basis, rdms: NDArray[np.float64], settings: Settings, res
     if settings.correction == "max":
         return Significance(test.p, test.p_max, test.p_best, test.p_max.min(axis=0))
     return Significance.by_fdr(test.p, test.p_best)
+
+
+def best_without_negative_weights(
+    fit: Nonnegative, rdms: NDArray[np.float64], settings: Settings, resources: Resources
+) -> Significance:
+    """The same with non-negative weights.
+
+    Parameters
+    ----------
+    fit : Nonnegative
+    rdms, settings, resources
+        As for `best_of_all`.
+
+    Returns
+    -------
+    Significance
+    """
+    with resources.progress("permutation test") as advance:
+        test = fit.test(
+            rdms, permutations(settings), studentised=largest(settings) == "studentised", progress=advance
+        )  # fmt: skip
+    if settings.correction == "max":
+        return Significance(test.p, test.p_max, test.p_best, test.p_max.min(axis=0))
+    return Significance.by_fdr(test.p, test.p_best)
+
+
+def weights_sign(negative_share: NDArray[np.float64]) -> NDArray[np.str_]:
+    """Signs of a model's weights by the share of its R2 that takes negative ones: "+", "mixed" or "-"; "" for NaN.
+
+    "-" is a model whose RDMs all correlate negatively with the brain's.
+    """
+    names = np.where(negative_share == 0, "+", np.where(negative_share > 1 - _ALL_NEGATIVE, "-", "mixed"))
+    return np.where(np.isnan(negative_share), "", names)
+
+
+def warn_of_negative_weights(sign: ArrayLike, coloured: NDArray[np.bool_], locations: str, remedy: str = "") -> None:
+    """Warn if models that win are the opposite of the brain.
+
+    Parameters
+    ----------
+    sign : array_like of str, shape (n_locations,)
+        From `weights_sign`, of the winners.
+    coloured : ndarray of bool, shape (n_locations,)
+        Where something is claimed.
+    locations : str
+        What to call those, as "coloured searchlights".
+    remedy : str
+        What to do about it.
+    """
+    sign = np.asarray(sign)[coloured]
+    opposite, mixed = int((sign == "-").sum()), int((sign == "mixed").sum())
+    if opposite:
+        warnings.warn(
+            f"{opposite:,} of {len(sign):,} {locations}: the RDMs of the winner correlate negatively with the brain's, "
+            f"and explain by negative weights what they explain (weights_sign -); in {mixed:,} more, some of the "
+            f"winner's weights are negative{remedy}",
+            stacklevel=3,
+        )
 
 
 def beside_others(basis: Basis, rdms: NDArray[np.float64], settings: Settings, resources: Resources) -> Significance:

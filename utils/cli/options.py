@@ -33,7 +33,7 @@ def figure_parser(figure: str, kind: Kind, description: str) -> Parser:
     """
     parser = Parser(description=description)
     _add_data_options(parser, kind)
-    _add_statistics_options(parser, kind)
+    _add_statistics_options(parser, kind, figure)
     _add_run_options(parser, kind, figure)
     _add_drawing_options(parser)
     return parser
@@ -65,7 +65,7 @@ def _add_data_options(parser: Parser, kind: Kind) -> None:
                        help="layers of every network to use (default: all)")  # fmt: skip
 
 
-def _add_statistics_options(parser: Parser, kind: Kind) -> None:
+def _add_statistics_options(parser: Parser, kind: Kind, figure: str) -> None:
     group = parser.add_argument_group("statistics", "docs/METHODS.md explains each choice.")
     routes = ("permutation", "permutation_labels", "t-test")
     group.add_argument("--stats", "-stats", choices=routes, default="permutation",
@@ -92,6 +92,13 @@ def _add_statistics_options(parser: Parser, kind: Kind) -> None:
     group.add_argument("--generalise", choices=("both", "images", "people"), default="both",
                        help="over what error bars, intervals and leads speak: other images, other people, or both"
                        )  # fmt: skip
+    group.add_argument("--cross-validate", type=int, nargs="?", const=5, metavar="FOLDS",
+                       help="also predict every person's RDM of new images from other people and other images, with "
+                            "FOLDS folds of the images (5 unless given), and rank by what is predicted")  # fmt: skip
+    if figure == "Fig1":
+        group.add_argument("--weights", choices=("free", "nonnegative"), default="free",
+                           help="nonnegative: no layer has a negative weight, so that a network that is the opposite "
+                                "of the brain explains nothing; for up to 4 layers, computed on the CPU")  # fmt: skip
     if kind == "roi":
         group.add_argument("--minimum-effect", type=float, default=0.01, metavar="X",
                            help="a star is filled if the interval of its bar lies above this share of the explainable "
@@ -172,6 +179,13 @@ def parse(parser: Parser, arguments: Sequence[str] | None = None) -> argparse.Na
     if options.as_published and (options.comparison == "whitened" or options.condition_effects == "out"):
         other = "--comparison whitened" if options.comparison == "whitened" else "--condition-effects out"
         parser.error(f"--as-published compares RDMs as they are and cannot be combined with {other}; leave one out")
+    options.cross_validate = options.cross_validate or 0
+    if options.cross_validate and options.cross_validate < 2:
+        parser.error(f"--cross-validate is {options.cross_validate}, expected 2 or more folds")
+    if options.as_published and options.cross_validate:
+        parser.error("--as-published cannot be combined with --cross-validate, which ranks anew; leave one out")
+    if getattr(options, "weights", "free") == "nonnegative":
+        _check_nonnegative(parser, options)
     if "minimum_effect" in options and not 0 <= options.minimum_effect < 1:
         parser.error(f"--minimum-effect is {options.minimum_effect}, expected a value from 0 to below 1")
     if options.dask and (options.stats == "t-test" or options.device == "cuda"):
@@ -187,11 +201,27 @@ def parse(parser: Parser, arguments: Sequence[str] | None = None) -> argparse.Na
     return options
 
 
+def _check_nonnegative(parser: Parser, options: argparse.Namespace) -> None:
+    """Refuse what non-negative weights are not made for, and leave the GPU alone."""
+    refused = {
+        "--as-published, which has free weights": options.as_published,
+        "--stats t-test": options.stats == "t-test",
+        "--cross-validate": options.cross_validate,
+        "--dask": options.dask,
+        "--device cuda, as they are fitted on CPUs": options.device == "cuda",
+    }
+    for other, given in refused.items():
+        if given:
+            parser.error(f"--weights nonnegative cannot be combined with {other}; leave one out")
+    options.device = "cpu"
+
+
 def settings_of(options: argparse.Namespace) -> Settings:
     """The settings that the options of a figure stand for."""
     names = ["stats", "n_permutations", "permute", "alpha", "seed", "bootstrap_ratio", "generalise", "comparison"]
+    names += ["cross_validate"]
     names += [] if options.as_published else ["correction"]
-    names += [name for name in ("ceiling", "minimum_effect") if name in options]
+    names += [name for name in ("ceiling", "minimum_effect", "weights") if name in options]
     given = {name: getattr(options, name) for name in names}
     if options.condition_effects == "out":
         given["comparison"] = "without_condition_effects"

@@ -58,7 +58,8 @@ def network_maps(
         beyond = ", and whether the network leads every network of other groups."
     return [
         _winners(geometry, models, colors, table, unit="searchlights", key="bestNetwork", title="Best network",
-                 note=f"The network that explains most variance of each searchlight's RDM{where}."),
+                 note=f"The network that {'predicts' if 'cv_r2' in table else 'explains'} most variance of each "
+                      f"searchlight's RDM{where}."),
         _winners(geometry, groups, colors, of_groups, unit="searchlights", key="groupOfBestNetwork",
                  title="Group of the best network",
                  note=f"The group of the best network{beyond} Fig 3a tests the groups themselves."),
@@ -99,7 +100,8 @@ def group_maps(
     where = "" if "explained" in table else ", where this is above chance and exceeds that of every other group"
     return [
         _winners(geometry, groups, colors, table, unit="searchlights", key="strongestGroup", title="Strongest group",
-                 note=f"The group with the largest unique variance{where}."),
+                 note=f"The group with the largest {'cross-validated ' if 'cv_unique' in table else ''}unique "
+                      f"variance{where}."),
         *(
             _values(geometry, values, f"unique{_letters(group.label)}", f"Unique variance of {group.label}", _UNIQUE,
                     name=f"unique {group.label}", high=high,
@@ -154,13 +156,28 @@ def roi_maps(
 
 def _common_maps(locations: Locations, table: pd.DataFrame, what: str, of: str) -> list[Map]:
     threshold = " Searchlights below the threshold are not tested." if "tested" in table else ""
-    share, lead = [], []
+    more, lead = [], []
     if "share" in table:
-        share.append(
+        more.append(
             _values(locations, table["share"], "share", "Share of the explainable variance",
                     "share of the explainable variance", name="share of explainable", high=1,
                     note=f"Variance explained by {of} as a share of what any model could explain (reliability of the "
                          "mean RDM over participants)."),
+        )  # fmt: skip
+    if "cv_ceiling" in table:
+        name, called = ("cv_unique", "unique variance") if what == "group" else ("cv_r2", "R²")
+        more.append(
+            _values(locations, table[name], "crossValidated", f"Cross-validated {called}",
+                    f"{called} in new participants and images", name=f"cross-validated {called}",
+                    note=f"What the winning {what} predicts of the RDMs of participants and images that were not used "
+                         "to fit."),
+        )  # fmt: skip
+    if "negative_share" in table:
+        more.append(
+            _values(locations, table["negative_share"], "negativeWeights", "Negative weights",
+                    "share of R² from negative weights", name="from negative weights", high=1,
+                    note=f"Share of the variance explained by the winning {what} that takes negative weights; 1: all "
+                         "of its RDMs correlate negatively with the brain's."),
         )  # fmt: skip
     if "q_lead" in table:
         lead.append(
@@ -169,7 +186,7 @@ def _common_maps(locations: Locations, table: pd.DataFrame, what: str, of: str) 
                     note=f"Whether the winning {what} leads every other; q = .05 is 1.3."),
         )  # fmt: skip
     return [
-        *share,
+        *more,
         _values(locations, table["stability"], "stability", "Stability of the winner",
                 f"proportion of subsets of the conditions with the same {what}", name="stability", high=1,
                 note=f"How often the same {what} wins when some of the conditions are left out (1: always)."),

@@ -77,6 +77,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
     networks = {group: n for group, n in data["networks"].items() if not (grouped and group == BASELINE)}
     n_networks = sum(networks.values())
     n_sets = len(networks) if grouped else data["n_sets"] if figure == "Fig2" else n_networks
+    folds = options.get("cross_validate") or 0
     n_refitted = round(_SHARE_OF_REFITS * n_conditions)
     return {
         "figure": figure,
@@ -104,13 +105,23 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "n_pairs_of_sets": 0 if figure == "Fig1" else n_sets * (n_sets - 1) // 2,
         "layers": data["layers"],
         "value": "adjusted R²" if figure == "Fig1" else "unique variance",
-        "ranked_by": "unique variance" if grouped else "adjusted R²",
+        "fitted": "unique variance" if grouped else "adjusted R²",
+        "ranked_by": _ranked_by(grouped, folds),
+        "folds": folds,
+        "nonnegative": options.get("weights") == "nonnegative",
         **_sampling(options, data),
         "error_bars": {"n_subsets": N_SUBSETS, "n_conditions": round(options.get("bootstrap_ratio", 0) * n_conditions)},
         "refits": {"n_subsets": N_REFITS, "n_conditions": n_refitted},
         **_software(record["versions"], on_gpu=record["device"] == "cuda" and not t_test),
         "n_workers": data.get("dask_workers"),
     }
+
+
+def _ranked_by(grouped: bool, folds: int) -> str:
+    """The value whose largest decides which network or group is shown as the best."""
+    if folds:
+        return "cross-validated unique variance" if grouped else "cross-validated R²"
+    return "unique variance" if grouped else "adjusted R²"
 
 
 def _sampling(options: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,11 @@ def searchlight_colours(what: str, table: pd.DataFrame, settings: Settings) -> l
         "network": "the network that explains its RDM best (adjusted R²)",
         "group": "the group with the largest unique variance",
     }[what]
+    if settings.cross_validate:
+        winner = {
+            "network": "the network that predicts its RDM best (cross-validated R²)",
+            "group": "the group with the largest cross-validated unique variance",
+        }[what]
     if settings.as_published:
         others = " and exceeds that of every other group" if what == "group" else ""
         return [f"Each searchlight has the colour of {winner}, if this is above chance{others}."]
@@ -85,9 +90,10 @@ def bars(settings: Settings, n_subjects: int | str) -> str:
         subsets = f"{settings.bootstrap_ratio:.0%} of the conditions"
         return f"Bars: unique variance ± SD over subsets of {subsets}; asterisk: above chance; bracket: the two differ."
     variance = "variance" if str(n_subjects) == "1" else "explainable variance"
+    ranked = " Ranked by cross-validated values." if settings.cross_validate else ""
     return (
         f"Bars: unique variance ± standard error ({errors(settings)}); filled asterisk: above chance and more than "
-        f"{settings.minimum_effect:.2g} of the {variance}; hollow: above chance; bracket: the two differ."
+        f"{settings.minimum_effect:.2g} of the {variance}; hollow: above chance; bracket: the two differ.{ranked}"
     )
 
 

@@ -353,10 +353,29 @@ def variance_parts(basis: Basis) -> LinearStatistic:
     ----------
     Nimon & Reio 2011, Hum Resour Dev Rev 10:329 (commonality analysis), for any number of sets.
     """
+    return linear_statistic(basis, _part_terms(len(basis.coordinates)))
+
+
+def own_and_parts(basis: Basis) -> LinearStatistic:
+    """Adjusted R2 of every set of predictors by itself, then unique and shared variance as from `variance_parts`.
+
+    Parameters
+    ----------
+    basis : Basis
+
+    Returns
+    -------
+    LinearStatistic
+        One statistic per set, and one per part.
+    """
     n_sets = len(basis.coordinates)
-    terms = []
+    return linear_statistic(basis, [*([((i,), 1.0)] for i in range(n_sets)), *_part_terms(n_sets)])
+
+
+def _part_terms(n_sets: int) -> list[list[tuple[Sequence[int], float]]]:
+    terms: list[list[tuple[Sequence[int], float]]] = []
     for part in part_names(n_sets):
         outside = [i for i in range(n_sets) if i not in part]
         unions = [u for size in range(len(part) + 1) for u in combinations(part, size)]
         terms.append([(tuple(sorted((*u, *outside))), -((-1.0) ** len(u))) for u in unions])
-    return linear_statistic(basis, terms)
+    return terms
