@@ -13,7 +13,7 @@ from helpers import N_CONDITIONS, N_PAIRS, gain_rdms, lstsq_adjusted, lstsq_uniq
 from scipy import stats
 
 from utils.parallel.resources import Resources
-from utils.rdm import condense, expand, n_pairs_of
+from utils.rdm import condense, correlation_rdm, expand, n_pairs_of
 from utils.stats import exceedances, exceedances_cpu, exceedances_gpu, matmul, permutation
 from utils.stats.comparison import compared
 from utils.stats.inference import all_pairs, chance_r2
@@ -545,3 +545,47 @@ def test_total_of_the_parts_is_tested_like_any_statistic(data):
     basis = orthonormal_basis(models)
     test = permutation_test(basis, total_adjusted_r2(basis), places, Permutations(20))
     assert test.p.shape == (1, 5)
+
+
+BLOCKS = (0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2)
+
+
+def test_conditions_are_exchanged_within_blocks():
+    orders = Permutations(400, seed=3, blocks=BLOCKS).orders(66, 5, 400)
+    assert orders.shape == (395, 12)
+    np.testing.assert_array_equal(np.array(BLOCKS)[orders], np.tile(BLOCKS, (395, 1)))
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(12), (395, 1)))
+    of_first = orders[:, [0, 3, 6, 9]]
+    assert len({tuple(order) for order in of_first}) == 24  # all of 4!, each of 395 with probability 1/24
+    assert len({tuple(order) for order in orders}) > 380
+    np.testing.assert_array_equal(orders[2:9], Permutations(400, seed=3, blocks=BLOCKS).orders(66, 7, 14))
+
+
+def test_blocks_are_exchanged_as_wholes():
+    orders = Permutations(100, "blocks", seed=3, blocks=BLOCKS).orders(66, 0, 100)
+    moved = np.array(BLOCKS)[orders]
+    first = moved[:, :3]
+    assert len({tuple(order) for order in first.tolist()}) == 6 and (np.sort(first) == [0, 1, 2]).all()
+    # Every block keeps its order: the k-th condition of a block takes the place of the k-th of another.
+    np.testing.assert_array_equal(orders // 3, np.tile(np.arange(12) // 3, (100, 1)))
+
+
+def test_number_of_different_permutations():
+    assert Permutations(1).n_distinct == np.inf
+    assert Permutations(1, blocks=BLOCKS).n_distinct == pytest.approx(24**3)
+    assert Permutations(1, "blocks", blocks=BLOCKS).n_distinct == pytest.approx(6)
+
+
+def test_whole_blocks_hold_the_level_where_brain_and_model_share_categories():
+    """Ten categories of five conditions with unrelated geometry; 7 or more of 40 tests reject with p = .003."""
+    rng, blocks = np.random.default_rng(0), tuple(np.repeat(np.arange(10), 5).tolist())
+    rejected = {"conditions": 0, "blocks": 0}
+    for _ in range(40):
+        centers, own = rng.standard_normal((2, 10, 60))[:, list(blocks)], rng.standard_normal((2, 50, 60))
+        model, brain = (compared(correlation_rdm(patterns), "whitened") for patterns in centers + own)
+        basis = orthonormal_basis([model[None]])
+        for unit, of_blocks in (("conditions", ()), ("blocks", blocks)):
+            test = permutation_test(basis, own_r2(basis), brain[None], Permutations(199, unit, 1, of_blocks))
+            rejected[unit] += int(test.p[0, 0] <= 0.05)
+    assert rejected["blocks"] <= 6
+    assert rejected["conditions"] >= 20

@@ -1,6 +1,7 @@
 """The four scripts from the shell: what they write, and what they say when something is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -276,6 +277,54 @@ def test_plain_values_beside_the_default_ones_are_those_of_the_paper(study, tmp_
     else:
         np.testing.assert_allclose(arrays["default"]["plain_unique"], arrays["published"]["unique"], atol=1e-12)
     np.testing.assert_allclose(plain, published, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("permute", ["conditions", "blocks"])
+def test_blocks_of_conditions(study, tmp_path, monkeypatch, permute):
+    blocks = tmp_path / "blocks.txt"
+    blocks.write_text("\n".join(["tools", "faces", "places"] * 4))
+    options = ["--data", study, "--results", tmp_path, "-np", 50, "--blocks", blocks, "--permute", permute]
+    options += ["--alpha", 0.2]
+    for figure in ("Fig1", "Fig2", "Fig3a", "Fig3b"):
+        extra = ["--ceiling", -1] if figure in SEARCHLIGHT else []
+        assert run_script(monkeypatch, figure, *options, *extra) == 0
+        record = json.loads((tmp_path / figure / "run.json").read_text())
+        assert record["data"]["n_blocks"] == 3
+        page = (tmp_path / figure / "report.html").read_text()
+        said = "exchanged in whole blocks" if permute == "blocks" else "were exchanged only within 3 blocks"
+        assert said in " ".join(page.split())
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "message"),
+    [
+        (
+            ["a", "b"] * 5,
+            [],
+            "--blocks gives the blocks of 10 conditions, expected one line for each of the 12",
+        ),
+        (["a"] * 5 + ["b"] * 7, ["--permute", "blocks"], "--permute is blocks: found blocks of 5 to 7 conditions"),
+        (
+            ["a", "b"] * 6,
+            ["--permute", "blocks"],
+            r"--blocks leaves 2 different permutation\(s\), so that no p value reaches",
+        ),
+        (["a", "", "b"], [], "line 2 is empty; expected the block of one condition per line"),
+        (None, [], r"blocks.txt: is not a readable text file .*expected the block"),
+        (None, ["--stats", "t-test"], "--blocks cannot be combined with --stats t-test; leave one out"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_one_line(study, tmp_path, monkeypatch, capsys, lines, options, message):
+    blocks = tmp_path / "blocks.txt"
+    if lines is not None:
+        blocks.write_text("\n".join(lines))
+    status = run_script(
+        monkeypatch, "Fig3b", "--data", study, "--results", tmp_path / "out", "-np", 5, "--blocks", blocks, *options
+    )
+    assert status == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+    assert not (tmp_path / "out" / "Fig3b").exists()
 
 
 @pytest.mark.slow

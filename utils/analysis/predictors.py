@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 
 from utils import InputError
+from utils.analysis.settings import Settings
 from utils.datasets.models import ModelRdms
 from utils.rdm import n_conditions_of, n_pairs_of
-from utils.stats.comparison import Comparison, compared
+from utils.stats.comparison import compared
+from utils.stats.exceedances import Permutations
 from utils.stats.nonnegative import Nonnegative
 from utils.stats.regression import Basis, orthonormal_basis
 
 
-def fit_basis(models: ModelRdms, comparison: Comparison) -> Basis:
+def fit_basis(models: ModelRdms, settings: Settings) -> Basis:
     """Orthonormal basis of the RDMs of all models; warns of those that are linear combinations of others.
 
     Parameters
     ----------
     models : ModelRdms
-    comparison : {"whitened", "plain", "without_condition_effects"}
+    settings : Settings
 
     Returns
     -------
@@ -28,10 +31,11 @@ def fit_basis(models: ModelRdms, comparison: Comparison) -> Basis:
     Raises
     ------
     InputError
-        If there are too few conditions for so many predictors.
+        If there are too few conditions for so many predictors, or the blocks of conditions do not fit.
     """
+    check_blocks(models, settings)
     try:
-        basis = orthonormal_basis(list(compared(models.rdms, comparison)))
+        basis = orthonormal_basis(list(compared(models.rdms, settings.comparison)))
     except ValueError as error:
         raise InputError(
             f"{models.n_conditions} conditions are too few: {error}; use more images or fewer models"
@@ -66,6 +70,41 @@ def nonnegative_fit(basis: Basis) -> Nonnegative:
         return Nonnegative(basis)
     except ValueError as error:
         raise InputError(f"{error}; choose some of the `layers`") from None
+
+
+def check_blocks(models: ModelRdms, settings: Settings) -> None:
+    """Check that blocks of conditions allow the permutations that are asked for.
+
+    Parameters
+    ----------
+    models : ModelRdms
+    settings : Settings
+
+    Raises
+    ------
+    InputError
+        If there is not one block for each condition, blocks that are exchanged differ in size, or there are too few
+        different permutations to reach the level of significance.
+    """
+    if not settings.blocks:
+        return
+    if len(settings.blocks) != models.n_conditions:
+        raise InputError(
+            f"`blocks` gives the blocks of {len(settings.blocks)} conditions, expected one line for each of the "
+            f"{models.n_conditions} conditions, in their order"
+        )
+    sizes = Counter(settings.blocks).values()
+    if settings.permute == "blocks" and len({*sizes}) > 1:
+        raise InputError(
+            f"`permute` is blocks: found blocks of {min(sizes)} to {max(sizes)} conditions, expected blocks of one size"
+        )
+    n_distinct = Permutations(1, settings.permute, blocks=settings.blocks).n_distinct
+    if n_distinct * settings.alpha < 1:
+        other = "permute conditions within them" if settings.permute == "blocks" else "permute them as wholes"
+        raise InputError(
+            f"`blocks` leaves {n_distinct:.0f} different permutation(s), so that no p value reaches "
+            f"{settings.alpha:g}; use other blocks, or {other}"
+        )
 
 
 def check_subsets(basis: Basis, n_left_out: int) -> None:

@@ -363,7 +363,7 @@ def fit_best_models(
         If there are too few conditions for so many predictors, or too few subjects for a t-test.
     """
     n_best = min(n_best, len(models.models))
-    basis, rdms = fit_basis(models, settings.comparison), compared(rois.mean(), settings.comparison)
+    basis, rdms = fit_basis(models, settings), compared(rois.mean(), settings.comparison)
     adjusted_r2 = adjusted(basis, own_adjusted_r2(basis), rdms, settings)
     if settings.as_published:
         adjusted_r2 = np.clip(adjusted_r2, 0, None)
@@ -421,7 +421,7 @@ def fit_groups(groups: ModelRdms, rois: RoiRdms, settings: Settings, resources: 
     -------
     RoiFit
     """
-    basis, rdms = fit_basis(groups, settings.comparison), compared(rois.mean(), settings.comparison)
+    basis, rdms = fit_basis(groups, settings), compared(rois.mean(), settings.comparison)
     everywhere = np.repeat(np.arange(len(groups.models))[:, None], len(rdms), axis=1)
     partition = partition_rois(groups, rois, everywhere, settings, resources)
     predicted = _predicted(basis, own_and_parts(basis), rois, settings)

@@ -361,7 +361,7 @@ class _Study:
         self.tested = tested_searchlights(brain, settings.ceiling)
         # Which of the usable searchlights are tested.
         self.inside = self.tested[brain.usable]
-        self.basis = fit_basis(models, settings.comparison)
+        self.basis = fit_basis(models, settings)
         if not settings.as_published:
             check_subsets(self.basis, 1)
         self._nonnegative = nonnegative_fit(self.basis) if settings.weights == "nonnegative" else None

@@ -21,8 +21,10 @@ class Settings:
     comparison : {"whitened", "plain", "without_condition_effects"}
         How much the effects of single conditions count when RDMs are compared.
     n_permutations : int
-    permute : {"conditions", "entries"}
+    permute : {"conditions", "blocks", "entries"}
         What a permutation exchanges.
+    blocks : tuple of int
+        Block of each condition; if given, conditions are exchanged within blocks, or blocks as wholes.
     correction : {"fdr", "max", "within_location"}
         For multiple tests: false discovery rate over all of them, family-wise by the maximum statistic, or false
         discovery rate among the tests of each searchlight or ROI (and, for searchlights, then over searchlights).
@@ -51,7 +53,8 @@ class Settings:
     stats: Literal["permutation", "t-test"] = "permutation"
     comparison: Comparison = "whitened"
     n_permutations: int = 10_000
-    permute: Literal["conditions", "entries"] = "conditions"
+    permute: Literal["conditions", "blocks", "entries"] = "conditions"
+    blocks: tuple[int, ...] = ()
     correction: Literal["fdr", "max", "within_location"] = "fdr"
     cross_validate: int = 0
     weights: Literal["free", "nonnegative"] = "free"

@@ -98,7 +98,7 @@ class Lead:
 
 def permutations(settings: Settings) -> Permutations:
     """The permutations that the settings ask for."""
-    return Permutations(settings.n_permutations, settings.permute, settings.seed)
+    return Permutations(settings.n_permutations, settings.permute, settings.seed, settings.blocks)
 
 
 def largest(settings: Settings) -> Literal["studentised", "as_is"]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from utils.analysis.settings import Settings
 from utils.cli.command import Parser, add_dask_option, add_threads_option
 from utils.datasets.layout import Kind
+from utils.io.readers import read_blocks
 from utils.plotting.page_layout import STYLES
 from utils.plotting.surface import DEFAULT_SURFACE, SURFACES
 
@@ -81,9 +82,13 @@ def _add_statistics_options(parser: Parser, kind: Kind, figure: str) -> None:
                        )  # fmt: skip
     group.add_argument("--n-permutations", "-np", "--num_perm", type=int, default=10_000, metavar="N",
                        help="number of permutations")  # fmt: skip
-    group.add_argument("--permute", choices=("conditions", "entries"),
-                       help="what is permuted: conditions, or entries of the RDM, which is invalid where conditions "
-                            "differ in gain (default: conditions; entries with --as-published)")  # fmt: skip
+    group.add_argument("--permute", choices=("conditions", "blocks", "entries"),
+                       help="what is permuted: conditions (within the blocks of --blocks, if given), these blocks as "
+                            "wholes, or entries of the RDM, which is invalid where conditions differ in gain (default: "
+                            "conditions; entries with --as-published)")  # fmt: skip
+    group.add_argument("--blocks", type=Path, metavar="FILE",
+                       help="text file with the block of every condition, one per line in the order of the conditions: "
+                            "categories, runs or scenes between which conditions cannot be exchanged")  # fmt: skip
     group.add_argument("--correction", choices=("fdr", "max"), default="fdr",
                        help="for multiple tests: false discovery rate, or family-wise by the maximum "
                             "statistic")  # fmt: skip
@@ -198,6 +203,11 @@ def parse(parser: Parser, arguments: Sequence[str] | None = None) -> argparse.Na
         parser.error(f"--correction max cannot be combined with {other}, which has no maximum statistic; leave one out")
     options.permute = options.permute or ("entries" if options.as_published else "conditions")
     options.comparison = options.comparison or ("plain" if options.as_published else "whitened")
+    if options.blocks and (options.stats == "t-test" or options.permute == "entries"):
+        other = "--stats t-test" if options.stats == "t-test" else "permutations of entries"
+        parser.error(f"--blocks cannot be combined with {other}; leave one out")
+    if options.permute == "blocks" and not options.blocks:
+        parser.error("--permute blocks needs --blocks FILE, which says which condition is in which block")
     return options
 
 
@@ -225,6 +235,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
     given = {name: getattr(options, name) for name in names}
     if options.condition_effects == "out":
         given["comparison"] = "without_condition_effects"
+    if options.blocks:
+        names = read_blocks(options.blocks)
+        given["blocks"] = tuple(sorted({*names}).index(name) for name in names)
     return (Settings.published if options.as_published else Settings)(**given)
 
 

@@ -83,15 +83,12 @@ class FigureRun:
 
     Attributes
     ----------
-    settings : Settings
-        Everything that changes numbers.
     warnings : list of str
         Warnings so far, for the report.
     """
 
     def __init__(self, figure: str, kind: Kind, title: str, options: argparse.Namespace) -> None:
         self.figure, self.kind, self.title = figure, kind, title
-        self.settings: Settings = settings_of(options)
         self.warnings: list[str] = []
         self._options = options
         self._started = time.time()
@@ -105,6 +102,11 @@ class FigureRun:
             self._device = choose_device(self._options)
             main(self)
             self._publish()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Everything that changes numbers."""
+        return settings_of(self._options)
 
     # ---------------------------------------------------------------------------------------------------------- inputs
 
@@ -230,6 +232,8 @@ class FigureRun:
             "layers": models.layers,
             "fingerprint": fingerprint(fit.models.rdms, *brain),
         }
+        if self.settings.blocks:
+            described["n_blocks"] = len({*self.settings.blocks})
         if self.resources.workers is not None:
             described["dask_workers"] = self.resources.workers.n_workers
         return provenance(self.figure, vars(self._options), described, self._device, self._started)

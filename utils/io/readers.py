@@ -101,6 +101,34 @@ def read_conditions(path: Path) -> list[str]:
     return names
 
 
+def read_blocks(path: Path) -> list[str]:
+    """Read the block of every condition from a text file, one per line, in the order of the conditions.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    InputError
+        If the file is unreadable, or a line between others is empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(
+            f"{path}: is not a readable text file ({error}); expected the block of one condition per line"
+        ) from None
+    names = [line.strip() for line in text.rstrip().split("\n")]
+    if "" in names:
+        raise InputError(f"{path}: line {names.index('') + 1} is empty; expected the block of one condition per line")
+    return names
+
+
 # Square RDMs that differ from their transpose by more than this share of their range are not RDMs.
 _SYMMETRY_TOLERANCE = 1e-4
 

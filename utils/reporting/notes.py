@@ -74,7 +74,8 @@ def significance(settings: Settings, n_subjects: int | str, locations: str) -> s
         test = f"t-test over {n_subjects} participants against {against}"
     else:
         times = f"{settings.n_permutations:,} times"
-        test = f"permutation of {settings.permute}, {times}, mean RDM of {n_subjects} participants"
+        what = settings.permute + (" within blocks" if settings.blocks and settings.permute == "conditions" else "")
+        test = f"permutation of {what}, {times}, mean RDM of {n_subjects} participants"
     searchlights = locations == "searchlights"
     corrected = {
         "max": "family-wise by the maximum statistic",

@@ -172,7 +172,8 @@ def _test(record: Mapping[str, Any]) -> str:
     options = record["options"]
     if options["stats"] == "t-test":
         return "t-test across participants"
-    return f"{options['n_permutations']:,} permutations of {options['permute']}"
+    within = " within blocks" if options.get("blocks") and options["permute"] == "conditions" else ""
+    return f"{options['n_permutations']:,} permutations of {options['permute']}{within}"
 
 
 def _heading(column: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ counts are those of float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from utils.rdm import n_conditions_of, pair_permutation
 
 UNIT_ROUNDOFF = float(np.finfo(np.float32).eps) / 2
-Unit = Literal["conditions", "entries"]
+Unit = Literal["conditions", "blocks", "entries"]
 # Permutations that share a stream of random numbers: to start a stream takes as long as to draw ten permutations.
 _PER_STREAM = 16
 # To start threads takes longer than a few values do.
@@ -35,15 +36,19 @@ class Permutations:
     Attributes
     ----------
     n : int
-    unit : {"conditions", "entries"}
-        Exchange conditions (Mantel 1967, Cancer Res 27:209), or the entries of the RDM as if they were independent
-        (as in the published code).
+    unit : {"conditions", "blocks", "entries"}
+        Exchange conditions (Mantel 1967, Cancer Res 27:209); blocks of them as wholes, which then are of one size; or
+        the entries of the RDM as if they were independent (as in the published code).
     seed : int
+    blocks : tuple of int
+        The block of each condition. If given, conditions are exchanged within blocks only, or blocks as wholes. With
+        other conditions, blocks are where conditions are exchangeable (Winkler et al. 2015, NeuroImage 123:253).
     """
 
     n: int
     unit: Unit = "conditions"
     seed: int = 0
+    blocks: tuple[int, ...] = ()
 
     def orders(self, n_pairs: int, start: int, stop: int) -> NDArray[np.int64]:
         """Permutations of what is exchanged.
@@ -60,13 +65,39 @@ class Permutations:
         ndarray of int64, shape (stop - start, n_conditions) or (stop - start, n_pairs)
             The same ones however the range is cut.
         """
-        n_items = n_conditions_of(n_pairs) if self.unit == "conditions" else n_pairs
-        first, items = start // _PER_STREAM, np.tile(np.arange(n_items), (_PER_STREAM, 1))
-        streams = [
-            np.random.default_rng([self.seed, stream]).permuted(items, axis=1)
-            for stream in range(first, -(-stop // _PER_STREAM))
-        ]
+        n_items = n_pairs if self.unit == "entries" else n_conditions_of(n_pairs)
+        first = start // _PER_STREAM
+        streams = [self._stream(number, n_items) for number in range(first, -(-stop // _PER_STREAM))]
         return np.concatenate(streams)[start - first * _PER_STREAM : stop - first * _PER_STREAM]
+
+    def _stream(self, number: int, n_items: int) -> NDArray[np.int64]:
+        """Orders of one stream, (_PER_STREAM, n_items)."""
+        rng = np.random.default_rng([self.seed, number])
+        if not self.blocks:
+            return rng.permuted(np.tile(np.arange(n_items), (_PER_STREAM, 1)), axis=1)
+        orders = np.empty((_PER_STREAM, n_items), dtype=np.int64)
+        members = self._members()
+        if self.unit == "blocks":
+            drawn = rng.permuted(np.tile(np.arange(len(members)), (_PER_STREAM, 1)), axis=1)
+            orders[:, np.concatenate(members)] = np.stack(members)[drawn].reshape(_PER_STREAM, -1)
+        else:
+            for own in members:
+                orders[:, own] = rng.permuted(np.tile(own, (_PER_STREAM, 1)), axis=1)
+        return orders
+
+    def _members(self) -> list[NDArray[np.int64]]:
+        """Conditions of each block."""
+        blocks = np.array(self.blocks)
+        return [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
+
+    @property
+    def n_distinct(self) -> float:
+        """How many different permutations of the blocks' conditions there are; infinite without blocks."""
+        if not self.blocks:
+            return math.inf
+        sizes = [len(own) for own in self._members()]
+        logs = [math.lgamma(len(sizes) + 1)] if self.unit == "blocks" else [math.lgamma(size + 1) for size in sizes]
+        return math.exp(min(sum(logs), 700.0))
 
     def indices(self, n_pairs: int, start: int, stop: int) -> NDArray[np.int64]:
         """Indices, (stop - start, n_pairs), that permute a condensed RDM by the `orders` of the same numbers."""

@@ -151,7 +151,7 @@ class _DeviceCounter:
         contrasts, device, n_pairs = plan.contrasts, orders.device, plan.basis.shape[1]
         self._permuted = self._put(plan.permuted)
         self._index: tuple[torch.Tensor, ...] = ()
-        if plan.permutations.unit == "conditions":
+        if plan.permutations.unit != "entries":
             position = expand(np.arange(n_pairs)).astype(np.int64)
             self._index = tuple(
                 torch.from_numpy(array).to(device) for array in (position, *np.triu_indices(len(position), k=1))
