@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from models.tasks import Model
+from utils.analysis.assumptions import check_assumptions
 from utils.analysis.predictions import named, validation
 from utils.analysis.predictors import check_subsets, fit_basis
 from utils.analysis.settings import Settings
@@ -364,6 +365,7 @@ def fit_best_models(
     """
     n_best = min(n_best, len(models.models))
     basis, rdms = fit_basis(models, settings), compared(rois.mean(), settings.comparison)
+    check_assumptions(models.rdms, rois.mean(), settings)
     adjusted_r2 = adjusted(basis, own_adjusted_r2(basis), rdms, settings)
     if settings.as_published:
         adjusted_r2 = np.clip(adjusted_r2, 0, None)
@@ -422,6 +424,7 @@ def fit_groups(groups: ModelRdms, rois: RoiRdms, settings: Settings, resources: 
     RoiFit
     """
     basis, rdms = fit_basis(groups, settings), compared(rois.mean(), settings.comparison)
+    check_assumptions(groups.rdms, rois.mean(), settings)
     everywhere = np.repeat(np.arange(len(groups.models))[:, None], len(rdms), axis=1)
     partition = partition_rois(groups, rois, everywhere, settings, resources)
     predicted = _predicted(basis, own_and_parts(basis), rois, settings)

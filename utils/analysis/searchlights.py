@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from utils import InputError
+from utils.analysis.assumptions import check_assumptions
 from utils.analysis.predictions import named, validation
 from utils.analysis.predictors import check_subsets, fit_basis, nonnegative_fit
 from utils.analysis.settings import Settings
@@ -362,6 +363,7 @@ class _Study:
         # Which of the usable searchlights are tested.
         self.inside = self.tested[brain.usable]
         self.basis = fit_basis(models, settings)
+        check_assumptions(models.rdms, brain.mean[self.tested], settings)
         if not settings.as_published:
             check_subsets(self.basis, 1)
         self._nonnegative = nonnegative_fit(self.basis) if settings.weights == "nonnegative" else None
