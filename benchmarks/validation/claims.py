@@ -29,6 +29,7 @@ from utils.analysis.significance import (
     winner_contrasts,
 )
 from utils.parallel.resources import Resources
+from utils.rdm import n_conditions_of
 from utils.stats.comparison import compared
 from utils.stats.inference import all_pairs, fdr
 from utils.stats.jackknife import Jackknife, Population, Sampled
@@ -53,6 +54,7 @@ def routes(seed: int) -> dict[str, Settings]:
     own = {"n_permutations": N_PERMUTATIONS, "seed": seed}
     return {
         "default": Settings(**own),
+        "default, images": Settings(generalise="images", **own),
         "plain": Settings(comparison="plain", **own),
         "published": Settings.published(**own),
         "published, conditions": Settings.published(permute="conditions", **own),
@@ -89,10 +91,7 @@ def _unique_test(basis: Basis, rdms: NDArray[np.float64], settings: Settings) ->
 
 
 def ranks(study: Study, settings: Settings) -> Outcomes:
-    """Fig 2: the three best networks of the first place, and which of them have a star.
-
-    "rank 2 real" says whether the second network is one that the place follows.
-    """
+    """Fig 2: the three best networks of the first place, and which of them have a star."""
     basis, rdms = _prepared(study, settings)
     values = adjusted(basis, own_adjusted_r2(basis), rdms, settings)
     best = np.argsort(-(np.clip(values, 0, None) if settings.as_published else values), axis=0, kind="stable")[:3]
@@ -124,7 +123,7 @@ def _leads(
 
 
 def lead(study: Study, settings: Settings) -> Outcomes:
-    """Fig 3a: one group leads all others at the first place; which one, and whether 1 differs from 2 if they tie."""
+    """Fig 3a: one group leads all others at the first place, and which one."""
     _, _, winner, p = _leads(study, settings)
     return {"lead": float(p[0] <= settings.alpha), "winner": float(winner[0])}
 
@@ -154,7 +153,7 @@ def _sampled(study: Study, settings: Settings) -> Sampled:
     """Unique variances and the difference of the first two, at the first place."""
     basis, _ = _prepared(study, settings)
     n = len(study.models)
-    contrasts = np.eye(n + 1)[: n + 1]
+    contrasts = np.eye(n + 1)
     contrasts = np.vstack([contrasts, contrasts[0] - contrasts[1]])
     return Jackknife(basis, unique_and_total(basis), settings.comparison)(study.mean, study.people, contrasts)
 
@@ -162,7 +161,7 @@ def _sampled(study: Study, settings: Settings) -> Sampled:
 def intervals(study: Study, settings: Settings) -> Outcomes:
     """Bars: unique variance of the first group, its difference from the second, the total as a share; with margins."""
     sampled, n = _sampled(study, settings), len(study.models)
-    n_images, n_people = settings_of(study)
+    n_images, n_people = n_conditions_of(study.people.shape[-1]), len(study.people)
     outcomes = {"unique": sampled.estimates[0, 0], "difference": sampled.estimates[n + 1, 0]}
     outcomes |= {"total share": sampled.shares[n, 0], "reliability": sampled.reliability[0]}
     populations: tuple[Population, ...] = ("images", "people", "both")
@@ -172,12 +171,6 @@ def intervals(study: Study, settings: Settings) -> Outcomes:
         outcomes |= {f"unique, {over}": quantile * se[0, 0], f"difference, {over}": quantile * se[n + 1, 0]}
         outcomes[f"total share, {over}"] = quantile * sampled.share_components.standard_error(over)[n, 0]
     return {name: float(value) for name, value in outcomes.items()}
-
-
-def settings_of(study: Study) -> tuple[int, int]:
-    """Numbers of images and people."""
-    n_pairs = study.people.shape[-1]
-    return round((1 + np.sqrt(1 + 8 * n_pairs)) / 2), len(study.people)
 
 
 def contest(study: Study, settings: Settings) -> Outcomes:
@@ -216,3 +209,13 @@ def maximum(study: Study, settings: Settings) -> Outcomes:
         outcomes |= {f"{scale}: found": found[study.kind == 1].mean() if (study.kind == 1).any() else np.nan}
         outcomes |= {f"{scale}: any false": float(found[study.kind == 0].any())}
     return outcomes
+
+
+def recovered(study: Study, settings: Settings) -> Outcomes:
+    """Share of the explainable variance from 12 people, and R2 of the mean RDM of all the other people."""
+    few, many = (replace(study, people=people) for people in (study.people[:12], study.people[12:]))
+    sampled, n = _sampled(few, settings), len(study.models)
+    basis, rdms = _prepared(many, settings)
+    truth = adjusted(basis, unique_and_total(basis), rdms, settings)[n, 0]
+    plain = sampled.estimates[n, 0]
+    return {"share": float(sampled.shares[n, 0]), "not divided": float(plain), "true": float(truth)}
