@@ -95,8 +95,8 @@ def levels() -> list[Cell]:
     }
     return [
         *_rows("explained", claims.explained, ALL_ROUTES, 1000, explained),
-        *_rows("beside", claims.stars, ALL_ROUTES, 1000, beside),
-        *_rows("ranks", claims.ranks, ALL_ROUTES, 500, best),
+        *_rows("beside", claims.stars, ALL_ROUTES, 600, beside),
+        *_rows("ranks", claims.ranks, ALL_ROUTES, 400, best),
     ]
 
 
@@ -121,8 +121,8 @@ def leads() -> list[Cell]:
         "weak": replace(place, kinds=(NOTHING, (0.2, 0.2, 0.0), (0.4, 0.0, 0.0))),
     }
     return [
-        *_rows("ties", claims.lead, routes, 1000, ties),
-        *_rows("maps", claims.lead_map, ALL_ROUTES, 150, maps),
+        *_rows("ties", claims.lead, routes, 600, ties),
+        *_rows("maps", claims.lead_map, ALL_ROUTES, 100, maps),
     ]
 
 
@@ -146,7 +146,7 @@ def sizes() -> list[Cell]:
         "the same, gain .8": one_place(*NOTHING, n_people=6, noise=1.0, network_gain=0.8, brain_gain=(0.8,)),
     }
     return [
-        *_rows("coverage", claims.intervals, VALID_ROUTES, 1000, INTERVAL_WORLDS),
+        *_rows("coverage", claims.intervals, VALID_ROUTES, 800, INTERVAL_WORLDS),
         *_rows("contest", claims.contest, ("default", "plain", "published"), 1000, contests),
         *_rows("people", claims.over_people, ("default", "plain", "published"), 400, people),
     ]
@@ -210,8 +210,8 @@ def curves() -> list[Cell]:
             others = BASE_CURVE | {axis: value}
             effect, name = others.pop("effect"), f"{axis} {value:g}"
             star, ahead = (curve_world(kind, **others) for kind in ((0.4, effect, 0.0), (0.2 + effect, 0.2, 0.0)))
-            cells.append(Cell("curve star", name, star, claims.stars, VALID_ROUTES, 300))
-            cells.append(Cell("curve lead", name, ahead, claims.lead, VALID_ROUTES, 300))
+            cells.append(Cell("curve star", name, star, claims.stars, VALID_ROUTES, 200))
+            cells.append(Cell("curve lead", name, ahead, claims.lead, VALID_ROUTES, 200))
     return cells
 
 
@@ -222,7 +222,7 @@ def recovery() -> list[Cell]:
         for share in (0.1, 0.3, 0.5, 0.7, 0.9):
             world = one_place(share, 0, 0, n_people=212, noise=noise, voxels=60, layer_share=0.0, units=2000, **GAIN)
             cells.append(
-                Cell("recovery", f"share {share:g} noise {noise:g}", world, claims.recovered, VALID_ROUTES, 100)
+                Cell("recovery", f"share {share:g} noise {noise:g}", world, claims.recovered, VALID_ROUTES, 60)
             )
     return cells
 
