@@ -56,6 +56,7 @@ def routes(seed: int) -> dict[str, Settings]:
         "default": Settings(**own),
         "default, images": Settings(generalise="images", **own),
         "plain": Settings(comparison="plain", **own),
+        "without condition effects": Settings(comparison="without_condition_effects", **own),
         "published": Settings.published(**own),
         "published, conditions": Settings.published(permute="conditions", **own),
     }

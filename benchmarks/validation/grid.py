@@ -66,12 +66,10 @@ def levels() -> list[Cell]:
         "networks with 1, 2 and 8 layers, brain demeaned": one_place(
             *NOTHING, layers=(1, 2, 8), demean=True, network_gain=(0.0, 0.35, 0.8)
         ),
-        "gains shared by brain and networks, SD .2": one_place(
-            *NOTHING, shared_gain=0.2, network_gain=0.2, brain_gain=(0.2,)
-        ),
-        "gains shared by brain and networks, SD .35": one_place(
-            *NOTHING, shared_gain=0.35, network_gain=0.2, brain_gain=(0.2,)
-        ),
+    }
+    gains = {
+        f"SD {spread:g}": one_place(*NOTHING, shared_gain=spread, network_gain=0.2, brain_gain=(0.2,))
+        for spread in (0.2, 0.35, 0.5)
     }
     beside = {
         "ordinary": one_place(0.9, 0, 0),
@@ -95,6 +93,7 @@ def levels() -> list[Cell]:
     }
     return [
         *_rows("explained", claims.explained, ALL_ROUTES, 1000, explained),
+        *_rows("gains", claims.explained, ("default", "without condition effects", "plain"), 600, gains),
         *_rows("beside", claims.stars, ALL_ROUTES, 600, beside),
         *_rows("ranks", claims.ranks, ALL_ROUTES, 400, best),
     ]

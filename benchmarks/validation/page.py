@@ -22,6 +22,7 @@ TITLES = {
     "default": "default",
     "default, images": "default, over images only",
     "plain": "`--comparison plain`",
+    "without condition effects": "`--condition-effects out`",
     "published": "`--as-published`",
     "published, conditions": "`--as-published --permute conditions`",
 }
@@ -44,6 +45,7 @@ def write_page(cells: Sequence[Cell], folder: Path, docs: Path) -> None:
     agreement = json.loads((folder / "agreement.json").read_text())
     fill: dict[str, Callable[[], str]] = {
         "explained": lambda: _rates(_of("explained", results), "explained"),
+        "gains": lambda: _rates(_of("gains", results), "explained"),
         "beside": lambda: _rates(_of("beside", results), "star 2"),
         "ranks": lambda: _ranks(_of("ranks", results)),
         "ties": lambda: _rates(_of("ties", results), "lead"),
