@@ -94,8 +94,8 @@ def levels() -> list[Cell]:
     return [
         *_rows("explained", claims.explained, ALL_ROUTES, 1000, explained),
         *_rows("gains", claims.explained, ("default", "without condition effects", "plain"), 600, gains),
-        *_rows("beside", claims.stars, ALL_ROUTES, 600, beside),
-        *_rows("ranks", claims.ranks, ALL_ROUTES, 400, best),
+        *_rows("beside", claims.stars, ALL_ROUTES, 500, beside),
+        *_rows("ranks", claims.ranks, ALL_ROUTES, 300, best),
     ]
 
 
@@ -120,7 +120,7 @@ def leads() -> list[Cell]:
         "weak": replace(place, kinds=(NOTHING, (0.2, 0.2, 0.0), (0.4, 0.0, 0.0))),
     }
     return [
-        *_rows("ties", claims.lead, routes, 600, ties),
+        *_rows("ties", claims.lead, routes, 500, ties),
         *_rows("maps", claims.lead_map, ALL_ROUTES, 100, maps),
     ]
 
@@ -145,7 +145,7 @@ def sizes() -> list[Cell]:
         "the same, gain .8": one_place(*NOTHING, n_people=6, noise=1.0, network_gain=0.8, brain_gain=(0.8,)),
     }
     return [
-        *_rows("coverage", claims.intervals, VALID_ROUTES, 800, INTERVAL_WORLDS),
+        *_rows("coverage", claims.intervals, VALID_ROUTES, 600, INTERVAL_WORLDS),
         *_rows("contest", claims.contest, ("default", "plain", "published"), 1000, contests),
         *_rows("people", claims.over_people, ("default", "plain", "published"), 400, people),
     ]
@@ -221,7 +221,7 @@ def recovery() -> list[Cell]:
         for share in (0.1, 0.3, 0.5, 0.7, 0.9):
             world = one_place(share, 0, 0, n_people=212, noise=noise, voxels=60, layer_share=0.0, units=2000, **GAIN)
             cells.append(
-                Cell("recovery", f"share {share:g} noise {noise:g}", world, claims.recovered, VALID_ROUTES, 60)
+                Cell("recovery", f"share {share:g} noise {noise:g}", world, claims.recovered, VALID_ROUTES, 40)
             )
     return cells
 

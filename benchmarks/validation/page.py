@@ -185,9 +185,12 @@ def _recovery(results: Results) -> str:
         error = own["share"] - own["true"]
         rows.append(
             [cell.name, f"{own['true'].mean():.3f}", f"{own['share'].mean():.3f}", f"{own['not divided'].mean():.3f}",
-             f"{np.sqrt(np.mean(error**2)):.3f}"]
+             f"{np.sqrt(np.mean(error**2)):.3f}",
+             f"{100 * np.mean(own['share'] > 1):.0f}"]
         )  # fmt: skip
-    return _table(["world", "true", "estimated share", "R² without division", "root mean square error"], rows)
+    return _table(
+        ["world", "true", "estimated share", "R² without division", "root mean square error", "above 1, %"], rows
+    )
 
 
 def _bootstraps(found: dict[str, dict[str, float]]) -> str:
