@@ -20,7 +20,7 @@ LABELS = {
     "effect": "effect (share of variance)",
     "images": "images",
     "people": "people",
-    "noise": "SD of noise, in SDs of the signal",
+    "noise": "SD of noise / SD of signal",
 }
 
 
@@ -35,11 +35,11 @@ def draw_all(results: Results, folder: Path) -> None:
     _draw_recovery(results, folder / "validation_recovery.png")
 
 
-def _save(figure: object, path: Path) -> None:
+def _save(path: Path) -> None:
     import matplotlib.pyplot as plt
 
     plt.tight_layout()
-    plt.savefig(path, dpi=110, metadata={"Software": ""})
+    plt.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
     plt.close()
 
 
@@ -59,10 +59,10 @@ def _draw_levels(results: Results, path: Path) -> None:
     """Levels of claims, of the default analysis and as published with conditions permuted."""
     import matplotlib.pyplot as plt
 
-    outcomes = {"explained": "explained", "beside": "star 2", "ties": "lead"}
+    outcomes = {"explained": "explained", "beside": "false star", "ties": "lead"}
     titles = {"explained": "Fig 1, explained", "beside": "Fig 3b, star", "ties": "Fig 3a, lead"}
     shown = [(cell, found) for cell, found in results if cell.table in outcomes]
-    figure, axes = plt.subplots(figsize=(8.5, 0.27 * len(shown) + 1))
+    _, axes = plt.subplots(figsize=(8.5, 0.27 * len(shown) + 1))
     at = np.arange(len(shown))[::-1]
     routes = {"published, conditions": (ORANGE, "as published, conditions permuted"), "default": (BLUE, "default")}
     for route, (color, label) in routes.items():
@@ -72,8 +72,8 @@ def _draw_levels(results: Results, path: Path) -> None:
     axes.axvline(0.05, color=GREY, lw=1)
     axes.set_yticks(at, [f"{titles[cell.table]}: {cell.name}" for cell, _ in shown], fontsize=7)
     axes.set(xlabel="how often the claim is made (nominal level .05)", xlim=(-0.01, 1.01))
-    axes.legend(fontsize=7, loc="lower right")
-    _save(figure, path)
+    axes.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+    _save(path)
 
 
 def _draw_power(results: Results, path: Path) -> None:
@@ -81,7 +81,7 @@ def _draw_power(results: Results, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     found = {(cell.table, cell.name): own for cell, own in results if cell.table.startswith("curve")}
-    figure, rows = plt.subplots(2, 4, figsize=(10, 5), sharey=True)
+    _, rows = plt.subplots(2, 4, figsize=(10, 5), sharey=True)
     for axes_row, (table, outcome) in zip(rows, (("star", "star 2"), ("lead", "lead")), strict=True):
         for axes, (axis, points) in zip(axes_row, CURVE_VALUES.items(), strict=True):
             for route, color in (("default", BLUE), ("plain", ORANGE)):
@@ -93,7 +93,7 @@ def _draw_power(results: Results, path: Path) -> None:
             axes.minorticks_off()
         axes_row[0].set_ylabel(f"power: {table}")
     rows[0][0].legend(fontsize=8)
-    _save(figure, path)
+    _save(path)
 
 
 def _made(outcomes: dict[str, NDArray[np.float64]], outcome: str) -> NDArray[np.float64]:
@@ -105,7 +105,7 @@ def _draw_recovery(results: Results, path: Path) -> None:
     """Estimated share of the explainable variance against the true one."""
     import matplotlib.pyplot as plt
 
-    figure, all_axes = plt.subplots(1, 2, figsize=(7.5, 3.6), sharey=True)
+    _, all_axes = plt.subplots(1, 2, figsize=(7.5, 3.6), sharey=True)
     shown = [(cell, found) for cell, found in results if cell.table == "recovery"]
     levels = sorted({cell.world.noise for cell, _ in shown})
     for axes, route in zip(all_axes, ("default", "plain"), strict=True):
@@ -119,4 +119,4 @@ def _draw_recovery(results: Results, path: Path) -> None:
         axes.set(title=route, xlabel="true share")
     all_axes[0].set_ylabel("estimated share")
     all_axes[0].legend(fontsize=6, markerscale=1.5)
-    _save(figure, path)
+    _save(path)

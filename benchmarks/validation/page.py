@@ -41,12 +41,12 @@ def write_page(cells: Sequence[Cell], folder: Path, docs: Path) -> None:
     docs : Path
         Folder of the documentation.
     """
-    results = [(cell, load(cell, folder)) for cell in cells]
+    results = [(cell, with_false_stars(cell, load(cell, folder))) for cell in cells]
     agreement = json.loads((folder / "agreement.json").read_text())
     fill: dict[str, Callable[[], str]] = {
         "explained": lambda: _rates(_of("explained", results), "explained"),
         "gains": lambda: _rates(_of("gains", results), "explained"),
-        "beside": lambda: _rates(_of("beside", results), "star 2"),
+        "beside": lambda: _rates(_of("beside", results), "false star"),
         "ranks": lambda: _ranks(_of("ranks", results)),
         "ties": lambda: _rates(_of("ties", results), "lead"),
         "maps": lambda: _maps(_of("maps", results)),
@@ -71,6 +71,16 @@ def write_page(cells: Sequence[Cell], folder: Path, docs: Path) -> None:
 
 def _of(table: str, results: Results) -> Results:
     return [(cell, found) for cell, found in results if cell.table == table]
+
+
+def with_false_stars(cell: Cell, found: Found) -> Found:
+    """Add "false star" where groups are tested beside others: stars of all groups that the place does not follow."""
+    if cell.table != "beside":
+        return found
+    unrelated = [f"star {k + 1}" for k, share in enumerate(cell.world.kinds[0]) if share == 0]
+    return {
+        route: own | {"false star": np.concatenate([own[name] for name in unrelated])} for route, own in found.items()
+    }
 
 
 def wilson(values: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -151,9 +161,14 @@ def _coverage(results: Results) -> str:
 
 
 def _people(results: Results) -> str:
+    of_route = {
+        "default": "`--stats t-test`",
+        "plain": "`--stats t-test --comparison plain`",
+        "published": "`--stats t-test --as-published`",
+    }
     names = {"one star": "star of one group, p", "any star": "any star, q", "any bracket": "any bracket, q"}
     rows = [
-        [cell.name, TITLES[route].replace("default", "`--stats t-test`"), *(rate(found[route][name]) for name in names)]
+        [cell.name, of_route[route], *(rate(found[route][name]) for name in names)]
         for cell, found in results
         for route in cell.routes
     ]
