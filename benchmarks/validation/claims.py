@@ -7,6 +7,7 @@ made or not, otherwise a value. Claims about a single place are judged by p valu
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ N_PERMUTATIONS = 199
 
 def routes(seed: int) -> dict[str, Settings]:
     """The analyses that are compared, with permutations of their own for every run."""
-    own = {"n_permutations": N_PERMUTATIONS, "seed": seed}
+    own: dict[str, Any] = {"n_permutations": N_PERMUTATIONS, "seed": seed}
     return {
         "default": Settings(**own),
         "default, images": Settings(generalise="images", **own),
@@ -83,6 +84,14 @@ def stars(study: Study, settings: Settings) -> Outcomes:
     basis, rdms = _prepared(study, settings)
     test = _unique_test(basis, rdms, settings)
     return {f"star {k + 1}": float(p <= settings.alpha) for k, p in enumerate(test.p[:, 0])}
+
+
+def filled_stars(study: Study, settings: Settings) -> Outcomes:
+    """Fig 3b: the second group adds something, and the interval of its share lies above the minimum effect."""
+    star, sampled = stars(study, settings)["star 2"], _sampled(study, settings)
+    quantile = t_quantile(settings, n_conditions_of(study.people.shape[-1]), len(study.people))
+    low = sampled.shares[1, 0] - quantile * sampled.share_components.standard_error(settings.generalise)[1, 0]
+    return {"star": star, "filled": star * (low > settings.minimum_effect), "share": float(sampled.shares[1, 0])}
 
 
 def _unique_test(basis: Basis, rdms: NDArray[np.float64], settings: Settings) -> Significance:
@@ -203,7 +212,7 @@ def _differences(n: int) -> NDArray[np.float64]:
 def maximum(study: Study, settings: Settings) -> Outcomes:
     """Family-wise over a map: places of kind 1 found, and any place of kind 0; studentised (as the product) or not."""
     basis, rdms = _prepared(study, settings)
-    outcomes = {}
+    outcomes: Outcomes = {}
     for scale in ("studentised", "as_is"):
         test = permutation_test(basis, own_r2(basis), rdms, permutations(settings), largest=scale)
         found = test.p_max.min(axis=0) <= settings.alpha

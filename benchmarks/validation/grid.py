@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from benchmarks.validation import claims
 from benchmarks.validation.claims import Outcomes
@@ -36,13 +37,13 @@ class Cell:
     runs: int
 
 
-def one_place(*shares: float, **others: object) -> World:
+def one_place(*shares: float, **others: Any) -> World:
     """A world with one place, which follows networks with these shares of its variance."""
     return replace(World(kinds=(shares,)), **others)
 
 
-GAIN = {"network_gain": 0.35, "brain_gain": (0.35,)}
-NOISY_PEOPLE = {"n_people": 16, "voxels": 60, "noise": 2.0}
+GAIN: dict[str, Any] = {"network_gain": 0.35, "brain_gain": (0.35,)}
+NOISY_PEOPLE: dict[str, Any] = {"n_people": 16, "voxels": 60, "noise": 2.0}
 NOTHING = (0.0, 0.0, 0.0)
 
 
@@ -84,7 +85,7 @@ def levels() -> list[Cell]:
             *NOTHING, categories=10, category_share=0.5, **GAIN
         ),
     }
-    networks = {"layers": (2,) * 19, "units": 150, "noise": 0.5, **GAIN}
+    networks: dict[str, Any] = {"layers": (2,) * 19, "units": 150, "noise": 0.5, **GAIN}
     best = {
         "none of 19 real": one_place(0, **networks),
         "1 of 19 real (.5)": one_place(0.5, **networks),
@@ -101,7 +102,7 @@ def levels() -> list[Cell]:
 
 def leads() -> list[Cell]:
     """Ties, where a lead is wrong; and maps with unrelated places, ties and leads."""
-    fine = {"voxels": 3000}
+    fine: dict[str, Any] = {"voxels": 3000}
     routes = ("default", "default, images", "plain", "published", "published, conditions")
     ties = {
         "nothing explains": one_place(*NOTHING, **fine),
@@ -144,7 +145,15 @@ def sizes() -> list[Cell]:
         "people share an unrelated representation": one_place(*NOTHING, n_people=6, noise=1.0, **GAIN),
         "the same, gain .8": one_place(*NOTHING, n_people=6, noise=1.0, network_gain=0.8, brain_gain=(0.8,)),
     }
+    filled = {
+        "errors in variables (.9 0 0, half in common)": one_place(
+            0.9, 0, 0, common=0.5, follow_common=True, n_people=8, noise=1.0
+        ),
+        "nothing (.9 0 0)": one_place(0.9, 0, 0, n_people=8, noise=1.0, **GAIN),
+        "something (.5 .2 0)": one_place(0.5, 0.2, 0, n_people=8, noise=1.0, **GAIN),
+    }
     return [
+        *_rows("filled", claims.filled_stars, VALID_ROUTES, 300, filled),
         *_rows("coverage", claims.intervals, VALID_ROUTES, 600, INTERVAL_WORLDS),
         *_rows("contest", claims.contest, ("default", "plain", "published"), 1000, contests),
         *_rows("people", claims.over_people, ("default", "plain", "published"), 400, people),
@@ -164,7 +173,7 @@ def powers() -> list[Cell]:
         "lead: .5 .1 .1, gain .5": one_place(0.5, 0.1, 0.1, network_gain=0.5, brain_gain=(0.5,)),
         "lead: .4 0 0, 16 noisy people, gain .35": one_place(0.4, 0, 0, **NOISY_PEOPLE, **GAIN),
     }
-    networks = {"layers": (2,) * 19, "units": 150, "noise": 0.5, **GAIN}
+    networks: dict[str, Any] = {"layers": (2,) * 19, "units": 150, "noise": 0.5, **GAIN}
     best = {"three best: .3 .3 .3 of 19": one_place(0.3, 0.3, 0.3, **networks)}
     grid = World(
         kinds=(NOTHING, (0.15, 0.0, 0.0)), copies=48, cluster=4, voxels=64, noise=0.7,

@@ -47,6 +47,7 @@ def write_page(cells: Sequence[Cell], folder: Path, docs: Path) -> None:
         "explained": lambda: _rates(_of("explained", results), "explained"),
         "gains": lambda: _rates(_of("gains", results), "explained"),
         "beside": lambda: _rates(_of("beside", results), "false star"),
+        "filled": lambda: _filled(_of("filled", results)),
         "ranks": lambda: _ranks(_of("ranks", results)),
         "ties": lambda: _rates(_of("ties", results), "lead"),
         "maps": lambda: _maps(_of("maps", results)),
@@ -122,6 +123,21 @@ def _ranks(results: Results) -> str:
             row.append(rate(own[f"rank {n_real + 1}"][unrelated]))
         rows.append([cell.name, str(n_real + 1), *row, str(cell.runs)])
     return _table(["world", "rank", *(TITLES[route] for route in ALL_ROUTES), "runs"], rows)
+
+
+def _filled(results: Results) -> str:
+    rows = [
+        [
+            cell.name,
+            TITLES[route],
+            rate(found[route]["star"]),
+            rate(found[route]["filled"]),
+            _mean(found[route]["share"]),
+        ]
+        for cell, found in results
+        for route in cell.routes
+    ]
+    return _table(["group 2 adds", "analysis", "a star", "a filled star", "share of the explainable variance"], rows)
 
 
 def _mean(values: NDArray[np.float64], digits: int = 3) -> str:
