@@ -114,6 +114,10 @@ def leads() -> list[Cell]:
         ".45 .45 0, heavy tails": one_place(0.45, 0.45, 0, heavy=True, **GAIN, **fine),
         ".4 .4 0, 16 noisy people": one_place(0.4, 0.4, 0, n_people=16, voxels=200, noise=2.0, **GAIN),
         ".4 .4 0, 8 people who differ": one_place(0.4, 0.4, 0, n_people=8, people_differ=1.0, noise=1.0, **GAIN),
+        ".4 .4 0, 8 people who differ by SD .5": one_place(
+            0.4, 0.4, 0, n_people=8, people_differ=0.5, noise=1.0, **GAIN
+        ),
+        ".4 .4 0, 20 people who differ": one_place(0.4, 0.4, 0, n_people=20, people_differ=1.0, noise=1.0, **GAIN),
     }
     place = World(copies=40, cluster=8, voxels=64, noise=0.5, common=0.3, follow_common=True, **GAIN)
     maps = {
