@@ -16,6 +16,7 @@ from benchmarks.validation.agreement import WORLDS
 from benchmarks.validation.figures import draw_all
 from benchmarks.validation.grid import ALL_ROUTES, Cell
 from benchmarks.validation.runner import Found, load, seconds
+from utils.stats.jackknife import degrees_of_freedom
 
 TEMPLATE = Path(__file__).with_name("page.md")
 TITLES = {
@@ -162,6 +163,8 @@ def _maps(results: Results) -> str:
 
 
 def _coverage(results: Results) -> str:
+    from scipy.stats import t
+
     populations = ("images", "people", "both")
     names = {"unique": "one unique variance", "difference": "difference of two", "total share": "share of the total"}
     rows = []
@@ -171,8 +174,11 @@ def _coverage(results: Results) -> str:
                 own = found[route]
                 error = np.abs(own[name] - own[name].mean())
                 covered = [rate((error <= own[f"{name}, {over}"]).astype(float)) for over in populations]
-                rows.append([cell.name, TITLES[route], label, *covered])
-    head = ["world", "analysis", "interval of", "over images", "over people", "over both (default)"]
+                df = degrees_of_freedom("both", cell.world.n_images, cell.world.n_people)
+                se = np.sqrt(np.mean(np.square(own[f"{name}, both"]))) / t.isf(0.025, df)
+                ratio = f"{se / own[name].std(ddof=1):.2f}"
+                rows.append([cell.name, TITLES[route], label, *covered, ratio])
+    head = ["world", "analysis", "interval of", "over images", "over people", "over both (default)", "SE / SD"]
     return _table(head, rows)
 
 
