@@ -221,11 +221,17 @@ def maximum(study: Study, settings: Settings) -> Outcomes:
     return outcomes
 
 
-def recovered(study: Study, settings: Settings) -> Outcomes:
-    """Share of the explainable variance from 12 people, and R2 of the mean RDM of all the other people."""
+def recovered_share(study: Study, settings: Settings) -> Outcomes:
+    """Share of the explainable variance from 12 people, and what the mean RDM of all other people says of it.
+
+    The truth is R2 of the others' mean, divided by its reliability from their two halves (Spearman 1910, Br J Psychol
+    3:271; Brown 1910, ibid. 3:296), which is not how the share itself is found.
+    """
     few, many = (replace(study, people=people) for people in (study.people[:12], study.people[12:]))
     sampled, n = _sampled(few, settings), len(study.models)
     basis, rdms = _prepared(many, settings)
-    truth = adjusted(basis, unique_and_total(basis), rdms, settings)[n, 0]
-    plain = sampled.estimates[n, 0]
-    return {"share": float(sampled.shares[n, 0]), "not divided": float(plain), "true": float(truth)}
+    r2 = adjusted(basis, unique_and_total(basis), rdms, settings)[n, 0]
+    halves = [compared(half.mean(axis=0)[0], settings.comparison) for half in (many.people[::2], many.people[1::2])]
+    alike = np.corrcoef(halves)[0, 1]
+    outcomes = {"share": sampled.shares[n, 0], "not divided": sampled.estimates[n, 0]}
+    return {name: float(value) for name, value in outcomes.items()} | {"true": float(r2 * (1 + alike) / (2 * alike))}

@@ -111,12 +111,11 @@ def _draw_recovery(results: Results, path: Path) -> None:
     for axes, route in zip(all_axes, ("default", "plain"), strict=True):
         for noise, color in zip(levels, (BLUE, ORANGE, "#009988"), strict=True):
             own = [found[route] for cell, found in shown if cell.world.noise == noise]
-            for name, style in (("share", "o"), ("not divided", "x")):
-                label = f"noise {noise:g}" + ("" if name == "share" else ", not divided by the reliability")
-                x, y = (np.concatenate([values[key] for values in own]) for key in ("true", name))
-                axes.plot(x, y, style, ms=3, color=color, alpha=0.35, label=label, mew=0.8)
+            x, y, raw = (np.concatenate([values[key] for values in own]) for key in ("true", "share", "not divided"))
+            axes.plot(x, y, "o", ms=3, color=color, alpha=0.35, label=f"noise {noise:g}")
+            axes.plot(x, raw, "x", ms=3, color=color, alpha=0.35, mew=0.8, label="not divided")
         axes.plot([0, 1], [0, 1], color=GREY, lw=1)
         axes.set(title=route, xlabel="true share")
     all_axes[0].set_ylabel("estimated share")
-    all_axes[0].legend(fontsize=6, markerscale=1.5)
+    all_axes[1].legend(fontsize=7, markerscale=1.5, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     _save(path)

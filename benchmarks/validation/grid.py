@@ -183,7 +183,10 @@ def powers() -> list[Cell]:
         kinds=(NOTHING, (0.15, 0.0, 0.0)), copies=48, cluster=4, voxels=64, noise=0.7,
         network_gain=(0.2, 0.5, 1.0), brain_gain=(0.0, 1.0),
     )  # fmt: skip
-    maps = {"maximum: 48 of 96 places follow (.15), gain of half of the places 1": grid}
+    maps = {
+        f"maximum, 48 of 96 places follow {share:g}": replace(grid, kinds=(NOTHING, (share, 0.0, 0.0)))
+        for share in (0.15, 0.3)
+    }
     return [
         *_rows("power", claims.explained, ALL_ROUTES, 400, one),
         *_rows("power", claims.stars, ALL_ROUTES, 400, beside),
@@ -234,7 +237,7 @@ def recovery() -> list[Cell]:
         for share in (0.1, 0.3, 0.5, 0.7, 0.9):
             world = one_place(share, 0, 0, n_people=212, noise=noise, voxels=60, layer_share=0.0, units=2000, **GAIN)
             cells.append(
-                Cell("recovery", f"share {share:g} noise {noise:g}", world, claims.recovered, VALID_ROUTES, 40)
+                Cell("recovery", f"share {share:g} noise {noise:g}", world, claims.recovered_share, VALID_ROUTES, 40)
             )
     return cells
 

@@ -62,6 +62,7 @@ def write_page(cells: Sequence[Cell], folder: Path, docs: Path) -> None:
             ["quantity, package", "largest relative difference"],
             [[name, f"{value:.0e}"] for name, value in agreement["regressions"].items()],
         ),
+        "outside": lambda: _outside(results),
         "date": lambda: f"{date.today():%-d %B %Y}",
         "minutes": lambda: f"{seconds(cells, folder) / 60:.0f}",
         "python": platform.python_version,
@@ -141,6 +142,19 @@ def _filled(results: Results) -> str:
     return _table(["group 2 adds", "analysis", "a star", "a filled star", "share of the explainable variance"], rows)
 
 
+def _outside(results: Results) -> str:
+    """Levels of the default that are not near .05: outside .03 to .07 with intervals that exclude it; not low leads."""
+    outcomes = {"explained": "explained", "beside": "false star", "ties": "lead"}
+    found_so = []
+    for cell, found in results:
+        if cell.table in outcomes:
+            values = found["default"][outcomes[cell.table]]
+            middle, low, high = wilson(values)
+            if (middle > 0.07 and low > 0.05) or (middle < 0.03 and high < 0.05 and cell.table != "ties"):
+                found_so.append(f"- {cell.name}: {rate(values)}")
+    return "\n".join(found_so) or "- none"
+
+
 def _mean(values: NDArray[np.float64], digits: int = 3) -> str:
     """Mean over runs, plus or minus 1.96 standard errors."""
     return f"{values.mean():.{digits}f} ± {1.96 * values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}"
@@ -175,7 +189,7 @@ def _coverage(results: Results) -> str:
                 error = np.abs(own[name] - own[name].mean())
                 covered = [rate((error <= own[f"{name}, {over}"]).astype(float)) for over in populations]
                 df = degrees_of_freedom("both", cell.world.n_images, cell.world.n_people)
-                se = np.sqrt(np.mean(np.square(own[f"{name}, both"]))) / t.isf(0.025, df)
+                se = np.sqrt(np.nanmean(np.square(own[f"{name}, both"]))) / t.isf(0.025, df)
                 ratio = f"{se / own[name].std(ddof=1):.2f}"
                 rows.append([cell.name, TITLES[route], label, *covered, ratio])
     head = ["world", "analysis", "interval of", "over images", "over people", "over both (default)", "SE / SD"]
@@ -201,9 +215,11 @@ def _powers(results: Results) -> str:
     rows = []
     for cell, found in results:
         if cell.claim.__name__ == "maximum":
-            for scale, label in (("studentised", "studentised, as in use"), ("as_is", "values as they are")):
-                row = [_mean(100 * found[route][f"{scale}: found"], 1) for route in cell.routes]
-                rows.append([f"{cell.name}: {label}", *row, "", "", str(cell.runs)])
+            for scale, label in (("studentised", "studentised, as in use"), ("as_is", "R² as it is")):
+                right = [_mean(100 * found[route][f"{scale}: found"], 1) for route in cell.routes]
+                wrong = [rate(found[route][f"{scale}: any false"]) for route in cell.routes]
+                rows.append([f"{cell.name}: {label}", *right, "", "", str(cell.runs)])
+                rows.append(["any false place in the map (level)", *wrong, "", "", str(cell.runs)])
             continue
         outcomes = {"explained": "explained", "stars": "star 2", "lead": "lead"}
         for rank in (1, 2, 3) if cell.claim.__name__ == "ranks" else (0,):
