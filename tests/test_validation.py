@@ -73,6 +73,12 @@ def test_the_bounds_would_notice_an_invalid_test(key, outcome, invalid):
     assert outcomes(key, runs, invalid)[outcome].mean() > at_most(LEVEL, runs)
 
 
+def test_a_wrong_star_in_plain_rdms():
+    """Where permuting everything fails most: the default is spared by whitening, whatever is permuted."""
+    made = outcomes(DEMEANED, 100, "plain")["star 2"].mean()
+    assert made <= at_most(LEVEL, 100)
+
+
 def test_power_beside_a_strong_group():
     found = outcomes(("power", "star: .05 beside .8"), 60)
     assert found["star 2"].mean() >= at_least(0.97, 60)
