@@ -232,6 +232,6 @@ def recovered_share(study: Study, settings: Settings) -> Outcomes:
     basis, rdms = _prepared(many, settings)
     r2 = adjusted(basis, unique_and_total(basis), rdms, settings)[n, 0]
     halves = [compared(half.mean(axis=0)[0], settings.comparison) for half in (many.people[::2], many.people[1::2])]
-    alike = np.corrcoef(halves)[0, 1]
+    alike = np.asarray(np.corrcoef(halves))[0, 1]
     outcomes = {"share": sampled.shares[n, 0], "not divided": sampled.estimates[n, 0]}
     return {name: float(value) for name, value in outcomes.items()} | {"true": float(r2 * (1 + alike) / (2 * alike))}
