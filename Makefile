@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 FIGURES := fig1 fig2 fig3a fig3b
 ARGS ?=
 
-.PHONY: help $(FIGURES) figures method lint check test docs bench clean
+.PHONY: help $(FIGURES) figures method lint check test docs bench validate clean
 
 help:
 	@echo "make fig1 | fig2 | fig3a | fig3b   one figure (ARGS='--data my_study' passes options on)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check                         the same with the quick tests only"
 	@echo "make docs                          this documentation and the API reference, as docs/_build/html"
 	@echo "make bench                         how fast it is on this machine (about 20 minutes)"
+	@echo "make validate                      levels, power and coverage of every claim (up to 40 minutes; resumable)"
 	@echo "make clean                         remove the environment, the example and the results"
 
 fig1: $(VENV)/.ready
@@ -85,3 +86,7 @@ bench: $(VENV)/.ready-dev
 	$(RUN) benchmarks/bench_loading.py
 	$(RUN) benchmarks/bench_searchlight.py
 	$(RUN) benchmarks/bench_activations.py
+
+# Goes on where it was interrupted; `make clean` or removing results/validation begins anew.
+validate: $(VENV)/.ready-dev
+	$(RUN) -m benchmarks.validation
