@@ -14,8 +14,8 @@ from utils.cli.options import figure_parser
 HOME = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
     HOME / name
-    for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "docs/METHODS.md", "docs/PERFORMANCE.md",
-                 "docs/REAL_DATA.md")
+    for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "docs/METHODS.md", "docs/VALIDATION.md",
+                 "docs/PERFORMANCE.md", "docs/REAL_DATA.md")
 ]  # fmt: skip
 COMMANDS = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
 

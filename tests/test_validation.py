@@ -15,7 +15,7 @@ from benchmarks.validation import agreement, claims, page
 from benchmarks.validation.grid import Cell, all_cells
 from benchmarks.validation.page import rate, wilson
 from benchmarks.validation.runner import _to_file, file_of, load, run_all, run_cell
-from benchmarks.validation.worlds import World, simulate
+from utils.datasets.worlds import World, simulate
 from utils.rdm import expand
 from utils.stats.jackknife import Jackknife
 from utils.stats.regression import orthonormal_basis, own_r2

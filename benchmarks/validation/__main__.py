@@ -13,9 +13,8 @@ import argparse
 from pathlib import Path
 
 from benchmarks.validation.agreement import run_agreement
-from benchmarks.validation.page import write_page
-
 from benchmarks.validation.grid import all_cells
+from benchmarks.validation.page import write_page
 from benchmarks.validation.runner import run_all
 
 HOME = Path(__file__).resolve().parents[2]

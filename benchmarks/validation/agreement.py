@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.validation.grid import INTERVAL_WORLDS
-from benchmarks.validation.worlds import World, simulate
+from utils.datasets.worlds import World, simulate
 from utils.rdm import condense, expand, n_conditions_of
 from utils.stats.comparison import compared
 from utils.stats.exceedances import Permutations

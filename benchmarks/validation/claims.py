@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.validation.worlds import Study
 from utils.analysis.rois import adjusted
 from utils.analysis.settings import Settings
 from utils.analysis.significance import (
@@ -29,6 +28,7 @@ from utils.analysis.significance import (
     tests_over_subjects,
     winner_contrasts,
 )
+from utils.datasets.worlds import Study
 from utils.parallel.resources import Resources
 from utils.rdm import n_conditions_of
 from utils.stats.comparison import compared

@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks.validation import claims
 from benchmarks.validation.claims import Outcomes
-from benchmarks.validation.worlds import Study, World
 from utils.analysis.settings import Settings
+from utils.datasets.worlds import Study, World
 
 ALL_ROUTES = ("default", "plain", "published", "published, conditions")
 VALID_ROUTES = ("default", "plain")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.validation.claims import N_PERMUTATIONS, routes
 from benchmarks.validation.grid import Cell
-from benchmarks.validation.worlds import simulate
+from utils.datasets.worlds import simulate
 from utils.parallel.threads import available_cores
 
 SEED = 20

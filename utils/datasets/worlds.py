@@ -1,5 +1,7 @@
 """Simulated worlds: the RDMs of networks and of the brain, made from patterns whose relations are known.
 
+Claims are validated in such worlds (`benchmarks/validation`), and studies are planned (`utils.plan`).
+
 Images have a few latent features. Every network (a set of layers) has features of its own and, if asked, some that all
 networks share; each layer adds a few. A place of the brain follows the features of networks with given shares of its
 variance, and features of nobody else for the rest. Patterns are random mixtures of features, multiplied per image by a
