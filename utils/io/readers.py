@@ -86,13 +86,7 @@ def read_conditions(path: Path) -> list[str]:
     InputError
         If the file is unreadable, a line between others is empty, a name occurs twice, or there are fewer than two.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: is not a readable text file ({error}); expected one condition per line") from None
-    names = [line.strip() for line in text.rstrip().split("\n")]
-    if "" in names[:-1]:
-        raise InputError(f"{path}: line {names.index('') + 1} is empty; expected one condition per line")
+    names = _lines(path, "one condition")
     check_unique(path, names, "give every condition one line")
     if len(names) < 2:
         raise InputError(
@@ -117,16 +111,19 @@ def read_blocks(path: Path) -> list[str]:
     InputError
         If the file is unreadable, or a line between others is empty.
     """
+    return _lines(path, "the block of one condition")
+
+
+def _lines(path: Path, expected: str) -> list[str]:
+    """Lines of a text file, none of which is empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
-        raise InputError(
-            f"{path}: is not a readable text file ({error}); expected the block of one condition per line"
-        ) from None
-    names = [line.strip() for line in text.rstrip().split("\n")]
-    if "" in names:
-        raise InputError(f"{path}: line {names.index('') + 1} is empty; expected the block of one condition per line")
-    return names
+        raise InputError(f"{path}: is not a readable text file ({error}); expected {expected} per line") from None
+    lines = [line.strip() for line in text.rstrip().split("\n")]
+    if "" in lines[:-1]:
+        raise InputError(f"{path}: line {lines.index('') + 1} is empty; expected {expected} per line")
+    return lines
 
 
 # Square RDMs that differ from their transpose by more than this share of their range are not RDMs.
