@@ -14,6 +14,7 @@ from utils.stats.regression import (
     own_adjusted_r2,
     project,
     unique_adjusted_r2,
+    unique_and_total,
     variance_parts,
 )
 
@@ -72,6 +73,22 @@ def test_without_each_condition_equals_a_refit(study, comparison, by_chance, sta
     expected = (N - 1) / N * np.square(refits - refits.mean(axis=2, keepdims=True)).sum(axis=2)
     np.testing.assert_allclose(ours.components.images, expected, rtol=1e-8)
     assert np.array_equal(ours.components.standard_error("both"), np.sqrt(ours.components.images))
+
+
+@pytest.mark.parametrize("comparison", COMPARISONS)
+def test_without_each_condition_equals_a_refit_beside_nuisance_rdms(study, comparison):
+    models, subjects = study
+    mean = subjects.mean(axis=0)
+
+    def fitted(models, mean):
+        basis = orthonormal_basis(list(compared(models, comparison)), n_given=1)
+        return basis, above_chance(basis, unique_and_total(basis), compared(mean, comparison))
+
+    basis, values = fitted(models, mean)
+    ours = Jackknife(basis, unique_and_total(basis), comparison)(mean)
+    np.testing.assert_allclose(ours.estimates, values, atol=1e-12)
+    refits = np.stack([fitted(without(models, i), without(mean, i))[1] for i in range(N)], axis=2)
+    np.testing.assert_allclose(ours.influence, refits - refits.mean(axis=2, keepdims=True), atol=1e-12)
 
 
 @pytest.mark.parametrize("comparison", COMPARISONS)

@@ -133,6 +133,47 @@ def test_conditional_test_equals_a_literal_loop(data):
     assert np.array_equal(test.p_total_max, (1 + (largest[:, None] >= np.array(total) - 1e-11).sum(axis=0)) / (1 + n))
 
 
+@pytest.mark.parametrize("each_alone", [False, True])
+def test_conditional_test_beside_nuisance_rdms_equals_a_literal_loop(data, each_alone):
+    models, places = data
+    sets, nuisance, n = [models[0], models[1, :1], models[2]], models[3], 40
+    basis = orthonormal_basis([*sets, nuisance], n_given=1)
+    test = conditional_test(basis, places, Permutations(n, seed=2), each_alone=each_alone)
+    orders = [np.arange(N_PAIRS), *Permutations(n, seed=2).indices(N_PAIRS, 0, n)]
+    beside = [[sets[i], nuisance] if each_alone else [sets[i], *sets[:i], *sets[i + 1 :], nuisance] for i in range(3)]
+    gains = np.array([[[literal_gain(s, 0, y, order) for y in places] for s in beside] for order in orders])
+    np.testing.assert_allclose(test.observed, gains[0], atol=1e-12)
+    assert np.array_equal(test.p, (gains >= gains[0] - 1e-11).sum(axis=0) / (1 + n))
+    total = np.array(
+        [[literal_gain([np.concatenate(sets), nuisance], 0, y, order) for y in places] for order in orders]
+    )
+    assert np.array_equal(test.p_total, (total >= total[0] - 1e-11).sum(axis=0) / (1 + n))
+    left = 1 - np.array([[least_squares([layer for s in b[1:] for layer in s], y) for y in places] for b in beside])
+    values = gains / left
+    if each_alone:
+        by_chance = np.array([len(s) / (N_PAIRS - 1 - len(nuisance)) for s in sets])[:, None]
+        values = 1 - (1 - values) / (1 - by_chance)
+    best = values.max(axis=1)
+    assert np.array_equal(test.p_best, (best >= best[0] - 1e-11).sum(axis=0) / (1 + n))
+    largest = values.max(axis=(1, 2))
+    assert np.array_equal(test.p_max, (largest[:, None, None] >= values[0] - 1e-11).sum(axis=0) / (1 + n))
+
+
+def test_level_beside_a_strong_nuisance_effect(rng):
+    """Two networks share much with a nuisance RDM that the brain follows; 10 or more of 80 reject with p = .006."""
+    rejected, ignored = 0, 0
+    for _ in range(80):
+        nuisance, *own = gain_rdms(rng, 3, 20)
+        models = np.array(own)[:, None] + 2 * nuisance
+        place = (nuisance + 0.5 * gain_rdms(rng, 1, 20)[0])[None]
+        beside = orthonormal_basis([*models, nuisance[None]], n_given=1)
+        rejected += int(conditional_test(beside, place, Permutations(99), each_alone=True).p_best[0] <= 0.05)
+        basis = orthonormal_basis(list(models))
+        ignored += int(permutation_test(basis, own_r2(basis), place, Permutations(99)).p_best[0] <= 0.05)
+    assert rejected < 10
+    assert ignored > 60
+
+
 def test_conditional_test_of_a_set_within_the_span_of_the_others(data):
     models, places = data
     models = models.copy()

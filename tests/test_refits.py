@@ -179,21 +179,23 @@ def test_stability_equals_a_literal_loop(data, monkeypatch, statistic, winners_o
     expected = literal(models, places, winners_of, 40, seed=2)
     seen = []
     winner = np.argmax([winners_of(models, place) for place in places], axis=1)
-    ours = winner_stability(
-        models, statistic, places, winner, n_subsets=40, seed=2, progress=lambda *state: seen.append(state)
-    )
+    arguments = (orthonormal_basis(list(models)), statistic, places, winner)
+    ours = winner_stability(*arguments, n_subsets=40, seed=2, progress=lambda *state: seen.append(state))
     np.testing.assert_array_equal(ours, expected)
     assert seen[-1] == (5, 5)
     assert 0 < expected.min() < 1
     monkeypatch.setattr("utils.stats.refits._LOCATIONS_PER_REFIT", 2)
     monkeypatch.setattr("utils.stats.refits._SUBSETS_PER_REFIT", 7)
-    np.testing.assert_array_equal(winner_stability(models, statistic, places, winner, n_subsets=40, seed=2), expected)
+    np.testing.assert_array_equal(winner_stability(*arguments, n_subsets=40, seed=2), expected)
 
 
 def test_stability_of_a_given_winner(data):
     models, places = data
     counted = np.stack(
-        [winner_stability(models, own_adjusted_r2, places, np.full(5, i), n_subsets=40) for i in range(4)]
+        [
+            winner_stability(orthonormal_basis(list(models)), own_adjusted_r2, places, np.full(5, i), n_subsets=40)
+            for i in range(4)
+        ]
     )
     np.testing.assert_allclose(counted.sum(axis=0), 1)
 
@@ -201,9 +203,14 @@ def test_stability_of_a_given_winner(data):
 def test_a_clear_winner_always_wins_and_twins_share(rng):
     models = gain_rdms(rng, 6, 30).reshape(3, 2, -1)
     places = models[:2, 0] + 0.01 * gain_rdms(rng, 2, 30)
-    np.testing.assert_array_equal(winner_stability(models, own_adjusted_r2, places, np.arange(2), n_subsets=50), 1)
+    np.testing.assert_array_equal(
+        winner_stability(orthonormal_basis(list(models)), own_adjusted_r2, places, np.arange(2), n_subsets=50), 1
+    )
     between = models[:1, 0] / models[0, 0].std() + models[1:2, 0] / models[1, 0].std()
-    shares = [winner_stability(models, own_adjusted_r2, between, np.array([twin]), n_subsets=200)[0] for twin in (0, 1)]
+    shares = [
+        winner_stability(orthonormal_basis(list(models)), own_adjusted_r2, between, np.array([twin]), n_subsets=200)[0]
+        for twin in (0, 1)
+    ]
     assert sum(shares) == 1
     assert min(shares) > 0.1
 
@@ -214,15 +221,40 @@ def test_a_predictor_that_is_constant_in_a_subset_skips_it(rng):
     square[0, 1:] = square[1:, 0] = rng.random(N_CONDITIONS - 1)
     models = np.stack([gain_rdms(rng, 1, N_CONDITIONS), condense(square)[None]])
     places = models[0] + 0.1 * gain_rdms(rng, 1, N_CONDITIONS)
-    assert winner_stability(models, own_adjusted_r2, places, np.zeros(1, dtype=int), n_subsets=60)[0] == 1
+    assert (
+        winner_stability(
+            orthonormal_basis(list(models)), own_adjusted_r2, places, np.zeros(1, dtype=int), n_subsets=60
+        )[0]
+        == 1
+    )
 
 
 def test_no_subset_is_large_enough(rng):
     """Nine of ten conditions have 36 pairs, too few for 36 predictors and the constant."""
     models, places = rng.random((18, 2, 45)), rng.random((2, 45))
-    assert np.isnan(winner_stability(models, own_adjusted_r2, places, np.zeros(2, dtype=int), n_subsets=5)).all()
+    assert np.isnan(
+        winner_stability(orthonormal_basis(list(models)), own_adjusted_r2, places, np.zeros(2, dtype=int), n_subsets=5)
+    ).all()
 
 
 def test_stability_of_another_statistic_is_refused(data):
     with pytest.raises(ValueError, match=r"`statistic` is <function total_adjusted_r2.*>, expected own_adjusted_r2"):
-        winner_stability(data[0], total_adjusted_r2, data[1], np.zeros(5, dtype=int))
+        winner_stability(orthonormal_basis(list(data[0])), total_adjusted_r2, data[1], np.zeros(5, dtype=int))
+
+
+@pytest.mark.parametrize("statistic", [own_adjusted_r2, unique_adjusted_r2])
+def test_stability_beside_nuisance_rdms(data, statistic):
+    """As where every set, or one more set that does not compete, holds them."""
+    models, places = data
+    nuisance, winner = models[3], np.array([0, 1, 2, 0, 1])
+    ours = winner_stability(orthonormal_basis([*models[:3], nuisance], 1), statistic, places, winner, n_subsets=60)
+    subsets = condition_subsets(N_CONDITIONS, round(0.9 * N_CONDITIONS), 60, 0)
+    values = np.empty((60, 3, 5))
+    for b, keep in enumerate(subsets):
+        small, brains = (condense(expand(rdms)[..., keep, :][..., keep]) for rdms in (models, places))
+        for j, response in enumerate(brains):
+            if statistic is own_adjusted_r2:
+                values[b, :, j] = [lstsq_adjusted(small[[i, 3]], response) for i in range(3)]
+            else:
+                values[b, :, j] = lstsq_unique(small, response)[:3]
+    np.testing.assert_array_equal(ours, (values.argmax(axis=1) == winner).mean(axis=0))

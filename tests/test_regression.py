@@ -15,6 +15,7 @@ from utils.stats.regression import (
     standardise,
     total_adjusted_r2,
     unique_adjusted_r2,
+    unique_and_total,
     variance_parts,
 )
 
@@ -82,6 +83,29 @@ def test_parts_sum_to_every_union(data, n_sets):
             inside = [k for k, part in enumerate(names) if set(part) & set(union)]
             expected = [sklearn_adjusted([sets[i] for i in union], response) for response in responses]
             np.testing.assert_allclose(parts[inside].sum(axis=0), expected, atol=1e-12)
+
+
+def test_statistics_beside_nuisance_rdms_are_what_sets_add_to_them(data):
+    sets, responses = data[0][:3], data[1]
+    nuisance = data[0][3]
+    basis = orthonormal_basis([*sets, nuisance], n_given=1)
+    assert basis.n_sets == 3 and basis.given == (3,)
+
+    def added(*chosen):
+        of = [sklearn_adjusted([*(sets[i] for i in chosen), nuisance], response) for response in responses]
+        return np.array(of) - [sklearn_adjusted([nuisance], response) for response in responses]
+
+    projected, everything = project(basis, responses), (0, 1, 2)
+    same = partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
+    same(own_adjusted_r2(basis)(projected), [added(i) for i in everything])
+    same(total_adjusted_r2(basis)(projected)[0], added(*everything))
+    others = [added(*(j for j in everything if j != i)) for i in everything]
+    same(unique_adjusted_r2(basis)(projected), added(*everything) - others)
+    same(unique_and_total(basis)(projected)[:3], added(*everything) - others)
+    parts = variance_parts(basis)(projected)
+    for union in ((0,), (1,), (0, 2), everything):
+        inside = [k for k, part in enumerate(part_names(3)) if set(part) & set(union)]
+        same(parts[inside].sum(axis=0), added(*union))
 
 
 def test_parts_of_three_sets_come_in_the_published_order():

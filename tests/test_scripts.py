@@ -15,6 +15,7 @@ import torch
 from browser import open_browser
 from helpers import HOME, SCRIPTS, run_script, write_study
 from matplotlib.figure import Figure
+from scipy.spatial.distance import squareform
 
 from utils.cli.run import SIMULATED
 from utils.datasets.layout import locate
@@ -294,6 +295,47 @@ def test_blocks_of_conditions(study, tmp_path, monkeypatch, permute):
         page = (tmp_path / figure / "report.html").read_text()
         said = "exchanged in whole blocks" if permute == "blocks" else "were exchanged only within 3 blocks"
         assert said in " ".join(page.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", SCRIPTS)
+def test_nuisance_rdms(study, tmp_path, monkeypatch, figure):
+    """What follows a network is not explained beside the RDM of this network."""
+    extra = ["--ceiling", -1] if figure in SEARCHLIGHT else []
+    found = {}
+    for name, nuisance in (("without", []), ("beside", ["--nuisance", study / "dnn_rdms" / "net_late.npy"])):
+        options = ["--data", study, "--results", tmp_path / name, "-np", 100, "--models", "edges", "net", *extra]
+        assert run_script(monkeypatch, figure, *options, *nuisance) == 0
+        found[name] = pd.read_csv(tmp_path / name / figure / "results.tsv", sep="\t", na_values="n/a")
+    of = found["without"]["group"] == "semantic"
+    value = "adjusted_r2" if figure == "Fig1" else "unique"
+    assert found["without"].loc[of, value].max() > 0.3
+    same = found["beside"]["group"] == "semantic"
+    assert not same.any() or found["beside"].loc[same, value].max() < 0.2
+    folder = tmp_path / "beside" / figure
+    assert json.loads((folder / "run.json").read_text())["data"]["n_nuisance"] == 1
+    page = " ".join((folder / "report.html").read_text().split())
+    assert "Every regression included one nuisance RDM" in page
+    # It is a layer of the network, too.
+    assert "collinear predictors: nuisance 1" in page
+    assert "beside 1 nuisance RDM." in (folder / "figure.svg").read_text().replace("\n", " ") or figure in SEARCHLIGHT
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (["--as-published"], "--nuisance cannot be combined with --as-published, which knows none"),
+        (["--stats", "t-test"], "--nuisance cannot be combined with --stats t-test"),
+        (["--cross-validate"], "--nuisance cannot be combined with --cross-validate"),
+        ([], "found 11 conditions where the model RDMs have 12"),
+    ],
+)
+def test_nuisance_rdms_that_do_not_fit_are_one_line(study, tmp_path, monkeypatch, capsys, other, message):
+    np.save(tmp_path / "contrast.npy", squareform(np.random.default_rng(0).random(55)))
+    options = ["--data", study, "--results", tmp_path / "out", "--nuisance", tmp_path / "contrast.npy", *other]
+    assert run_script(monkeypatch, "Fig3b", *options) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out" / "Fig3b").exists()
 
 
 @pytest.mark.parametrize(

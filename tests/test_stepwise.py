@@ -16,9 +16,9 @@ def least_squares(predictors, response):
     return residual @ residual, residual
 
 
-def literal(models, chosen, k, response, order):
+def literal(models, chosen, k, response, order, nuisance=()):
     """F of each model that is not among the others, beside them; of permuted residuals, as Freedman and Lane say."""
-    others = [layer for j in np.delete(chosen, k) for layer in models[j]]
+    others = [*(layer for j in np.delete(chosen, k) for layer in models[j]), *nuisance]
     rest = [j for j in range(len(models)) if j not in np.delete(chosen, k)]
     left = least_squares(others, response)[1]
     permuted = (response - left) + left[order]
@@ -44,6 +44,22 @@ def test_equals_a_literal_loop(data):
             assert test.f[k, i] == pytest.approx(observed, rel=1e-9)
             # Permuting the models is permuting the brain by the inverse.
             null = [max(literal(models, chosen[:, i], k, response, np.argsort(row)).values()) for row in indices]
+            assert test.p[k, i] == (1 + np.sum(np.array(null) >= observed)) / (1 + n)
+
+
+def test_beside_nuisance_rdms_equals_a_literal_loop(data):
+    models, nuisance, places = data[0][:3], data[0][3], data[1][:2]
+    n, basis = 20, orthonormal_basis([*models, nuisance], n_given=1)
+    chosen = np.array([[1, 0], [2, 1]])
+    test = stepwise_test(basis, chosen, places, Permutations(n, seed=4))
+    indices = Permutations(n, seed=4).indices(N_PAIRS, 0, n)
+    for i, response in enumerate(places):
+        for k in range(2):
+            observed = literal(models, chosen[:, i], k, response, np.arange(N_PAIRS), nuisance)[chosen[k, i]]
+            assert test.f[k, i] == pytest.approx(observed, rel=1e-9)
+            null = [
+                max(literal(models, chosen[:, i], k, response, np.argsort(row), nuisance).values()) for row in indices
+            ]
             assert test.p[k, i] == (1 + np.sum(np.array(null) >= observed)) / (1 + n)
 
 

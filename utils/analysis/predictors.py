@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 
+import numpy as np
+from numpy.typing import NDArray
+
 from utils import InputError
 from utils.analysis.settings import Settings
 from utils.datasets.models import ModelRdms
 from utils.rdm import n_conditions_of, n_pairs_of
-from utils.stats.comparison import compared
+from utils.stats.comparison import Comparison, compared
 from utils.stats.exceedances import Permutations
 from utils.stats.nonnegative import Nonnegative
 from utils.stats.regression import Basis, orthonormal_basis
@@ -35,12 +38,15 @@ def fit_basis(models: ModelRdms, settings: Settings) -> Basis:
     """
     check_blocks(models, settings)
     try:
-        basis = orthonormal_basis(list(compared(models.rdms, settings.comparison)))
+        basis = basis_of(models.rdms, models.nuisance, settings.comparison)
     except ValueError as error:
         raise InputError(
             f"{models.n_conditions} conditions are too few: {error}; use more images or fewer models"
         ) from None
-    dependent = [f"{models.models[i].key} {models.layers[j]}" for i, j in basis.dependent]
+    dependent = [
+        f"{models.models[i].key} {models.layers[j]}" if i < basis.n_sets else f"nuisance {j + 1}"
+        for i, j in basis.dependent
+    ]
     if dependent:
         warnings.warn(
             f"collinear predictors: {', '.join(dependent)} (model, layer) are linear combinations of the preceding "
@@ -70,6 +76,26 @@ def nonnegative_fit(basis: Basis) -> Nonnegative:
         return Nonnegative(basis)
     except ValueError as error:
         raise InputError(f"{error}; choose some of the `layers`") from None
+
+
+def basis_of(rdms: NDArray[np.float64], nuisance: NDArray[np.float64] | None, comparison: Comparison) -> Basis:
+    """Orthonormal basis of the RDMs of models, beside nuisance RDMs if there are any.
+
+    Parameters
+    ----------
+    rdms : ndarray of float64, shape (n_models, n_layers, n_pairs)
+    nuisance : ndarray of float64, shape (n_nuisance, n_pairs), or None
+    comparison : {"whitened", "plain", "without_condition_effects"}
+
+    Returns
+    -------
+    Basis
+        Of the RDMs in the form in which they are compared.
+    """
+    sets = list(compared(rdms, comparison))
+    if nuisance is None:
+        return orthonormal_basis(sets)
+    return orthonormal_basis([*sets, compared(nuisance, comparison)], n_given=1)
 
 
 def check_blocks(models: ModelRdms, settings: Settings) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.tasks import Model
 from utils.analysis.assumptions import check_assumptions
 from utils.analysis.predictions import named, validation
-from utils.analysis.predictors import check_subsets, fit_basis
+from utils.analysis.predictors import basis_of, check_subsets, fit_basis
 from utils.analysis.settings import Settings
 from utils.analysis.significance import (
     Differences,
@@ -461,7 +461,7 @@ def _predicted(
         return {}
     predict = validation(basis, statistic, settings)
     found = [predict(subjects[:, None]) for subjects in rois.subjects]
-    return named(CrossValidated.over_locations(found), len(basis.coordinates))
+    return named(CrossValidated.over_locations(found), basis.n_sets)
 
 
 def _predicted_parts(
@@ -472,7 +472,7 @@ def _predicted_parts(
         return {}
     found = []
     for chosen, subjects in zip(sets.T, rois.subjects, strict=True):
-        basis = orthonormal_basis(list(compared(models.rdms[chosen], settings.comparison)))
+        basis = basis_of(models.rdms[chosen], models.nuisance, settings.comparison)
         found.append(validation(basis, own_and_parts(basis), settings)(subjects[:, None]))
     return named(CrossValidated.over_locations(found), len(sets))
 
@@ -501,14 +501,14 @@ def _common(
     models: ModelRdms, rois: RoiRdms, winner: NDArray[np.int64], settings: Settings, statistic: Any
 ) -> dict[str, Any]:
     """Arguments of `RoiFit` that are found in the same way for both figures."""
-    predictors, rdms = compared(models.rdms, settings.comparison), compared(rois.mean(), settings.comparison)
-    basis, plain = orthonormal_basis(list(predictors)), orthonormal_basis(list(models.rdms))
+    rdms, plain = compared(rois.mean(), settings.comparison), orthonormal_basis(list(models.rdms))
+    basis = basis_of(models.rdms, models.nuisance, settings.comparison)
     lower, upper = rois.ceilings()
     return {
         **{"models": models, "rois": rois, "settings": settings},
         "r2": own_r2(basis)(project(basis, rdms)),
         "plain_adjusted_r2": own_adjusted_r2(plain)(project(plain, rois.mean())),
-        "stability": winner_stability(predictors, statistic, rdms, winner, seed=settings.seed),
+        "stability": winner_stability(basis, statistic, rdms, winner, seed=settings.seed),
         "negative_share": negative_share(basis, project(basis, rdms)),
         **{"ceiling_lower": lower, "ceiling_upper": upper},
     }
@@ -543,19 +543,19 @@ def partition_rois(
     with resources.progress("variance partitioning") as advance:
         for number, choice in enumerate(choices.T):
             members = np.flatnonzero(choice_of.ravel() == number)
-            _partition(models.rdms[choice], rois, members, settings, result)
+            _partition(models, choice, rois, members, settings, result)
             done += len(members)
             advance(done, len(rois.names))
     return result
 
 
 def _partition(
-    models: NDArray[np.float64], rois: RoiRdms, members: NDArray[np.int64], settings: Settings,
+    models: ModelRdms, choice: NDArray[np.int64], rois: RoiRdms, members: NDArray[np.int64], settings: Settings,
     result: VariancePartition,
 ) -> None:  # fmt: skip
-    """Fill in the partition of some ROIs, `members`, that have the same sets of predictors."""
-    plain, own = orthonormal_basis(list(models)), [rois.subjects[i] for i in members]
-    basis = orthonormal_basis(list(compared(models, settings.comparison)))
+    """Fill in the partition of some ROIs, `members`, that have the same models, `choice`."""
+    plain, own = orthonormal_basis(list(models.rdms[choice])), [rois.subjects[i] for i in members]
+    basis = basis_of(models.rdms[choice], models.nuisance, settings.comparison)
     mean = np.stack([rdms.mean(axis=0) for rdms in own])
     rdms = compared(mean, settings.comparison)
     result.unique[:, members] = adjusted(basis, unique_adjusted_r2(basis), rdms, settings)
@@ -637,7 +637,7 @@ def _lead(
     settings: Settings,
 ) -> Lead:
     """Whether each ROI's model leads all others, by the first values of the statistic."""
-    n, n_all = len(basis.coordinates), len(statistic.subset_weights)
+    n, n_all = basis.n_sets, len(statistic.subset_weights)
     sampler, contrasts = Jackknife(basis, statistic, settings.comparison), winner_contrasts(winner, n, n_all - n)
     found = [
         sampler(subjects.mean(axis=0)[None], subjects[:, None], contrasts[i])

@@ -384,7 +384,8 @@ class _Study:
 
     def plain_values(self, statistic: MakeStatistic) -> NDArray[np.float64]:
         """A statistic of the usable searchlights as in the paper."""
-        basis = self.basis if self.settings.comparison == "plain" else orthonormal_basis(list(self.models.rdms))
+        as_it_is = self.settings.comparison == "plain" and not self.basis.given
+        basis = self.basis if as_it_is else orthonormal_basis(list(self.models.rdms))
         return statistic(basis)(project(basis, self.brain.mean[self.brain.usable]))
 
     def inference(
@@ -492,9 +493,8 @@ class _Study:
                 stability = self._nonnegative.stability(self._tested_rdms, winner, self.settings.seed)
             else:
                 stability = winner_stability(
-                    compared(self.models.rdms, self.settings.comparison), statistic, self._tested_rdms, winner,
-                    seed=self.settings.seed, progress=advance,
-                )  # fmt: skip
+                    self.basis, statistic, self._tested_rdms, winner, seed=self.settings.seed, progress=advance
+                )
         projected = project(self.basis, self._responses)
         return {
             **{"models": self.models, "brain": self.brain, "settings": self.settings, "tested": self.tested},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +26,7 @@ from utils.stats.inference import (
 )
 from utils.stats.jackknife import Components, degrees_of_freedom
 from utils.stats.nonnegative import Nonnegative
-from utils.stats.permutation import conditional_test, permutation_test
+from utils.stats.permutation import ConditionalTest, PermutationTest, conditional_test, permutation_test
 from utils.stats.regression import Basis, LinearStatistic, own_r2, project
 
 Pairs = Sequence[tuple[int, int]]
@@ -157,7 +157,7 @@ def family_wise(
 
 
 def best_of_all(basis: Basis, rdms: NDArray[np.float64], settings: Settings, resources: Resources) -> Significance:
-    """Permutation test of every model by itself, and of the best of them at each location.
+    """Permutation test of every model by itself, beside nuisance RDMs if there are any, and of the best of them.
 
     Parameters
     ----------
@@ -171,12 +171,17 @@ def best_of_all(basis: Basis, rdms: NDArray[np.float64], settings: Settings, res
     -------
     Significance
     """
-    statistic = own_r2(basis)
+    how: dict[str, Any] = {"largest": largest(settings), "resources": resources}
+    test: PermutationTest | ConditionalTest
     with resources.progress("permutation test") as advance:
-        test = permutation_test(
-            basis, statistic, rdms, permutations(settings), chance=chance_r2(basis, statistic, rdms),
-            largest=largest(settings), resources=resources, progress=advance,
-        )  # fmt: skip
+        if basis.given:
+            test = conditional_test(basis, rdms, permutations(settings), each_alone=True, progress=advance, **how)
+        else:
+            statistic = own_r2(basis)
+            chance = chance_r2(basis, statistic, rdms)
+            test = permutation_test(
+                basis, statistic, rdms, permutations(settings), chance=chance, progress=advance, **how
+            )
     if settings.correction == "max":
         return Significance(test.p, test.p_max, test.p_best, test.p_max.min(axis=0))
     return Significance.by_fdr(test.p, test.p_best)

@@ -61,6 +61,10 @@ def _add_data_options(parser: Parser, kind: Kind) -> None:
         group.add_argument("--rois", nargs="+", metavar="ROI",
                            help="ROIs to show, in this order (default: the paper's 15 where they exist, else "
                                 "all)")  # fmt: skip
+    group.add_argument("--nuisance", type=Path, nargs="+", default=[], metavar="FILE",
+                       help="RDMs of no interest, such as those of low-level image properties (NumPy or MATLAB files "
+                            "as for networks): all values and tests are of what networks explain beside "
+                            "them")  # fmt: skip
     group.add_argument("--models", nargs="+", metavar="KEY", help="networks to use (default: all in the table)")
     group.add_argument("--layers", nargs="+", metavar="LAYER",
                        help="layers of every network to use (default: all)")  # fmt: skip
@@ -206,9 +210,24 @@ def parse(parser: Parser, arguments: Sequence[str] | None = None) -> argparse.Na
     if options.blocks and (options.stats == "t-test" or options.permute == "entries"):
         other = "--stats t-test" if options.stats == "t-test" else "permutations of entries"
         parser.error(f"--blocks cannot be combined with {other}; leave one out")
+    if options.nuisance:
+        _check_nuisance(parser, options)
     if options.permute == "blocks" and not options.blocks:
         parser.error("--permute blocks needs --blocks FILE, which says which condition is in which block")
     return options
+
+
+def _check_nuisance(parser: Parser, options: argparse.Namespace) -> None:
+    """Refuse what nuisance RDMs are not made for."""
+    refused = {
+        "--as-published, which knows none": options.as_published,
+        "--stats t-test": options.stats == "t-test",
+        "--cross-validate": options.cross_validate,
+        "--weights nonnegative": getattr(options, "weights", "free") == "nonnegative",
+    }
+    for other, given in refused.items():
+        if given:
+            parser.error(f"--nuisance cannot be combined with {other}; leave one out")
 
 
 def _check_nonnegative(parser: Parser, options: argparse.Namespace) -> None:

@@ -142,7 +142,7 @@ class FigureRun:
     @cached_property
     def models(self) -> ModelRdms:
         """RDMs of the networks."""
-        return load_models(self.sources, self._options.layers, self._options.models)
+        return load_models(self.sources, self._options.layers, self._options.models, self._options.nuisance)
 
     @cached_property
     def searchlights(self) -> SearchlightRdms:
@@ -189,8 +189,15 @@ class FigureRun:
     def _look(self, title: str = "") -> Look:
         return Look(title or self.title, self.banner, self._options.surface, self._options.style)
 
+    def _nuisance_note(self) -> list[str]:
+        """One sentence, if there are nuisance RDMs."""
+        if (nuisance := self.models.nuisance) is None:
+            return []
+        return [f"Variance explained beside {len(nuisance)} nuisance RDM{'s' * (len(nuisance) > 1)}."]
+
     def draw_searchlights(self, maps: Sequence[Map], notes: Sequence[str]) -> None:
         """Write the brain map pages, the maps for other programs, and the first map as figure.svg and figure.png."""
+        notes = [*notes, *self._nuisance_note()]
         save_maps(self._outputs, maps, self._look(), notes, self.atlas)
         save_montage(self._outputs, maps, self._look(), notes)
 
@@ -198,6 +205,7 @@ class FigureRun:
         self, panels: Sequence[RoiPanel], note: str, *, legend: dict[str, str], ceiling: pd.DataFrame | None = None
     ) -> None:
         """Write the figure of the ROIs as figure.svg and figure.png."""
+        note = " ".join([note, *self._nuisance_note()])
         figure = roi_figure(panels, self._look(), note, legend=legend, ceiling=ceiling, figure=self.figure)
         save_figure(figure, self._outputs.path("figure.svg"), self._outputs.path("figure.png"))
 
@@ -224,14 +232,17 @@ class FigureRun:
         """Provenance of the run, for run.json."""
         fit, models = self._fit, self.models
         brain = [fit.brain.mean] if self.kind == "searchlight" else fit.rois.subjects  # type: ignore[union-attr]
+        nuisance = [] if models.nuisance is None else [models.nuisance]
         described = {
             "simulated": self.sources.simulated,
             **{name: str(path) for name, path in vars(self.sources).items() if isinstance(path, Path)},
             **fit.summary(),
             "networks": dict(Counter(model.group for model in models.models)),
             "layers": models.layers,
-            "fingerprint": fingerprint(fit.models.rdms, *brain),
+            "fingerprint": fingerprint(fit.models.rdms, *nuisance, *brain),
         }
+        if nuisance:
+            described["n_nuisance"] = len(nuisance[0])
         if self.settings.blocks:
             described["n_blocks"] = len({*self.settings.blocks})
         if self.resources.workers is not None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.tasks import BASELINE, TASK_LAYERS, TASKS, Model, group_names
 from utils import InputError
 from utils.datasets.layout import Sources
-from utils.io.readers import check_unique, choose, read_rdms, read_table
+from utils.io.readers import check_n_conditions, check_unique, choose, read_rdms, read_table
 from utils.rdm import n_conditions_of
 
 
@@ -21,13 +21,15 @@ from utils.rdm import n_conditions_of
 class ModelRdms:
     """Model RDMs: `rdms` is float64 of shape (n_models, n_layers, n_pairs), in the order of `models` and `layers`.
 
-    `table` holds all networks that `models` were chosen from: their colours depend on it.
+    `table` holds all networks that `models` were chosen from: their colours depend on it. `nuisance`, (n_nuisance,
+    n_pairs) or None, are RDMs of no interest, beside which the models are looked at.
     """
 
     models: list[Model]
     layers: list[str]
     rdms: NDArray[np.float64]
     table: Sequence[Model] = ()
+    nuisance: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", self.table or self.models)
@@ -57,10 +59,16 @@ class ModelRdms:
             layers=self.layers,
             rdms=np.stack([self.rdms[rows].mean(axis=0) for rows in members]),
             table=self.table,
+            nuisance=self.nuisance,
         )
 
 
-def load_models(sources: Sources, layers: Sequence[str] | None = None, keys: Sequence[str] | None = None) -> ModelRdms:
+def load_models(
+    sources: Sources,
+    layers: Sequence[str] | None = None,
+    keys: Sequence[str] | None = None,
+    nuisance: Sequence[Path] = (),
+) -> ModelRdms:
     """Read and check the model RDMs.
 
     Parameters
@@ -70,6 +78,8 @@ def load_models(sources: Sources, layers: Sequence[str] | None = None, keys: Seq
         Layers to use, in this order; by default all that the files have.
     keys : sequence of str, optional
         Models to use; by default all of the table.
+    nuisance : sequence of Path
+        Files of nuisance RDMs, each of which holds one RDM or a stack.
 
     Returns
     -------
@@ -102,7 +112,8 @@ def load_models(sources: Sources, layers: Sequence[str] | None = None, keys: Seq
                     f"{files[models[0].key, layers[0]][0].name}: all RDMs must be of the same conditions"
                 )
             rdms.append(rdm)
-    loaded = ModelRdms(models, layers, np.stack(rdms).reshape(len(models), len(layers), -1), known)
+    stacked = np.stack(rdms).reshape(len(models), len(layers), -1)
+    loaded = ModelRdms(models, layers, stacked, known, _load_nuisance(nuisance, n_conditions_of(stacked.shape[-1])))
     if sources.conditions is not None:
         names = sources.conditions.read_text(encoding="utf-8").split("\n")
         n_names = sum(bool(name.strip()) for name in names)
@@ -112,6 +123,19 @@ def load_models(sources: Sources, layers: Sequence[str] | None = None, keys: Seq
                 "both must be of the same conditions in the same order"
             )
     return loaded
+
+
+def _load_nuisance(paths: Sequence[Path], n_conditions: int) -> NDArray[np.float64] | None:
+    """RDMs of no interest, (n_nuisance, n_pairs), from files in the forms of model RDMs; None without any."""
+    found = []
+    for path in paths:
+        rdms = np.atleast_2d(read_rdms(path, "rdm", "nuisance"))
+        check_n_conditions(path, rdms.shape[-1], n_conditions)
+        constant = np.ptp(rdms, axis=1) == 0
+        if constant.any():
+            raise InputError(f"{path}: found a nuisance RDM with one value only, expected different dissimilarities")
+        found.append(rdms)
+    return np.concatenate(found) if found else None
 
 
 def read_model_table(path: Path) -> list[Model]:

@@ -50,8 +50,8 @@ def negative_share(basis: Basis, projected: NDArray[np.float64]) -> NDArray[np.f
     ndarray of float64, shape (n_sets, n_locations)
         0 where no weight is negative; 1 where no predictor correlates positively with the brain RDM.
     """
-    shares = np.empty((len(basis.coordinates), projected.shape[1]))
-    for i, coordinates in enumerate(basis.coordinates):
+    shares = np.empty((basis.n_sets, projected.shape[1]))
+    for i, coordinates in enumerate(basis.coordinates[: basis.n_sets]):
         free = np.square(basis.subset([i]).T @ projected).sum(axis=0)
         lost = 1 - _nonnegative_r2(coordinates, projected) / np.where(free > 0, free, np.inf)
         # Rounding must not make a few weights negative where none is.

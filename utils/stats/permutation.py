@@ -73,13 +73,16 @@ class ConditionalTest:
         R2 that each set adds to the others, not adjusted.
     p, p_max : ndarray of float64, shape (n_sets, n_locations)
         p values, and the same corrected for all sets and locations by the maximum statistic.
+    p_best : ndarray of float64, shape (n_locations,)
+        Of the largest of the sets at each location: how often the largest one of a permutation reaches it.
     p_total, p_total_max : ndarray of float64, shape (n_locations,)
-        Of all sets together: whether they explain anything.
+        Of all sets together: whether they explain anything, beside what is given.
     """
 
     observed: NDArray[np.float64]
     p: NDArray[np.float64]
     p_max: NDArray[np.float64]
+    p_best: NDArray[np.float64]
     p_total: NDArray[np.float64]
     p_total_max: NDArray[np.float64]
 
@@ -155,6 +158,7 @@ def conditional_test(
     rdms: ArrayLike,
     permutations: Permutations,
     *,
+    each_alone: bool = False,
     largest: Scale = "as_is",
     resources: Resources = Resources(),
     progress: Progress = ignore,
@@ -172,9 +176,11 @@ def conditional_test(
     rdms : array_like, shape (n_locations, n_pairs)
         Condensed brain RDMs of the locations to be tested.
     permutations : Permutations
+    each_alone : bool
+        Test what each set adds to the sets that are given only, not to all others.
     largest : {"as_is", "studentised"}
-        What the maximum is taken of: R2 that a set adds, as a share of what the others leave unexplained; or the same
-        in standard deviations of the null values, see `permutation_test`.
+        What the maximum is taken of: R2 that a set adds, as a share of what the others leave unexplained, less what so
+        many predictors add by chance; or the same in standard deviations of the null values, see `permutation_test`.
     resources, progress
         As for `permutation_test`.
 
@@ -191,27 +197,34 @@ def conditional_test(
     ----------
     Dekker, Krackhardt & Snijders 2007, Psychometrika 72:563; Winkler et al. 2014, NeuroImage 92:381.
     """
-    responses, n, rank = standardise(np.asarray(rdms)), len(basis.coordinates), basis.q.shape[1]
+    responses, n, rank = standardise(np.asarray(rdms)), basis.n_sets, basis.q.shape[1]
     own, given, start = [], [], 0
-    for i, coordinates in enumerate(basis.coordinates):
-        others = basis.subset([j for j in range(n) if j != i])
+    # Behind the sets, what all of them together add to those that are given.
+    everything = [np.hstack(basis.coordinates[:n])] if basis.given else []
+    for i, coordinates in enumerate([*basis.coordinates[:n], *everything]):
+        others = basis.subset([j for j in range(n) if j != i and i < n and not each_alone] + [*basis.given])
         own.append(outside(coordinates, others))
         given.append(Given(slice(start, start + own[-1].shape[1]), others))
         start += own[-1].shape[1]
-    # Behind the directions stands the permuted basis itself, of which the total is made.
-    weights = np.zeros((n + 1, start + rank))
+    # Without such sets, the permuted basis itself stands behind the directions, of which the total is made.
+    weights = np.zeros((n + 1, start + (0 if everything else rank)))
     for i, block in enumerate(given):
         weights[i, block.directions] = 1.0
-    weights[n, start:] = 1.0
+    if not everything:
+        weights[n, start:] = 1.0
     projected = basis.q.T @ responses.T
-    squares = np.square(np.vstack([np.hstack(own).T @ projected, projected]))
+    squares = np.square(np.vstack([np.hstack(own).T @ projected, projected]))[: weights.shape[1]]
     observed = weights @ squares
-    scale = np.ones_like(observed)
-    scale[:n] = 1 / (1 - observed[n] + observed[:n])
+    scale, offset = np.ones_like(observed), np.zeros_like(observed)
+    for i, block in enumerate(given):
+        left = 1 - np.square(block.others.T @ projected).sum(axis=0)
+        # A set without directions of its own adds nothing.
+        by_chance = own[i].shape[1] / (basis.n_pairs - 1 - block.others.shape[1]) if each_alone else 0.0
+        scale[i], offset[i] = 1 / (left * (1 - by_chance)), -by_chance / (1 - by_chance)
     contrasts = Contrasts(weights, np.repeat([0, 1], [n, 1]), np.zeros(n + 1, dtype=bool))
     plan = _Plan(basis, np.hstack(own).T, tuple(given), contrasts)
-    test = plan.count(responses, scale, np.zeros_like(scale), permutations, largest, resources, progress)
-    return ConditionalTest(observed[:n], test.p[:n], test.p_max[:n], test.p[n], test.p_max[n])
+    test = plan.count(responses, scale, offset, permutations, largest, resources, progress)
+    return ConditionalTest(observed[:n], test.p[:n], test.p_max[:n], test.p_best, test.p[n], test.p_max[n])
 
 
 def outside(coordinates: NDArray[np.float64], given: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,7 +22,6 @@ from utils.stats.inference import difference_contrasts
 from utils.stats.regression import (
     Basis,
     LinearStatistic,
-    orthonormal_basis,
     own_adjusted_r2,
     standardise,
     unique_adjusted_r2,
@@ -99,7 +98,7 @@ def jackknife(
 
 
 def winner_stability(
-    models: ArrayLike,
+    basis: Basis,
     statistic: Callable[[Basis], LinearStatistic],
     rdms: ArrayLike,
     winner: NDArray[np.int64],
@@ -118,8 +117,8 @@ def winner_stability(
 
     Parameters
     ----------
-    models : array_like, shape (n_models, n_layers, n_pairs)
-        Condensed model RDMs.
+    basis : Basis
+        Of the models.
     statistic : callable
         What is compared, `own_adjusted_r2` or `unique_adjusted_r2`; the largest one wins.
     rdms : array_like, shape (n_locations, n_pairs)
@@ -147,14 +146,14 @@ def winner_stability(
     if (refit := refits.get(statistic)) is None:
         raise ValueError(f"`statistic` is {statistic!r}, expected own_adjusted_r2 or unique_adjusted_r2")
     responses = standardise(np.asarray(rdms))
-    basis = orthonormal_basis(list(np.asarray(models, dtype=np.float64)))
     n = n_conditions_of(basis.n_pairs)
     subsets = condition_subsets(n, round(ratio * n), n_subsets, seed)
     subsets = subsets[_is_of_full_rank(basis, subsets)]
     share = np.full(len(responses), np.nan)
     for here in _blocks(len(responses)):
         if len(subsets):
-            share[here] = (refit(basis, responses[here], subsets).argmax(axis=1) == winner[here]).mean(axis=0)
+            values = refit(basis, responses[here], subsets)[:, : basis.n_sets]
+            share[here] = (values.argmax(axis=1) == winner[here]).mean(axis=0)
         progress(min(here.stop, len(responses)), len(responses))
     return share
 
@@ -183,11 +182,12 @@ def condition_subsets(n_conditions: int, size: int, n_subsets: int, seed: int) -
 
 
 def own_in_subsets(basis: Basis, rdms: NDArray[np.float64], subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Adjusted R2 of every set by itself, refitted on subsets: its unique variance where there are no other sets.
+    """Adjusted R2 of every set with those that are given, refitted on subsets.
 
     Parameters and value are those of `unique_in_subsets`.
     """
-    spans = [basis.subset([i]) for i in range(len(basis.coordinates))]
+    # Unique variance where there are no other sets.
+    spans = [basis.subset([i, *basis.given]) for i in range(basis.n_sets)]
     alone = [Basis(basis.q @ span, (np.eye(span.shape[1]),), ()) for span in spans]
     return np.concatenate([unique_in_subsets(own, rdms, subsets) for own in alone], axis=1)
 

@@ -31,16 +31,29 @@ class Basis:
         Centred, unit-length predictors of each set in terms of `q`.
     dependent : tuple of (int, int)
         (set, predictor) that are linear combinations of the predictors before them.
+    n_given : int
+        How many of the sets, the last ones, are given: nuisance predictors, beside which all others are looked at.
     """
 
     q: NDArray[np.float64]
     coordinates: tuple[NDArray[np.float64], ...]
     dependent: tuple[tuple[int, int], ...]
+    n_given: int = 0
 
     @property
     def n_pairs(self) -> int:
         """Entries of a condensed RDM."""
         return self.q.shape[0]
+
+    @property
+    def n_sets(self) -> int:
+        """Number of sets without those that are given."""
+        return len(self.coordinates) - self.n_given
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """Numbers of the sets that are given."""
+        return tuple(range(self.n_sets, len(self.coordinates)))
 
     def subset(self, sets: Sequence[int]) -> NDArray[np.float64]:
         """Orthonormal coordinates, (rank, rank of the subset), of the span of some sets of predictors."""
@@ -50,13 +63,15 @@ class Basis:
         return u[:, s > RANK_TOLERANCE * s[0]]
 
 
-def orthonormal_basis(predictor_sets: Sequence[ArrayLike]) -> Basis:
+def orthonormal_basis(predictor_sets: Sequence[ArrayLike], n_given: int = 0) -> Basis:
     """Orthonormal basis of the centred predictors of several sets.
 
     Parameters
     ----------
     predictor_sets : sequence of array_like, each (n_predictors, n_pairs)
         Condensed RDMs; a set is one network (its layers) or one group of networks.
+    n_given : int
+        How many of the sets, the last ones, are nuisance predictors.
 
     Returns
     -------
@@ -94,7 +109,7 @@ def orthonormal_basis(predictor_sets: Sequence[ArrayLike]) -> Basis:
             else:
                 dependent.append((i, j))
     q = np.ascontiguousarray(q[:, :rank])
-    return Basis(q, tuple(q.T @ unit.T for unit in units), tuple(dependent))
+    return Basis(q, tuple(q.T @ unit.T for unit in units), tuple(dependent), n_given)
 
 
 def standardise(rdms: NDArray) -> NDArray[np.float64]:
@@ -211,7 +226,8 @@ def linear_statistic(
     ----------
     basis : Basis
     terms : sequence of sequences of (sets, weight)
-        One sequence per statistic: the sets of predictors of each subset, and the weight of its R2.
+        One sequence per statistic: the sets of predictors of each subset, and the weight of its R2. Sets that are
+        given count with every subset, and what they explain by themselves is subtracted.
     adjusted : bool
         Whether to sum adjusted R2 or plain ones.
 
@@ -220,7 +236,13 @@ def linear_statistic(
     LinearStatistic
     """
     # No predictors explain nothing.
-    terms = [[(tuple(sets), weight) for sets, weight in statistic if len(sets)] for statistic in terms]
+    given = basis.given
+    terms = [[((*sets, *given), weight) for sets, weight in statistic if len(sets)] for statistic in terms]
+    if given:
+        sums = [sum(weight for _, weight in statistic) for statistic in terms]
+        terms = [
+            [*statistic, (given, -total)] if total else statistic for statistic, total in zip(terms, sums, strict=True)
+        ]
     subsets = list(dict.fromkeys(sets for statistic in terms for sets, _ in statistic))
     bases = [basis.subset(sets) for sets in subsets]
     starts = np.cumsum([0] + [b.shape[1] for b in bases])
@@ -249,7 +271,7 @@ def own_r2(basis: Basis) -> LinearStatistic:
     LinearStatistic
         One statistic per set.
     """
-    return linear_statistic(basis, [[((i,), 1.0)] for i in range(len(basis.coordinates))], adjusted=False)
+    return linear_statistic(basis, [[((i,), 1.0)] for i in range(basis.n_sets)], adjusted=False)
 
 
 def own_adjusted_r2(basis: Basis) -> LinearStatistic:
@@ -264,7 +286,7 @@ def own_adjusted_r2(basis: Basis) -> LinearStatistic:
     LinearStatistic
         One statistic per set.
     """
-    return linear_statistic(basis, [[((i,), 1.0)] for i in range(len(basis.coordinates))])
+    return linear_statistic(basis, [[((i,), 1.0)] for i in range(basis.n_sets)])
 
 
 def total_adjusted_r2(basis: Basis) -> LinearStatistic:
@@ -279,7 +301,7 @@ def total_adjusted_r2(basis: Basis) -> LinearStatistic:
     LinearStatistic
         One statistic.
     """
-    return linear_statistic(basis, [[(tuple(range(len(basis.coordinates))), 1.0)]])
+    return linear_statistic(basis, [[(tuple(range(basis.n_sets)), 1.0)]])
 
 
 def unique_adjusted_r2(basis: Basis) -> LinearStatistic:
@@ -294,7 +316,7 @@ def unique_adjusted_r2(basis: Basis) -> LinearStatistic:
     LinearStatistic
         One statistic per set.
     """
-    everything = tuple(range(len(basis.coordinates)))
+    everything = tuple(range(basis.n_sets))
     return linear_statistic(basis, _unique_terms(everything))
 
 
@@ -310,7 +332,7 @@ def unique_and_total(basis: Basis) -> LinearStatistic:
     LinearStatistic
         One statistic per set, and one more.
     """
-    everything = tuple(range(len(basis.coordinates)))
+    everything = tuple(range(basis.n_sets))
     return linear_statistic(basis, [*_unique_terms(everything), [(everything, 1.0)]])
 
 
@@ -353,7 +375,7 @@ def variance_parts(basis: Basis) -> LinearStatistic:
     ----------
     Nimon & Reio 2011, Hum Resour Dev Rev 10:329 (commonality analysis), for any number of sets.
     """
-    return linear_statistic(basis, _part_terms(len(basis.coordinates)))
+    return linear_statistic(basis, _part_terms(basis.n_sets))
 
 
 def own_and_parts(basis: Basis) -> LinearStatistic:
@@ -368,7 +390,7 @@ def own_and_parts(basis: Basis) -> LinearStatistic:
     LinearStatistic
         One statistic per set, and one per part.
     """
-    n_sets = len(basis.coordinates)
+    n_sets = basis.n_sets
     return linear_statistic(basis, [*([((i,), 1.0)] for i in range(n_sets)), *_part_terms(n_sets)])
 
 

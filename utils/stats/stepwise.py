@@ -53,7 +53,7 @@ def stepwise_test(
     Parameters
     ----------
     basis : Basis
-        Of all models.
+        Of all models; what is given is among the others of each.
     chosen : ndarray of int, shape (n_chosen, n_locations)
         Models of each location.
     rdms : array_like, shape (n_locations, n_pairs)
@@ -93,16 +93,16 @@ class _Step:
 
     def __init__(self, basis: Basis, chosen: NDArray[np.int64], k: int, response: NDArray[np.float64]) -> None:
         others = np.delete(chosen, k)
-        given = basis.subset(list(others))
-        rest = [j for j in range(len(basis.coordinates)) if j not in others]
+        given = basis.subset([*others, *basis.given])
+        rest = [j for j in range(basis.n_sets) if j not in others]
         added = [outside(basis.coordinates[j], given) for j in rest]
         self.candidate = rest.index(chosen[k])
         self.n_given, self.ranks = given.shape[1], [own.shape[1] for own in added]
-        self.width = max(c.shape[1] for c in basis.coordinates)
+        self.width = max(c.shape[1] for c in basis.coordinates[: basis.n_sets])
         self.residual = response - basis.q @ (given @ (given.T @ (basis.q.T @ response)))
         self.size, self.n_pairs = self.residual @ self.residual, basis.n_pairs
         # Axes of the others, then of each candidate; 0 where there are fewer than there is room for.
-        n_given = self.width * len(others)
+        n_given = self.width * len(others) + sum(basis.coordinates[j].shape[1] for j in basis.given)
         self.axes = np.zeros((n_given + self.width * len(rest), basis.q.shape[1]))
         self.axes[: self.n_given] = given.T
         for j, own in enumerate(added):
