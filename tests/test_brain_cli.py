@@ -277,9 +277,8 @@ def test_a_killed_process_leaves_earlier_results_alone(study, tmp_path, sphere_d
         f"searchlight.main({spheres(study, tmp_path / 'data', '--metric', 'cosine')!r})"
     )
     # The process waits for its standard input, which only this test could close.
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=HOME, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    folder, pipe = Path(__file__).parents[1], subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, cwd=folder) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         with pytest.raises(InputError, match="another run is writing here"):
@@ -586,3 +585,24 @@ def test_roi_equals_a_literal_loop(runs, tmp_path):
     for run in (1, 7, 12):
         betas = nib.load(runs / f"run-{run:02d}_betas.nii.gz").get_fdata()
         np.testing.assert_allclose(squareform(rdms[run - 1]), literal_rdm(betas[labels > 0].T), atol=2e-7)
+
+
+def test_a_reader_that_has_enough_ends_the_command_without_a_word():
+    code = (
+        "from utils.cli import command as cli\n"
+        "def main():\n"
+        "    for number in range(100_000):\n"
+        "        print('line', number)\n"
+        "cli.execute(main, cli.Parser())\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    ) as process:
+        assert process.stdout.readline() == "line 0\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=300) == 1

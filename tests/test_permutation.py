@@ -159,6 +159,7 @@ def test_conditional_test_beside_nuisance_rdms_equals_a_literal_loop(data, each_
     assert np.array_equal(test.p_max, (largest[:, None, None] >= values[0] - 1e-11).sum(axis=0) / (1 + n))
 
 
+@pytest.mark.slow
 def test_level_beside_a_strong_nuisance_effect(rng):
     """Two networks share much with a nuisance RDM that the brain follows; 10 or more of 80 reject with p = .006."""
     rejected, ignored = 0, 0
@@ -617,6 +618,7 @@ def test_number_of_different_permutations():
     assert Permutations(1, "blocks", blocks=BLOCKS).n_distinct == pytest.approx(6)
 
 
+@pytest.mark.slow
 def test_whole_blocks_hold_the_level_where_brain_and_model_share_categories():
     """Ten categories of five conditions with unrelated geometry; 7 or more of 40 tests reject with p = .003."""
     rng, blocks = np.random.default_rng(0), tuple(np.repeat(np.arange(10), 5).tolist())

@@ -20,6 +20,8 @@ from utils.rdm import expand
 from utils.stats.jackknife import Jackknife
 from utils.stats.regression import orthonormal_basis, own_r2
 
+pytestmark = pytest.mark.slow
+
 CELLS = {(cell.table, cell.name): cell for cell in all_cells()}
 LEVEL, RISK = 0.05, 1e-4
 NOT_RELATED = ("explained", "gains of their own, SD .8")
@@ -156,7 +158,6 @@ def test_wilson_intervals():
     assert rate(values) == "7.0 [3.4, 13.7]"
 
 
-@pytest.mark.slow
 def test_page_of_all_cells(tmp_path, monkeypatch):
     monkeypatch.setattr(agreement, "N_BOOTSTRAP", 20)
     monkeypatch.setattr(agreement, "N_RSATOOLBOX", 3)

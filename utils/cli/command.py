@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import warnings
@@ -94,6 +95,8 @@ def execute(
 ) -> NoReturn:
     """Run a command to its end: bad input gives one line on stderr and status 2, an interruption status 130.
 
+    Where whoever reads the output has closed it, as `head` does, the command ends with status 1 and without a word.
+
     The library speaks of arguments, as `min_voxels`; here they become flags, --min-voxels.
 
     Parameters
@@ -117,6 +120,11 @@ def execute(
         warnings.showwarning = show
         try:
             main()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is left in the buffer would be an error again when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except InputError as error:
             print(f"error: {translated(error)}", file=sys.stderr)
             sys.exit(2)
