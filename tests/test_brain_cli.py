@@ -278,7 +278,9 @@ def test_a_killed_process_leaves_earlier_results_alone(study, tmp_path, sphere_d
     )
     # The process waits for its standard input, which only this test could close.
     folder, pipe = Path(__file__).parents[1], subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, cwd=folder) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=folder
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         with pytest.raises(InputError, match="another run is writing here"):
