@@ -499,7 +499,7 @@ def test_tied_groups_of_the_harder_world_explain_the_same_on_average():
         places = np.arange(len(tied))
         differences.append(unique[second, places] - unique[first, places])
         assert unique[first, places].min() > 0.1
-        energies += [float(energy_of(standardise(rdm))) for rdm in rdms.values()]
+        energies += [float(energy_of(standardise(rdm)[None])[0]) for rdm in rdms.values()]
     assert np.abs(np.mean(differences, axis=0)).max() < 0.05
     assert np.quantile(energies, 0.05) < 0.3 and np.quantile(energies, 0.95) > 0.5
 

@@ -39,7 +39,7 @@ from utils.datasets.searchlights import SearchlightRdms
 from utils.parallel.resources import Resources
 from utils.stats.comparison import compared
 from utils.stats.cross_validation import CrossValidated
-from utils.stats.inference import above_chance, all_pairs
+from utils.stats.inference import above_chance_of, all_pairs, energy_of
 from utils.stats.jackknife import Jackknife, Sampled
 from utils.stats.nonnegative import negative_share
 from utils.stats.refits import winner_stability
@@ -52,6 +52,7 @@ from utils.stats.regression import (
     own_r2,
     part_names,
     project,
+    standardise,
     total_adjusted_r2,
     unique_adjusted_r2,
     unique_and_total,
@@ -370,6 +371,14 @@ class _Study:
         self._responses = compared(brain.mean[brain.usable], settings.comparison)
 
     @cached_property
+    def _projected(self) -> NDArray[np.float64]:
+        return project(self.basis, self._responses)
+
+    @cached_property
+    def _energy(self) -> NDArray[np.float64]:
+        return energy_of(standardise(self._responses))
+
+    @cached_property
     def _tested_rdms(self) -> NDArray[np.float64]:
         return self._responses[self.inside]
 
@@ -379,8 +388,8 @@ class _Study:
             return self._nonnegative.adjusted(self._responses)
         own = statistic(self.basis)
         if self.settings.as_published:
-            return own(project(self.basis, self._responses))
-        return above_chance(self.basis, own, self._responses)
+            return own(self._projected)
+        return above_chance_of(self.basis, own, self._projected, self._energy)
 
     def plain_values(self, statistic: MakeStatistic) -> NDArray[np.float64]:
         """A statistic of the usable searchlights as in the paper."""
@@ -447,7 +456,7 @@ class _Study:
         own = unique_and_total(self.basis) if statistic is unique_adjusted_r2 else statistic(self.basis)
         nonnegative = self._nonnegative
         if nonnegative is not None:
-            own, active = nonnegative.statistic, nonnegative.r2(project(self.basis, self._tested_rdms))[1]
+            own, active = nonnegative.statistic, nonnegative.r2(self._projected[:, self.inside])[1]
         jackknife = Jackknife(self.basis, own, self.settings.comparison)
         contrasts = winner_contrasts(winner, n, 1 if statistic is unique_adjusted_r2 else 0)
         parts, done = [], 0
@@ -495,13 +504,16 @@ class _Study:
                 stability = winner_stability(
                     self.basis, statistic, self._tested_rdms, winner, seed=self.settings.seed, progress=advance
                 )
-        projected = project(self.basis, self._responses)
         return {
             **{"models": self.models, "brain": self.brain, "settings": self.settings, "tested": self.tested},
             **unmask(
                 self.brain.usable,
-                r2=self._nonnegative.r2(projected)[0] if self._nonnegative else own_r2(self.basis)(projected),
-                negative_share=negative_share(self.basis, projected),
+                r2=(
+                    self._nonnegative.r2(self._projected)[0]
+                    if self._nonnegative
+                    else own_r2(self.basis)(self._projected)
+                ),
+                negative_share=negative_share(self.basis, self._projected),
                 adjusted_r2=adjusted_r2,
                 plain_adjusted_r2=self.plain_values(own_adjusted_r2),
             ),

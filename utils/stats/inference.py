@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from utils.rdm import expand, n_conditions_of
 from utils.stats.regression import Basis, LinearStatistic, standardise
 
+# Square RDMs that are held at once; differences whose influences are given signs at once.
+_SQUARE_BYTES, _FLIPPED_AT_ONCE = 4 * 2**20, 2000
+
 
 def chance_adjusted_r2(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike) -> NDArray[np.float64]:
     """Exact mean of a statistic over all permutations of conditions.
@@ -44,10 +47,7 @@ def chance_adjusted_r2(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike
     Diaconis 1988, Group Representations in Probability and Statistics, ch. 7 (the spaces); docs/METHODS.md, "Chance
     level" (the derivation).
     """
-    n = n_conditions_of(basis.n_pairs)
-    if n < 4:
-        raise ValueError(f"the chance level needs at least 4 conditions, got {n}")
-    directions = energy_of((basis.q @ statistic.directions).T)
+    n, directions = _energy_of_directions(basis, statistic)
     responses = energy_of(standardise(np.asarray(rdms)))
     mean = mean_r2(n, np.ones(len(directions)), directions, responses[:, None]).T
     return statistic.weights @ mean + statistic.offset
@@ -62,11 +62,21 @@ def chance_r2(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike) -> NDAr
     -------
     ndarray of float64, shape (n_subsets, n_locations)
     """
+    return _chance_r2(basis, statistic, energy_of(standardise(np.asarray(rdms))))
+
+
+def _chance_r2(basis: Basis, statistic: LinearStatistic, energy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`chance_r2` from the condition energies of the brain RDMs, (n_locations,)."""
+    n, directions = _energy_of_directions(basis, statistic)
+    return mean_r2(n, np.array(statistic.sizes), np.add.reduceat(directions, statistic.starts), energy[:, None]).T
+
+
+def _energy_of_directions(basis: Basis, statistic: LinearStatistic) -> tuple[int, NDArray[np.float64]]:
+    """Number of conditions, which must suffice for a chance level, and condition energy of each direction."""
     n = n_conditions_of(basis.n_pairs)
     if n < 4:
         raise ValueError(f"the chance level needs at least 4 conditions, got {n}")
-    energies = np.add.reduceat(energy_of((basis.q @ statistic.directions).T), statistic.starts)
-    return mean_r2(n, np.array(statistic.sizes), energies, energy_of(standardise(np.asarray(rdms)))[:, None]).T
+    return n, energy_of((basis.q @ statistic.directions).T)
 
 
 def above_chance(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike) -> NDArray[np.float64]:
@@ -96,9 +106,30 @@ def above_chance(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike) -> N
     ----------
     Peres-Neto et al. 2006, Ecology 87:2614 (there with simulated permutations).
     """
-    rdms = np.asarray(rdms)
-    r2 = statistic.r2(basis.q.T @ standardise(rdms).T)
-    return statistic.subset_weights @ (1 - (1 - r2) / (1 - chance_r2(basis, statistic, rdms)))
+    units = standardise(np.asarray(rdms))
+    return above_chance_of(basis, statistic, basis.q.T @ units.T, energy_of(units))
+
+
+def above_chance_of(
+    basis: Basis, statistic: LinearStatistic, projected: NDArray[np.float64], energy: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """`above_chance` from what any number of statistics need of the brain RDMs.
+
+    Parameters
+    ----------
+    basis, statistic
+        As for `above_chance`.
+    projected : ndarray of float64, shape (rank, n_locations)
+        From `regression.project`.
+    energy : ndarray of float64, shape (n_locations,)
+        `energy_of` the standardised RDMs.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_statistics, n_locations)
+    """
+    r2 = statistic.r2(projected)
+    return statistic.subset_weights @ (1 - (1 - r2) / (1 - _chance_r2(basis, statistic, energy)))
 
 
 def mean_r2(n: int, rank: NDArray, energy: NDArray, energy_of_rdms: NDArray) -> NDArray[np.float64]:
@@ -122,11 +153,10 @@ def mean_r2(n: int, rank: NDArray, energy: NDArray, energy_of_rdms: NDArray) -> 
 def energy_of(unit_rdms: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of the variance of condensed RDMs (n_rdms, n_pairs) of unit length that condition effects make up."""
     n = n_conditions_of(unit_rdms.shape[-1])
-    return np.square(expand(unit_rdms).sum(axis=-1)).sum(axis=-1) / (n - 2)
-
-
-# Differences whose influences are given signs at once.
-_FLIPPED_AT_ONCE = 2000
+    # Squares of all RDMs at once would take twice the memory of the RDMs.
+    step = max(1, _SQUARE_BYTES // (8 * n * n))
+    blocks = [expand(unit_rdms[start : start + step]).sum(axis=-1) for start in range(0, max(1, len(unit_rdms)), step)]
+    return np.square(np.concatenate(blocks)).sum(axis=-1) / (n - 2)
 
 
 @dataclass(frozen=True)
