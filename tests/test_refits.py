@@ -11,8 +11,8 @@ from utils.stats.refits import (
     _kept_sums,
     _orthonormal_axes,
     condition_subsets,
-    jackknife,
     own_in_subsets,
+    subset_deviations,
     unique_in_subsets,
     winner_stability,
 )
@@ -95,17 +95,19 @@ def test_refit_does_not_depend_on_blocks_and_threads(data, rng, monkeypatch, n_l
     np.testing.assert_allclose(unique_in_subsets(basis, rdms, subsets), whole, atol=1e-13)
 
 
-def test_jackknife_is_the_scaled_deviation_of_the_refits(data):
+def test_deviations_are_those_of_the_refits(data, monkeypatch):
     models, places = data
     basis, subsets = orthonormal_basis(models), condition_subsets(N_CONDITIONS, 9, 30, seed=0)
     values = unique_in_subsets(basis, standardise(places), subsets)
-    errors = jackknife(basis, places, subsets, all_pairs(4))
-    np.testing.assert_allclose(errors.unique, np.sqrt(9 / 3) * values.std(axis=0, ddof=1), rtol=1e-12)
     differences = np.stack([values[:, i] - values[:, j] for i, j in all_pairs(4)])
-    np.testing.assert_allclose(errors.difference, np.sqrt(9 / 3) * differences.std(axis=1, ddof=1), rtol=1e-12)
+    for n_at_once in (500, 2):
+        monkeypatch.setattr("utils.stats.refits._LOCATIONS_PER_REFIT", n_at_once)
+        errors = subset_deviations(basis, places, subsets, all_pairs(4))
+        np.testing.assert_allclose(errors.unique, values.std(axis=0, ddof=1), rtol=1e-12)
+        np.testing.assert_allclose(errors.difference, differences.std(axis=1, ddof=1), rtol=1e-12)
 
 
-def test_jackknife_of_all_leave_one_out_is_the_textbook_formula(data):
+def test_scaled_deviations_without_each_condition_are_the_textbook_jackknife(data):
     """Delete-1: sqrt((n - 1) / n sum (theta_i - mean)^2); random subsets converge on it."""
     models, places = data
     literal = np.array(
@@ -114,22 +116,11 @@ def test_jackknife_of_all_leave_one_out_is_the_textbook_formula(data):
     n = N_CONDITIONS
     textbook = np.sqrt((n - 1) / n * np.square(literal - literal.mean(axis=0)).sum(axis=0))
     subsets = condition_subsets(n, n - 1, 20_000, seed=0)
-    ours = jackknife(orthonormal_basis(models[:2]), places[:1], subsets, [(0, 1)])
-    np.testing.assert_allclose(ours.unique[:, 0], textbook, rtol=0.03)
+    ours, factor = subset_deviations(orthonormal_basis(models[:2]), places[:1], subsets, [(0, 1)]), np.sqrt(n - 1)
+    np.testing.assert_allclose(factor * ours.unique[:, 0], textbook, rtol=0.03)
     change = literal[:, 0] - literal[:, 1]
     textbook = np.sqrt((n - 1) / n * np.square(change - change.mean()).sum())
-    np.testing.assert_allclose(ours.difference[0, 0], textbook, rtol=0.03)
-
-
-def test_jackknife_unscaled_is_smaller_by_the_known_factor(data, monkeypatch):
-    models, places = data
-    basis = orthonormal_basis(models)
-    subsets = condition_subsets(N_CONDITIONS, 9, 50, seed=0)
-    scaled = jackknife(basis, places, subsets, all_pairs(4))
-    monkeypatch.setattr("utils.stats.refits._LOCATIONS_PER_REFIT", 2)
-    unscaled = jackknife(basis, places, subsets, all_pairs(4), scaled=False)
-    np.testing.assert_allclose(scaled.unique, unscaled.unique * np.sqrt(9 / 3), rtol=1e-9)
-    np.testing.assert_allclose(scaled.difference, unscaled.difference * np.sqrt(9 / 3), rtol=1e-9)
+    np.testing.assert_allclose(factor * ours.difference[0, 0], textbook, rtol=0.03)
 
 
 def test_refit_where_a_predictor_is_constant_in_a_subset(data):

@@ -46,7 +46,7 @@ from utils.stats.inference import above_chance, all_pairs, difference_contrasts,
 from utils.stats.jackknife import Jackknife
 from utils.stats.noise_ceiling import single_subject_ceilings
 from utils.stats.nonnegative import negative_share
-from utils.stats.refits import condition_subsets, jackknife, winner_stability
+from utils.stats.refits import condition_subsets, subset_deviations, winner_stability
 from utils.stats.regression import (
     Basis,
     LinearStatistic,
@@ -588,7 +588,7 @@ def _published_errors(
     kept = round(settings.bootstrap_ratio * n_conditions)
     check_subsets(basis, n_conditions - kept)
     subsets = condition_subsets(n_conditions, kept, N_SUBSETS, settings.seed)
-    errors = jackknife(basis, mean, subsets, all_pairs(len(basis.coordinates)), scaled=False)
+    errors = subset_deviations(basis, mean, subsets, all_pairs(basis.n_sets))
     result.se[:, members], result.se_difference[:, members] = errors.unique, errors.difference
 
 

@@ -65,6 +65,23 @@ def compared(rdms: ArrayLike, comparison: Comparison) -> NDArray[np.float64]:
     return scale_condition_effects(rdms, condition_weight(comparison, n)) if comparison != "plain" else rdms
 
 
+def as_before(rdms: NDArray[np.float64], comparison: Comparison) -> NDArray[np.float64]:
+    """Undo `compared`, but for the mean, and for condition effects that were removed.
+
+    Parameters
+    ----------
+    rdms : ndarray of float64, shape (..., n_pairs)
+        In the form in which they are compared.
+    comparison : {"whitened", "plain", "without_condition_effects"}
+
+    Returns
+    -------
+    ndarray of float64, shape (..., n_pairs)
+    """
+    weight = condition_weight(comparison, n_conditions_of(rdms.shape[-1]))
+    return scale_condition_effects(rdms, 1 / weight) if weight > 0 else rdms
+
+
 def scale_condition_effects(rdms: NDArray, weight: float) -> NDArray[np.float64]:
     """Multiply the effects of single conditions by a weight.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.rdm import n_conditions_of, n_pairs_of
-from utils.stats.comparison import Comparison, compared, condition_weight, scale_condition_effects
+from utils.stats.comparison import Comparison, as_before, compared
 from utils.stats.regression import Basis, LinearStatistic
 
 # With fewer images in a fold, no arrangement is left once the effects of single images are taken out.
@@ -100,9 +100,7 @@ class CrossValidation:
                 f"each, and enough without each to fit {max(statistic.sizes)} predictors"
             )
         self._comparison, self._subset_weights = comparison, statistic.subset_weights
-        weight = condition_weight(comparison, n)
-        directions = (basis.q @ statistic.directions).T
-        unscaled = scale_condition_effects(directions, 1 / weight) if weight > 0 else directions
+        unscaled = as_before((basis.q @ statistic.directions).T, comparison)
         first, second = folds[np.array(np.triu_indices(n, k=1))]
         self._folds = [
             _Fold.of([unscaled[own] for own in statistic.slices()], (first != f) & (second != f),

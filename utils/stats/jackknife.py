@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from utils.parallel.threads import in_threads
 from utils.rdm import expand, n_conditions_of, n_pairs_of
-from utils.stats.comparison import Comparison, condition_weight, scale_condition_effects
+from utils.stats.comparison import Comparison, as_before, condition_weight
 from utils.stats.inference import energy_of, mean_r2
 from utils.stats.regression import Basis, LinearStatistic
 
@@ -162,7 +162,7 @@ class Jackknife:
         self._weights = condition_weight(comparison, n), condition_weight(comparison, n - 1)
         self._shrinkage = (1 - self._weights[0] ** 2) / (n - 2), (1 - self._weights[1] ** 2) / (n - 3)
         compared = (basis.q @ statistic.directions).T
-        unscaled = scale_condition_effects(compared, 1 / self._weights[0]) if self._weights[0] > 0 else compared
+        unscaled = as_before(compared, comparison)
         self._directions = np.ascontiguousarray(unscaled.T)
         self._sums = np.ascontiguousarray(expand(unscaled).sum(axis=2).T)
         self._energy = np.add.reduceat(energy_of(compared), statistic.starts)

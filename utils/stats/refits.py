@@ -1,8 +1,8 @@
-"""Regressions refitted to subsets of the conditions: standard errors, and how often the same model wins.
+"""Regressions refitted to subsets of the conditions: the published error bars, and how often the same model wins.
 
 `unique_in_subsets` is the one engine. A refit needs sums of products over the pairs that a subset holds; they are
-quickly taken from the sums over all pairs (`_kept_sums`). The spread of its values is the standard error (`jackknife`),
-and how often the same set is the largest is `winner_stability`.
+quickly taken from the sums over all pairs (`_kept_sums`). The spread of its values is `subset_deviations`, and how often
+the same set is the largest is `winner_stability`. Standard errors are found in closed form (`jackknife`).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _LANES, _LANE_BYTES = 32, 4 * 2**20
 
 
 @dataclass(frozen=True)
-class StandardErrors:
-    """Standard errors of unique variances, and of their differences.
+class SubsetDeviations:
+    """Standard deviations over subsets of unique variances, and of their differences.
 
     Attributes
     ----------
@@ -52,18 +52,13 @@ class StandardErrors:
     difference: NDArray[np.float64]
 
 
-def jackknife(
-    basis: Basis,
-    rdms: ArrayLike,
-    subsets: NDArray[np.bool_],
-    pairs: Sequence[tuple[int, int]] = (),
-    *,
-    scaled: bool = True,
-) -> StandardErrors:
-    """Standard errors of unique variance and its differences, from refitting on random subsets of the conditions.
+def subset_deviations(
+    basis: Basis, rdms: ArrayLike, subsets: NDArray[np.bool_], pairs: Sequence[tuple[int, int]] = ()
+) -> SubsetDeviations:
+    """Standard deviations of unique variance and its differences, from refitting on random subsets of the conditions.
 
-    Delete-d jackknife: the standard deviation over subsets of m of n conditions, times ``sqrt(m / (n - m))``, because
-    subsets of 90 % of the conditions differ far less among themselves than new experiments would.
+    The published error bars. Subsets of 90 % of the conditions differ far less among themselves than new experiments
+    would: times ``sqrt(m / (n - m))`` for m of n conditions, they would be standard errors (delete-d jackknife).
 
     Parameters
     ----------
@@ -74,27 +69,24 @@ def jackknife(
         From `condition_subsets`.
     pairs : sequence of (int, int)
         Sets whose unique variances are compared.
-    scaled : bool
-        False leaves the factor out, as the published code does.
 
     Returns
     -------
-    StandardErrors
+    SubsetDeviations
 
     References
     ----------
     Shao & Wu 1989, Ann Stat 17:1176.
     """
-    responses, n_sets, kept = standardise(np.asarray(rdms)), len(basis.coordinates), subsets[0].sum()
-    factor = np.sqrt(kept / (subsets.shape[1] - kept)) if scaled else 1.0
+    responses, n_sets = standardise(np.asarray(rdms)), len(basis.coordinates)
     contrasts = np.vstack([np.eye(n_sets), difference_contrasts(pairs, n_sets)])
     errors = []
     for here in _blocks(len(responses)):
         values = unique_in_subsets(basis, responses[here], subsets)
         errors.append(np.empty((len(contrasts), values.shape[2])))
         in_threads(partial(_deviations, values, contrasts, errors[-1]), values.shape[2], _LOCATIONS_PER_THREAD)
-    error = factor * np.concatenate(errors, axis=1)
-    return StandardErrors(error[:n_sets], error[n_sets:])
+    error = np.concatenate(errors, axis=1)
+    return SubsetDeviations(error[:n_sets], error[n_sets:])
 
 
 def winner_stability(
