@@ -19,10 +19,10 @@ from utils.analysis.significance import (
     beside_others,
     best_of_all,
     difference_p_values,
-    lead_of,
     permutations,
     published_lead,
     published_tests,
+    sampled_lead,
     subject_values,
     t_quantile,
     tests_over_subjects,
@@ -127,9 +127,7 @@ def _leads(
     sampled = Jackknife(basis, unique_and_total(basis), settings.comparison)(
         study.mean, study.people if study.people.shape[0] > 1 else None, winner_contrasts(winner, n, 1)
     )
-    p = difference_p_values(sampled.estimates[:n], sampled.components[:n], settings)
-    groups = [str(k) for k in range(n)]
-    return basis, rdms, winner, lead_of(p, sampled.influence[:n], winner, groups, settings).p_lead
+    return basis, rdms, winner, sampled_lead(sampled, winner, [str(k) for k in range(n)], settings).p_lead
 
 
 def lead(study: Study, settings: Settings) -> Outcomes:

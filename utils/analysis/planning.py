@@ -15,8 +15,7 @@ from utils.analysis.settings import Settings
 from utils.analysis.significance import (
     beside_others,
     best_of_all,
-    difference_p_values,
-    lead_of,
+    sampled_lead,
     t_quantile,
     winner_contrasts,
 )
@@ -26,7 +25,7 @@ from utils.stats.comparison import Comparison, compared
 from utils.stats.inference import above_chance
 from utils.stats.jackknife import Jackknife
 from utils.stats.noise_ceiling import reliability
-from utils.stats.regression import Basis, orthonormal_basis, unique_and_total
+from utils.stats.regression import Basis, orthonormal_basis, unique_adjusted_r2, unique_and_total
 
 # Networks and brain as in many measured data: images differ in how strongly they drive each, people in what they have.
 TYPICAL = World(voxels=80, network_gain=0.35, brain_gain=(0.35,), people_differ=0.3)
@@ -291,13 +290,13 @@ def _star(world: World, settings: Settings, rng: np.random.Generator) -> bool:
 
 def _lead(world: World, settings: Settings, rng: np.random.Generator) -> tuple[bool, float]:
     """Whether the first group is established to lead the others, and half the width of its share's interval."""
-    basis, _, subjects = _drawn(world, settings, rng)
-    sampler, n = Jackknife(basis, unique_and_total(basis), settings.comparison), len(_GROUPS)
-    sampled = sampler(subjects.mean(axis=0), subjects)
-    winner = sampled.estimates[:n].argmax(axis=0)
-    against = sampler(subjects.mean(axis=0), subjects, winner_contrasts(winner, n, 1))
-    p = difference_p_values(against.estimates[:n], against.components[:n], settings)
-    established = lead_of(p, against.influence[:n], winner, _GROUPS, settings)
+    basis, rdms, subjects = _drawn(world, settings, rng)
+    n = len(_GROUPS)
+    winner = above_chance(basis, unique_adjusted_r2(basis), rdms).argmax(axis=0)
+    # The winner against each other group, and then the first group's own value.
+    contrasts = np.vstack([winner_contrasts(winner, n, 1)[0], np.eye(1, n + 1)])
+    sampled = Jackknife(basis, unique_and_total(basis), settings.comparison)(subjects.mean(axis=0), subjects, contrasts)
+    established = sampled_lead(sampled, winner, _GROUPS, settings)
     components = sampled.share_components if len(subjects) > 1 else sampled.components
-    margin = components.standard_error(settings.generalise)[0, 0] * t_quantile(settings, world.n_images, len(subjects))
+    margin = components.standard_error(settings.generalise)[-1, 0] * t_quantile(settings, world.n_images, len(subjects))
     return bool(winner[0] == 0 and established.p_lead[0] <= settings.alpha), float(margin)

@@ -23,10 +23,9 @@ from utils.analysis.significance import (
     beside_others,
     best_of_all,
     best_without_negative_weights,
-    lead_of,
-    lead_p_values,
     published_lead,
     published_tests,
+    sampled_lead,
     subject_values,
     t_quantile,
     tests_over_subjects,
@@ -418,10 +417,8 @@ class _Study:
         if settings.as_published:
             return test, published_lead(len(self.models.models), winner, differences), None
         sampled = self._sampled(statistic, winner)
-        n = len(self.models.models)
-        p = lead_p_values(sampled.estimates[:n], sampled.components[:n], settings)
         groups = [model.group for model in self.models.models]
-        return test, lead_of(p, sampled.influence[:n], winner, groups, settings), sampled
+        return test, sampled_lead(sampled, winner, groups, settings), sampled
 
     def cross_validated(self, statistic: MakeStatistic) -> dict[str, NDArray[np.float64]]:
         """Cross-validated values of the usable searchlights by name; none unless they are asked for."""

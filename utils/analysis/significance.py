@@ -24,7 +24,7 @@ from utils.stats.inference import (
     sign_flip_p,
     t_test,
 )
-from utils.stats.jackknife import Components, degrees_of_freedom
+from utils.stats.jackknife import Components, Sampled, degrees_of_freedom
 from utils.stats.nonnegative import Nonnegative
 from utils.stats.permutation import ConditionalTest, PermutationTest, conditional_test, permutation_test
 from utils.stats.regression import Basis, LinearStatistic, own_r2, project
@@ -239,8 +239,8 @@ def warn_of_negative_weights(sign: ArrayLike, coloured: NDArray[np.bool_], locat
     if opposite:
         warnings.warn(
             f"{opposite:,} of {len(sign):,} {locations}: the RDMs of the winner correlate negatively with the brain's, "
-            f"and explain by negative weights what they explain (weights_sign -); in {mixed:,} more, some of the "
-            f"winner's weights are negative{remedy}",
+            f"so that without negative weights it would explain nothing (weights_sign -); in {mixed:,} more, some of "
+            f"the winner's weights are negative{remedy}",
             stacklevel=3,
         )
 
@@ -318,6 +318,21 @@ def lead_of(
     # One-sided, and Bonferroni over the others; the closest one is always named.
     candidates = (p > settings.alpha * min(1.0, 2 / max(1, len(p) - 1))) | (p == p_lead) | is_winner
     return Lead(p_lead, q_lead, over(in_group)[1], candidates)
+
+
+def sampled_lead(sampled: Sampled, winner: NDArray[np.int64], groups: Sequence[str], settings: Settings) -> Lead:
+    """Whether winners lead, from `winner_contrasts` as the jackknife has sampled them; see `lead_of`.
+
+    Parameters
+    ----------
+    sampled : Sampled
+        Its first rows are the differences of the winner from each set; any others do not count.
+    winner, groups, settings
+        As for `lead_of`.
+    """
+    n = len(groups)
+    p = lead_p_values(sampled.estimates[:n], sampled.components[:n], settings)
+    return lead_of(p, sampled.influence[:n], winner, groups, settings)
 
 
 def alternatives(values: NDArray[np.float64], candidates: NDArray[np.bool_], labels: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.analysis.settings import Settings
 from utils.cli.command import Parser, add_dask_option, add_threads_option
@@ -191,15 +192,25 @@ def parse(parser: Parser, arguments: Sequence[str] | None = None) -> argparse.Na
     options.cross_validate = options.cross_validate or 0
     if options.cross_validate and options.cross_validate < 2:
         parser.error(f"--cross-validate is {options.cross_validate}, expected 2 or more folds")
-    if options.as_published and options.cross_validate:
-        parser.error("--as-published cannot be combined with --cross-validate, which ranks anew; leave one out")
-    if getattr(options, "weights", "free") == "nonnegative":
-        _check_nonnegative(parser, options)
+    if options.as_published:
+        _refuse(parser, "--as-published", {"--cross-validate, which ranks anew": options.cross_validate})
+    nonnegative = getattr(options, "weights", "free") == "nonnegative"
+    if nonnegative:
+        _refuse(parser, "--weights nonnegative", {
+            "--as-published, which has free weights": options.as_published,
+            "--stats t-test": options.stats == "t-test",
+            "--cross-validate": options.cross_validate,
+            "--dask": options.dask,
+            "--device cuda, as they are fitted on CPUs": options.device == "cuda",
+        })  # fmt: skip
+        options.device = "cpu"
     if "minimum_effect" in options and not 0 <= options.minimum_effect < 1:
         parser.error(f"--minimum-effect is {options.minimum_effect}, expected a value from 0 to below 1")
-    if options.dask and (options.stats == "t-test" or options.device == "cuda"):
-        other = "--stats t-test, which is quick" if options.stats == "t-test" else "--device cuda, as workers use CPUs"
-        parser.error(f"--dask cannot be combined with {other}; leave one out")
+    if options.dask:
+        _refuse(parser, "--dask", {
+            "--stats t-test, which is quick": options.stats == "t-test",
+            "--device cuda, as workers use CPUs": options.device == "cuda",
+        })  # fmt: skip
     if options.stats == "permutation_labels":
         options.stats = "permutation"
     if options.correction == "max" and (options.as_published or options.stats == "t-test"):
@@ -207,42 +218,28 @@ def parse(parser: Parser, arguments: Sequence[str] | None = None) -> argparse.Na
         parser.error(f"--correction max cannot be combined with {other}, which has no maximum statistic; leave one out")
     options.permute = options.permute or ("entries" if options.as_published else "conditions")
     options.comparison = options.comparison or ("plain" if options.as_published else "whitened")
-    if options.blocks and (options.stats == "t-test" or options.permute == "entries"):
-        other = "--stats t-test" if options.stats == "t-test" else "permutations of entries"
-        parser.error(f"--blocks cannot be combined with {other}; leave one out")
+    if options.blocks:
+        _refuse(parser, "--blocks", {
+            "--stats t-test": options.stats == "t-test",
+            "permutations of entries": options.permute == "entries",
+        })  # fmt: skip
     if options.nuisance:
-        _check_nuisance(parser, options)
+        _refuse(parser, "--nuisance", {
+            "--as-published, which knows none": options.as_published,
+            "--stats t-test": options.stats == "t-test",
+            "--cross-validate": options.cross_validate,
+            "--weights nonnegative": nonnegative,
+        })  # fmt: skip
     if options.permute == "blocks" and not options.blocks:
         parser.error("--permute blocks needs --blocks FILE, which says which condition is in which block")
     return options
 
 
-def _check_nuisance(parser: Parser, options: argparse.Namespace) -> None:
-    """Refuse what nuisance RDMs are not made for."""
-    refused = {
-        "--as-published, which knows none": options.as_published,
-        "--stats t-test": options.stats == "t-test",
-        "--cross-validate": options.cross_validate,
-        "--weights nonnegative": getattr(options, "weights", "free") == "nonnegative",
-    }
-    for other, given in refused.items():
+def _refuse(parser: Parser, option: str, others: dict[str, Any]) -> None:
+    """Refuse an option beside others: their text by whether they were given."""
+    for other, given in others.items():
         if given:
-            parser.error(f"--nuisance cannot be combined with {other}; leave one out")
-
-
-def _check_nonnegative(parser: Parser, options: argparse.Namespace) -> None:
-    """Refuse what non-negative weights are not made for, and leave the GPU alone."""
-    refused = {
-        "--as-published, which has free weights": options.as_published,
-        "--stats t-test": options.stats == "t-test",
-        "--cross-validate": options.cross_validate,
-        "--dask": options.dask,
-        "--device cuda, as they are fitted on CPUs": options.device == "cuda",
-    }
-    for other, given in refused.items():
-        if given:
-            parser.error(f"--weights nonnegative cannot be combined with {other}; leave one out")
-    options.device = "cpu"
+            parser.error(f"{option} cannot be combined with {other}; leave one out")
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -255,8 +252,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
     if options.condition_effects == "out":
         given["comparison"] = "without_condition_effects"
     if options.blocks:
-        names = read_blocks(options.blocks)
-        given["blocks"] = tuple(sorted({*names}).index(name) for name in names)
+        blocks = read_blocks(options.blocks)
+        numbers = {name: number for number, name in enumerate(sorted({*blocks}))}
+        given["blocks"] = tuple(numbers[name] for name in blocks)
     return (Settings.published if options.as_published else Settings)(**given)
 
 

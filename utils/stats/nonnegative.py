@@ -111,10 +111,13 @@ class Nonnegative:
         self._tables = _tables(gram, [own for _, own in self._subsets])
 
     @cached_property
+    def _single_layers(self) -> Basis:
+        return Basis(self._basis.q, tuple(self._layers.T[:, :, None]), ())
+
+    @cached_property
     def statistic(self) -> LinearStatistic:
         """Free regression on every subset of the layers of every set, of which one is the best."""
-        single = Basis(self._basis.q, tuple(self._layers.T[:, :, None]), ())
-        return linear_statistic(single, [[(own, 1.0)] for _, own in self._subsets])
+        return linear_statistic(self._single_layers, [[(own, 1.0)] for _, own in self._subsets])
 
     def r2(self, projected: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Not adjusted, for projected responses (rank, n).
@@ -139,8 +142,7 @@ class Nonnegative:
 
     def _slope(self, rdms: NDArray) -> NDArray[np.float64]:
         """What unexplained variance is multiplied by, (n_subsets, n_locations)."""
-        layers = Basis(self._basis.q, tuple(self._layers.T[:, :, None]), ())
-        return 1 / (1 - chance_r2(layers, self.statistic, rdms))
+        return 1 / (1 - chance_r2(self._single_layers, self.statistic, rdms))
 
     def contrasts(self, subset: NDArray[np.int64], of_sets: NDArray[np.float64]) -> NDArray[np.float64]:
         """Weights of `statistic` in contrasts of the sets, with the subset that is the best in each.

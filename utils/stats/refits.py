@@ -1,8 +1,8 @@
 """Regressions refitted to subsets of the conditions: the published error bars, and how often the same model wins.
 
 `unique_in_subsets` is the one engine. A refit needs sums of products over the pairs that a subset holds; they are
-quickly taken from the sums over all pairs (`_kept_sums`). The spread of its values is `subset_deviations`, and how often
-the same set is the largest is `winner_stability`. Standard errors are found in closed form (`jackknife`).
+quickly taken from the sums over all pairs (`_kept_sums`). The spread of its values is `subset_deviations`, and how
+often the same set is the largest is `winner_stability`. Standard errors are found in closed form (`jackknife`).
 """
 
 from __future__ import annotations
