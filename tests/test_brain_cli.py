@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 from utils import InputError, rois, searchlight
 from utils.cli import command as cli
 from utils.parallel.threads import available_cores
+from utils.rdm import condense, expand
 from utils.rdms import searchlight_rdms
 from utils.rdms.searchlights import Geometry, release_blocks
 
@@ -398,8 +399,24 @@ def test_input_that_cannot_be_used_is_refused(study, tmp_path, sphere_data):
     other = save(tmp_path / "mask.nii.gz", np.ones((9, 8, 6), np.uint8))
     refused("mask.nii.gz: is on a grid of 9 x 8 x 6", [*spheres(study, tmp_path / "a"), "--mask", str(other)])
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "conditions.txt").write_text("\n".join(reversed(NAMES)))
-    refused("conditions.txt: has image_07 in line 1 where", spheres(study, tmp_path / "b"))
+    (tmp_path / "b" / "conditions.txt").write_text("\n".join([*NAMES[1:], "other"]))
+    refused("conditions.txt: has other, of which there are no beta maps", spheres(study, tmp_path / "b"))
+
+
+def test_conditions_take_the_order_of_the_networks(study, tmp_path, sphere_data, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "conditions.txt").write_text("\n".join(reversed(NAMES)))
+    given = spheres(study, tmp_path / "data", betas=[study / "sub-02.nii.gz", study / "sub-01.nii.gz"])
+    searchlight.main([option for option in given if option != "-q"])
+    assert "conditions are put into the order of" in capsys.readouterr().out
+    rdms, reversed_ = (np.load(out / "searchlight_rdms" / "sub-02.npy") for out in (sphere_data, tmp_path / "data"))
+    np.testing.assert_allclose(reversed_, condense(expand(rdms)[:, ::-1, ::-1]), atol=1e-6)
+
+
+def test_a_dry_run_only_tells_what_it_understood(study, tmp_path, capsys):
+    searchlight.main([*spheres(study, tmp_path / "data"), "--dry-run", "-q"])
+    assert capsys.readouterr().out.startswith("3 subject(s): sub-01, sub-02, sub-03; 8 conditions, 1 run(s) each\n")
+    assert not (tmp_path / "data").exists()
 
 
 def test_fresh_removes_what_an_earlier_call_wrote(study, tmp_path, sphere_data):

@@ -10,7 +10,7 @@ from scipy.spatial.distance import pdist
 from utils import InputError
 from utils.datasets import simulated
 from utils.rdms.atlas import WANG_ROIS, read_atlas, read_roi_names
-from utils.rdms.betas import Grid
+from utils.rdms.beta_files import Grid
 from utils.rdms.roi_rdms import roi_rdm
 
 

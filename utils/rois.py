@@ -49,10 +49,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from utils.rdms.roi_rdms import subject_rdms, write_roi_rdms
 
     data = DataFolder(options.out)
-    maps = find_betas(options.betas, options.conditions, data.conditions)
-    inside = None if options.mask is None else read_mask(options.mask, maps)[0]
-    if not options.quiet:
+    maps = find_betas(options.betas, options.conditions, data.conditions, drop_incomplete=options.drop_incomplete)
+    if options.dry_run or not options.quiet:
         print(maps, flush=True)
+    if options.dry_run:
+        return
+    inside = None if options.mask is None else read_mask(options.mask, maps)[0]
     atlas = read_atlas(options.atlas, maps.grid, options.labels, options.hemisphere, options.threshold)
     with cli.progress("ROIs", options) as advance:
         rdms, counts = subject_rdms(maps, atlas, inside, metric=options.metric, center=options.center, progress=advance)

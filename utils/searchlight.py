@@ -42,10 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from utils.rdms.searchlights import block_searchlights, sphere_searchlights
 
     data = DataFolder(options.out)
-    maps = betas.find_betas(options.betas, options.conditions, data.conditions)
-    mask, grid = betas.read_mask(options.mask, maps)
-    if not options.quiet:
+    maps = betas.find_betas(options.betas, options.conditions, data.conditions, drop_incomplete=options.drop_incomplete)
+    if options.dry_run or not options.quiet:
         print(maps, flush=True)
+    if options.dry_run:
+        return
+    mask, grid = betas.read_mask(options.mask, maps)
     if options.geometry == "spheres":
         searchlights = sphere_searchlights(mask, grid.affine, options.radius_mm, options.min_voxels)
     else:

@@ -273,7 +273,11 @@ def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = T
     group.add_argument("--mask", type=Path, required=mask_required, metavar="FILE",
                        help="brain mask (NIfTI, inside where > 0) on the grid of the beta maps")  # fmt: skip
     group.add_argument("--conditions", type=Path, metavar="FILE",
-                       help="names of the conditions, one per line (default: conditions.txt of DATA, or file names)"
-                       )  # fmt: skip
+                       help="names of the conditions in the order of volumes, one per line, or a table (default: "
+                            "conditions.txt of DATA, or file names)")  # fmt: skip
+    group.add_argument("--drop-incomplete", action="store_true",
+                       help="leave conditions that some subject never saw out for all subjects")  # fmt: skip
+    group.add_argument("--dry-run", action="store_true",
+                       help="print how files are understood (subjects, runs, conditions), and stop")  # fmt: skip
     group.add_argument("--out", type=Path, required=True, metavar="DATA",
                        help="data folder, in the layout of data/README.md; made if needed")  # fmt: skip

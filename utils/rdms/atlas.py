@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.io.readers import check_unique, read_roi_labels, read_volume
-from utils.rdms.betas import Grid, open_image, read_slice
+from utils.rdms.beta_files import Grid, open_image, read_slice
 from utils.rdms.stimuli import few, natural_key
 
 Hemisphere = Literal["left", "right", "both", "separate"]

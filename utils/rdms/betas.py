@@ -1,4 +1,4 @@
-"""Beta maps: whose they are, of which conditions, on which grid, and their voxels as an array.
+"""Beta maps: whose they are, of which conditions and runs, and their voxels as an array.
 
 A PATH on the command line is a file or a folder.
 
@@ -6,18 +6,19 @@ A PATH on the command line is a file or a folder.
 - A folder holds 4-D files, which are runs, or 3-D files, of which each is named after its condition: `face.nii.gz`, or
   with parts that say whose and which run it is, `sub-01_run-2_face.nii.gz`. Parts `sub-…`, `ses-…` and `run-…` are no
   part of the condition's name.
-- PATHs that have the same `sub-…` in their name, or failing that in the name of a folder above, are of one subject. Any
+- Files that have the same `sub-…` in their name, or failing that in the name of a folder above, are of one subject. Any
   other PATH is a subject of its own, named after its file or folder.
+- A table of conditions (`utils.rdms.condition_table`) names volumes and files whose names say something else.
 
-Runs of one condition are averaged.
+Maps of one condition, within runs and between them, are averaged.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,54 +27,42 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.io.readers import read_conditions, read_volume
-from utils.rdms.stimuli import few, natural_key, one_line
+from utils.rdms.beta_files import BetaMap, Grid, Header, maps_of, read_maps, stem
+from utils.rdms.condition_table import is_table, name_maps
+from utils.rdms.stimuli import few, natural_key
 
-_GRID_TOLERANCE_MM = 1e-3
-_READ_BYTES = 64 * 2**20  # of a 4-D file at a time
 _SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+")
-_NOT_THE_CONDITION = re.compile(r"(sub|ses|run)-[A-Za-z0-9]+")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Voxels of a volume: how many along each axis, and where they are."""
-
-    shape: tuple[int, ...]
-    affine: NDArray[np.float64]
-
-    def equals(self, other: Grid) -> bool:
-        """Whether voxels are the same, to a thousandth of a millimetre."""
-        same_place = np.allclose(self.affine, other.affine, rtol=0, atol=_GRID_TOLERANCE_MM)
-        return self.shape == other.shape and bool(same_place)
-
-    def __str__(self) -> str:
-        size = np.linalg.norm(self.affine[:3, :3], axis=0)
-        voxels, millimetres = (" x ".join(f"{v:g}" for v in values) for values in (self.shape, size.round(3)))
-        return f"{voxels} voxels of {millimetres} mm, first at ({', '.join(f'{v:g}' for v in self.affine[:3, 3])}) mm"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Files of one subject.
+    """Beta maps of one subject.
 
     Attributes
     ----------
     name : str
         Begins the names of what is computed from them.
-    runs : tuple of Path
-        4-D files; empty where there are 3-D ones.
-    maps : dict of str to tuple of Path
-        3-D files of every condition; empty where there are 4-D ones.
+    maps : tuple of BetaMap
+        In the order in which they are averaged.
     """
 
     name: str
-    runs: tuple[Path, ...] = ()
-    maps: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    maps: tuple[BetaMap, ...]
 
     @property
     def files(self) -> list[Path]:
         """All files, in a fixed order."""
-        return [*self.runs, *(path for name in sorted(self.maps) for path in self.maps[name])]
+        return list(dict.fromkeys(entry.path for entry in self.maps))
+
+    @property
+    def runs(self) -> list[str]:
+        """Names of the runs, in natural order."""
+        return sorted({entry.run for entry in self.maps}, key=natural_key)
+
+    def counts(self) -> dict[str, int]:
+        """Number of maps of each condition."""
+        names = [entry.condition for entry in self.maps]
+        return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
 @dataclass(frozen=True)
@@ -83,20 +72,26 @@ class Betas:
     Attributes
     ----------
     subjects : tuple of Subject
-        In natural order of their names.
+        In natural order of their names; of the `conditions` only.
     conditions : tuple of str
     grid : Grid
     dtype : dtype
         What they are read as: float64 where a file holds float64 (or integers of 32 bits and more), else float32.
+    notes : tuple of str
+        What a user should know about how files were understood, one line each.
     """
 
     subjects: tuple[Subject, ...]
     conditions: tuple[str, ...]
     grid: Grid
     dtype: np.dtype
+    notes: tuple[str, ...] = field(default=())
 
     def load(self, subject: Subject, voxels: NDArray[np.int64]) -> NDArray:
-        """Read the responses of one subject, averaged over runs.
+        """Read the responses of one subject, averaged over all maps of each condition.
+
+        A map with one value in all voxels is no response and does not count. Where a run has not measured a voxel, its
+        value is the same in all maps of that run: it would shrink the average, so the voxel is NaN.
 
         Parameters
         ----------
@@ -107,35 +102,114 @@ class Betas:
         Returns
         -------
         ndarray of `dtype`, shape (n_voxels, n_conditions)
-            NaN where any run is NaN.
+            NaN where any map is NaN.
 
         Raises
         ------
         InputError
-            If a file cannot be read to its end.
+            If a file cannot be read to its end, or all maps of a condition have one value in all voxels, but not those
+            of other conditions.
         """
-        place = np.unravel_index(voxels, self.grid.shape)
-        # Volumes lie in files with the first axis fastest.
-        flat = np.ravel_multi_index(place, self.grid.shape, order="F")
-        patterns = np.zeros((len(voxels), len(self.conditions)), dtype=self.dtype)
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is counted and left out later
-            for path in subject.runs:
-                _add_run(path, flat, patterns)
-            for column, name in enumerate(self.conditions if subject.maps else ()):
-                for path in subject.maps[name]:
-                    patterns[:, column] += read_slice(path, np.s_[..., :]).reshape(-1, order="F")[flat]
-                patterns[:, column] /= len(subject.maps[name])
-            if len(subject.runs) > 1:
-                patterns /= len(subject.runs)
+        patterns, uncovered = self._average(subject, subject.maps, voxels)
+        some = np.zeros(len(voxels), dtype=bool)
+        if len(uncovered) > 1:
+            some = np.any(list(uncovered.values()), axis=0) & ~np.all(list(uncovered.values()), axis=0)
+        if some.any():
+            runs = [run for run, constant in uncovered.items() if (constant & some).any()]
+            warnings.warn(
+                f"subject {subject.name}: {some.sum():,} of {len(voxels):,} voxels have the same value in all "
+                f"conditions of {few(runs)}, but not of other runs, and are left out",
+                stacklevel=2,
+            )
+            patterns[some] = np.nan
         return patterns
 
+    def load_runs(self, subject: Subject, voxels: NDArray[np.int64]) -> NDArray:
+        """Read the responses of one subject in every run, averaged over the maps of each condition within it.
+
+        Parameters
+        ----------
+        subject : Subject
+        voxels : ndarray of int64, shape (n_voxels,)
+            Flat indices (C order) into a volume of the grid.
+
+        Returns
+        -------
+        ndarray of `dtype`, shape (n_runs, n_voxels, n_conditions)
+            In the order of `subject.runs`. NaN where a map is NaN, where a run has no map of a condition, and for
+            voxels that have the same value in all conditions of a run.
+
+        Raises
+        ------
+        InputError
+            As `load`.
+        """
+        runs = []
+        for run in subject.runs:
+            own = [entry for entry in subject.maps if entry.run == run]
+            patterns, uncovered = self._average(subject, own, voxels)
+            patterns[uncovered.get(run, np.zeros(len(voxels), dtype=bool))] = np.nan
+            runs.append(patterns)
+        return np.stack(runs)
+
+    def _average(
+        self, subject: Subject, maps: Sequence[BetaMap], voxels: NDArray[np.int64]
+    ) -> tuple[NDArray, dict[str, NDArray[np.bool_]]]:
+        """Mean of the maps of each condition, and of each run which voxels do not vary between its maps.
+
+        Runs of a single map are left out of the second. Conditions without a map are NaN.
+        """
+        # Volumes lie in files with the first axis fastest.
+        flat = np.ravel_multi_index(np.unravel_index(voxels, self.grid.shape), self.grid.shape, order="F")
+        column = {name: number for number, name in enumerate(self.conditions)}
+        patterns = np.zeros((len(voxels), len(column)), dtype=self.dtype)
+        counts = np.zeros(len(column), dtype=self.dtype)
+        low: dict[str, NDArray] = {}
+        high: dict[str, NDArray] = {}
+        blank = []
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is counted and left out later
+            for entry, values in read_maps(maps, flat):
+                if is_blank(values):
+                    blank.append(entry)
+                    continue
+                patterns[:, column[entry.condition]] += values
+                counts[column[entry.condition]] += 1
+                low[entry.run] = np.minimum(values, low.get(entry.run, values))
+                high[entry.run] = np.maximum(values, high.get(entry.run, values))
+            patterns /= np.where(counts > 0, counts, np.nan)
+        if blank and len(blank) == len(maps):  # not a matter of single conditions
+            patterns[:] = values[:, None]
+        elif blank:
+            self._answer_blank(subject, blank)
+        runs = [entry.run for entry in maps]
+        constant = {run: low[run] == high[run] for run in low if runs.count(run) > 1}
+        return patterns, constant
+
+    def _answer_blank(self, subject: Subject, blank: Sequence[BetaMap]) -> None:
+        """Refuse conditions all of whose maps are blank, and warn of other blank maps."""
+        total, names = subject.counts(), [entry.condition for entry in blank]
+        unseen = [name for name in dict.fromkeys(names) if names.count(name) == total[name]]
+        if unseen:
+            first = next(entry for entry in blank if entry.condition == unseen[0])
+            raise InputError(
+                f"{first.path}: has one value in all voxels for {few(unseen)} of {subject.name}, as if never shown; "
+                "expected responses to every condition: leave such conditions out for all subjects (`drop_incomplete`)"
+            )
+        warnings.warn(
+            f"subject {subject.name}: {len(blank)} beta map(s) with one value in all voxels are left out of the "
+            f"average ({few(list(dict.fromkeys(names)))})",
+            stacklevel=4,
+        )
+
     def __str__(self) -> str:
-        """One line on what was found, so that a wrong grouping shows."""
-        n_runs = [max([len(s.runs), *(len(files) for files in s.maps.values())]) for s in self.subjects]
-        runs = f"{n_runs[0]}" if len(set(n_runs)) == 1 else f"{min(n_runs)} to {max(n_runs)}"
+        """What was understood: subjects, runs, conditions and their repeats, so that a wrong grouping shows."""
         names = [subject.name for subject in self.subjects]
         shown = ", ".join(names if len(names) <= 4 else [*names[:2], "…", names[-1]])
-        return f"{len(names)} subject(s): {shown}; {len(self.conditions)} conditions, {runs} run(s) each"
+        runs = _range([len(subject.runs) for subject in self.subjects])
+        line = f"{len(names)} subject(s): {shown}; {len(self.conditions)} conditions, {runs} run(s) each"
+        repeats = _range([n for subject in self.subjects for n in subject.counts().values()])
+        maps = "" if repeats == runs else f"; {repeats} map(s) of each condition, which are averaged"
+        return "\n".join([line + maps, f"conditions: {few(self.conditions)}", *self.notes])
 
     def provenance(self) -> dict[str, Any]:
         """What run.json says of them."""
@@ -145,21 +219,44 @@ class Betas:
             "n_conditions": len(self.conditions),
             "grid": str(self.grid),
             "files": {subject.name: [str(path) for path in subject.files] for subject in self.subjects},
+            "notes": list(self.notes),
         }
 
 
-def find_betas(paths: Sequence[Path], conditions: Path | None = None, kept: Path | None = None) -> Betas:
-    """Sort files into subjects, conditions and runs, and check everything that their headers tell.
+def is_blank(values: NDArray) -> bool:
+    """Whether all of two or more voxels have the same value, or none that is finite."""
+    if len(values) < 2:
+        return False
+    first = values[0]
+    return bool((values == first).all()) or not np.isfinite(values).any()
+
+
+def _named(names: set[str]) -> str:
+    ordered: list[str] = sorted(names, key=natural_key)
+    return few(ordered)
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return f"{min(numbers)}" if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
+
+
+def find_betas(
+    paths: Sequence[Path], conditions: Path | None = None, kept: Path | None = None, *, drop_incomplete: bool = False
+) -> Betas:
+    """Sort files into subjects, runs and conditions, and check everything that their headers tell.
 
     Parameters
     ----------
     paths : sequence of Path
         See the top of this module.
     conditions : Path, optional
-        Text file with the names of the conditions, in order, one per line.
+        Text file with the names of the conditions in the order of volumes, one per line; or a table, see
+        `utils.rdms.condition_table`.
     kept : Path, optional
-        Such a file of the data folder that the RDMs are for, which need not exist: its names are taken where no others
-        are given, and others are refused.
+        Such a list of the data folder that the RDMs are for, which need not exist. Conditions are put into its order;
+        it names volumes that nothing else names.
+    drop_incomplete : bool
+        Leave conditions that any subject lacks, or of which a subject has blank maps only, out for all subjects.
 
     Returns
     -------
@@ -168,19 +265,21 @@ def find_betas(paths: Sequence[Path], conditions: Path | None = None, kept: Path
     Raises
     ------
     InputError
-        If a file is missing or unreadable; names or numbers of conditions differ, between subjects or from those given
-        or kept; 4-D files come without names of conditions; files are on different grids; or subjects cannot be told
-        apart.
+        If a file is missing or unreadable; maps have no condition, conditions are missing or not those of `kept`; files
+        are on different grids; or subjects cannot be told apart.
     """
-    headers: dict[Path, _Header] = {}
-    subjects = tuple(_as_subject(name, files, headers) for name, files in _group_by_subject(paths).items())
+    headers: dict[Path, Header] = {}
+    found = _by_subject(paths, headers)
     kept = kept if kept is not None and kept.is_file() else None
-    source = conditions or kept
-    names = read_conditions(source) if source is not None else _names_of_maps(subjects)
-    for subject in subjects:
-        _check_conditions(subject, names, headers, source or subjects[0].name)
-    if kept is not None:
-        _check_same_conditions(kept, names)
+    notes: list[str] = []
+    listed: list[str] | None = None
+    if conditions is not None and is_table(conditions):
+        found, listed, line = name_maps(conditions, found)
+        notes += [line] if line else []
+    elif (source := conditions or kept) is not None:
+        listed = read_conditions(source)
+        found = {name: _named_by_position(maps, listed, headers, source) for name, maps in found.items()}
+    _check_named(found)
     first = next(iter(headers))
     for path, header in headers.items():
         if not header.grid.equals(headers[first].grid):
@@ -188,24 +287,43 @@ def find_betas(paths: Sequence[Path], conditions: Path | None = None, kept: Path
                 f"{path}: is on a grid of {header.grid}, expected {headers[first].grid} as in {first}; "
                 "bring all beta maps to one grid first"
             )
+    subjects = [Subject(name, tuple(maps)) for name, maps in found.items()]
+    names, dropped = _complete(subjects, listed, conditions or kept, drop_incomplete)
+    notes += [f"left out for all, as not every subject has them: {few(dropped)}"] if dropped else []
+    if kept is not None:
+        names, line = _in_kept_order(names, kept, paths[0])
+        notes += [line] if line else []
+    subjects = [
+        Subject(subject.name, tuple(entry for entry in subject.maps if entry.condition in set(names)))
+        for subject in subjects
+    ]
+    notes += _unequal(subjects, names)
     exact = any(np.result_type(header.dtype, np.float32) != np.float32 for header in headers.values())
     dtype = np.dtype(np.float64 if exact else np.float32)
-    return Betas(subjects, tuple(names), headers[first].grid, dtype)
+    return Betas(tuple(subjects), tuple(names), headers[first].grid, dtype, tuple(notes))
 
 
-def _group_by_subject(paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """Files of every subject, both in natural order."""
+def _by_subject(paths: Sequence[Path], headers: dict[Path, Header]) -> dict[str, list[BetaMap]]:
+    """Maps of every subject, both in natural order."""
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give one 4-D NIfTI file or one folder per subject")
     repeated = sorted({str(path) for path in paths if list(paths).count(path) > 1})
     if repeated:
         raise InputError(f"`betas`: {', '.join(repeated)} is given more than once; give every file or folder once")
-    tokens = [_subject_token(path) for path in paths]
-    own = _own_names([path for path, token in zip(paths, tokens, strict=True) if not token])
-    grouped: dict[str, list[Path]] = {}
-    for path, token in zip(paths, tokens, strict=True):
-        grouped.setdefault(token or own[path], []).extend(_nifti_files(path))
+    maps = {path: maps_of(path, headers) for path in paths}
+    nameless = [path for path in paths if any(not _subject_token(entry.path) for entry in maps[path])]
+    own = _own_names(nameless)
+    if len(own) > 1 and all(re.fullmatch(r"run[-_]?\d+([-_].*)?", name) for name in own.values()):
+        warnings.warn(
+            f"`betas`: {few(list(own.values()))} are taken for {len(own)} subjects, as no name says sub-…; if they "
+            "are runs of one subject, put them into one folder, such as sub-01",
+            stacklevel=3,
+        )
+    grouped: dict[str, list[BetaMap]] = {}
+    for path in paths:
+        for entry in maps[path]:
+            grouped.setdefault(_subject_token(entry.path) or own[path], []).append(entry)
     return {name: grouped[name] for name in sorted(grouped, key=natural_key)}
 
 
@@ -220,7 +338,7 @@ def _subject_token(path: Path) -> str:
 def _own_names(paths: Sequence[Path]) -> dict[Path, str]:
     """Names of subjects whose paths do not tell: of their files or folders, else of the folders above."""
     names: list[str] = []
-    for name_of in (_stem, lambda path: path.absolute().parent.name):
+    for name_of in (stem, lambda path: path.absolute().parent.name):
         names = [name_of(path) for path in paths]
         if len(set(names)) == len(names) and all(names):
             return dict(zip(paths, names, strict=True))
@@ -230,142 +348,110 @@ def _own_names(paths: Sequence[Path]) -> dict[Path, str]:
     )
 
 
-def _stem(path: Path) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", path.name)
-
-
-def _nifti_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    files = [file for file in path.iterdir() if re.search(r"\.nii(\.gz)?$", file.name) and file.name[0] != "."]
-    if not files:
-        raise InputError(f"{path}: holds no .nii or .nii.gz file; expected 4-D runs, or one 3-D file per condition")
-    return sorted(files, key=lambda file: natural_key(file.name))
-
-
-def _as_subject(name: str, files: Sequence[Path], headers: dict[Path, _Header]) -> Subject:
-    """Read the headers of a subject's files, and see what they are."""
-    headers.update({path: _read_header(path) for path in files})
-    flat = [path for path in files if headers[path].n_volumes == 1]
-    if flat and len(flat) < len(files):
-        deep = next(path for path in files if path not in flat)
-        raise InputError(
-            f"{flat[0]}: is one volume, but {deep.name} holds {headers[deep].n_volumes}; "
-            f"give 4-D files or 3-D files for {name}, not both"
-        )
-    if not flat:
-        return Subject(name, runs=tuple(files))
-    maps: dict[str, tuple[Path, ...]] = {}
-    for path in flat:
-        condition = "_".join(part for part in _stem(path).split("_") if not _NOT_THE_CONDITION.fullmatch(part))
-        if not condition:
-            raise InputError(
-                f"{path}: is a single volume, and its name says no condition; expected a 4-D file with one volume per "
-                "condition, or 3-D files named like face_run-01.nii.gz"
-            )
-        maps[condition] = (*maps.get(condition, ()), path)
-    return Subject(name, maps=maps)
-
-
-def _names_of_maps(subjects: Sequence[Subject]) -> list[str]:
-    """Conditions of the first subject's 3-D files, in natural order."""
-    deep = next((subject for subject in subjects if subject.runs), None)
-    if deep is not None:
-        raise InputError(
-            f"{deep.runs[0]}: a 4-D file does not say which volume is which condition; "
-            "give a file with their names in order, one per line, as `conditions`"
-        )
-    names = sorted(subjects[0].maps, key=natural_key)
-    if len(names) < 2:
-        raise InputError(
-            f"{subjects[0].files[0]}: is the only condition of {subjects[0].name} ({names[0]}), expected two or more: "
-            "3-D files named after them, or a 4-D file"
-        )
-    return names
-
-
-def _check_conditions(subject: Subject, names: Sequence[str], headers: dict[Path, _Header], source: Path | str) -> None:
-    """`source` is where the names come from: a file, or another subject's files."""
-    for path in subject.runs:
+def _named_by_position(
+    maps: Sequence[BetaMap], names: Sequence[str], headers: dict[Path, Header], source: Path
+) -> list[BetaMap]:
+    """Give the volumes of 4-D files the names of a list, in its order."""
+    for path in dict.fromkeys(entry.path for entry in maps if not entry.condition):
         if headers[path].n_volumes != len(names):
             raise InputError(
                 f"{path}: holds {headers[path].n_volumes} volumes, expected {len(names)}, one for each condition of "
                 f"{source}"
             )
-    missing = [name for name in names if name not in subject.maps] if subject.maps else []
-    excess = [name for name in subject.maps if name not in names]
-    if missing or excess:
-        parts = [f"has no file for {few(missing)}"] * bool(missing) + [f"has files for {few(excess)}"] * bool(excess)
-        raise InputError(
-            f"subject {subject.name} ({subject.files[0].parent}): {' and '.join(parts)}, "
-            f"expected the {len(names)} conditions of {source}, each with one file or more"
-        )
+    return [entry if entry.condition else replace(entry, condition=names[entry.index]) for entry in maps]
 
 
-def _check_same_conditions(path: Path, names: Sequence[str]) -> None:
-    """Make sure that the file of a data folder names these conditions, in this order."""
-    kept = read_conditions(path)
-    if list(names) == kept:
+def _check_named(found: dict[str, list[BetaMap]]) -> None:
+    """Make sure that each map has a condition."""
+    unnamed = next((entry for maps in found.values() for entry in maps if not entry.condition), None)
+    if unnamed is None:
         return
-    line = next((i for i, (old, new) in enumerate(zip(kept, names, strict=False)) if old != new), None)
-    found = f"{len(kept)} conditions" if line is None else f"{kept[line]} in line {line + 1}"
-    expected = f"{len(names)}" if line is None else f"{names[line]}"
+    single = not any(entry.path == unnamed.path and entry.index for maps in found.values() for entry in maps)
+    if single:
+        raise InputError(
+            f"{unnamed.path}: is a single volume, and its name says no condition; expected a 4-D file with one volume "
+            "per condition, 3-D files named like face_run-01.nii.gz, or a table of `conditions`"
+        )
     raise InputError(
-        f"{path}: has {found} where the beta maps have {expected}; RDMs in one data folder must be of the same "
-        "conditions in the same order: give `conditions` to match, or another folder as `out`"
+        f"{unnamed.path}: a 4-D file does not say which volume is which condition; "
+        "give a file with their names in order, one per line, or a table, as `conditions`"
     )
 
 
-@dataclass(frozen=True)
-class _Header:
-    grid: Grid
-    n_volumes: int
-    dtype: np.dtype
+def _complete(
+    subjects: Sequence[Subject], listed: Sequence[str] | None, source: Path | None, drop: bool
+) -> tuple[list[str], list[str]]:
+    """Conditions that every subject has, in the order of the list or else in natural order, and those left out."""
+    everything = {entry.condition for subject in subjects for entry in subject.maps}
+    if listed is not None and everything - set(listed):
+        subject = next(s for s in subjects if set(s.counts()) - set(listed))
+        raise InputError(
+            f"subject {subject.name} ({subject.files[0].parent}): has beta maps of "
+            f"{_named(set(subject.counts()).difference(listed))}, expected the {len(listed)} conditions of {source}"
+        )
+    names = list(listed) if listed is not None else sorted(everything, key=natural_key)
+    lacking: dict[str, list[str]] = {}
+    for subject in subjects:
+        seen = set(subject.counts()) - (set(_blank_conditions(subject)) if drop else set())
+        missing = [name for name in names if name not in seen]
+        if missing:
+            lacking[subject.name] = missing
+    dropped = [name for name in names if any(name in missing for missing in lacking.values())]
+    if dropped and not drop:
+        who = "; ".join(f"{name} has no beta map of {few(missing)}" for name, missing in list(lacking.items())[:3])
+        more = f"; and {len(lacking) - 3} more subjects" if len(lacking) > 3 else ""
+        raise InputError(
+            f"{subjects[0].files[0].parent}: {who}{more}; expected every condition at least once in every subject: "
+            "check the names, or leave such conditions out for all subjects (`drop_incomplete`)"
+        )
+    left = [name for name in names if name not in dropped]
+    if len(left) < 2:
+        raise InputError(
+            f"{subjects[0].files[0]}: {len(left)} condition(s) that every subject has ({few(left) or 'none'}), "
+            "expected two or more: 3-D files named after them, or a 4-D file"
+        )
+    return left, dropped
 
 
-def _read_header(path: Path) -> _Header:
-    image = open_image(path)
-    shape = image.shape if len(image.shape) != 3 else (*image.shape, 1)
-    if len(shape) != 4:
-        raise InputError(f"{path}: has {len(shape)} dimensions, expected 3 or 4 (the last one: conditions)")
-    dtype = np.dtype(image.get_data_dtype())
-    if dtype.kind not in "fiu":
-        raise InputError(f"{path}: holds values of type {dtype}, expected real numbers")
-    grid = Grid(shape[:3], np.asarray(image.affine, dtype=np.float64))
-    return _Header(grid, shape[3], dtype.newbyteorder("="))
+def _blank_conditions(subject: Subject) -> list[str]:
+    """Conditions whose maps all have one value throughout, unless all maps do."""
+    blank = [entry.condition for entry, values in read_maps(subject.maps, slice(None)) if is_blank(values)]
+    return (
+        [name for name, n in subject.counts().items() if blank.count(name) == n]
+        if len(blank) < len(subject.maps)
+        else []
+    )
 
 
-def open_image(path: Path) -> Any:
-    """Open a NIfTI image, whose values are not read yet; an InputError if it is none."""
-    import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-
-    try:
-        # An open file goes on where the last slice ended: compressed ones are then unpacked only once.
-        return nib.load(path, keep_file_open=True)
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: is not a readable NIfTI image ({one_line(error)}); copy or make it again") from None
-
-
-def read_slice(path: Path, part: Any, image: Any = None) -> NDArray:
-    """Some of the values of an image, which is opened unless it is given; an InputError if they are damaged."""
-    image = image or open_image(path)
-    try:
-        return np.asanyarray(image.dataobj[part])
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read to its end ({one_line(error)}); copy or make it again") from None
+def _in_kept_order(names: Sequence[str], kept: Path, source: Path) -> tuple[list[str], str]:
+    """Conditions in the order of the data folder, and a line that says so where it is another."""
+    order = read_conditions(kept)
+    only_kept, only_here = set(order) - set(names), set(names) - set(order)
+    if only_kept or only_here:
+        parts = [f"has {_named(only_kept)}, of which there are no beta maps"] * bool(only_kept)
+        parts += [f"lacks {_named(only_here)}, of which there are beta maps"] * bool(only_here)
+        raise InputError(
+            f"{kept}: {' and '.join(parts)} ({source}); RDMs in one data folder must be of the same conditions: "
+            "name them alike (`conditions`), or give another folder as `out`"
+        )
+    line = "" if list(names) == order else f"conditions are put into the order of {kept}, by their names"
+    return order, line
 
 
-def _add_run(path: Path, flat: NDArray[np.int64], patterns: NDArray) -> None:
-    """Add the volumes of a 4-D file to `patterns` (n_voxels, n_conditions); `flat`: which voxels, in Fortran order."""
-    image = open_image(path)
-    *shape, n = image.shape
-    n_voxels = int(np.prod(shape))
-    step = max(1, _READ_BYTES // (8 * n_voxels))  # scaled values come as float64
-    for start in range(0, n, step):
-        volumes = read_slice(path, np.s_[..., start : start + step], image).reshape(n_voxels, -1, order="F")
-        for i in range(volumes.shape[1]):
-            patterns[:, start + i] += volumes[:, i][flat]
+def _unequal(subjects: Sequence[Subject], names: Sequence[str]) -> list[str]:
+    """Lines on conditions that runs lack, and on unequal numbers of repeats."""
+    lines = []
+    gaps = {
+        subject.name: len(subject.runs) * len(names) - len({(entry.run, entry.condition) for entry in subject.maps})
+        for subject in subjects
+    }
+    gaps = {name: gap for name, gap in gaps.items() if gap}
+    if gaps:
+        lines.append(
+            f"runs without some conditions: {few([f'{name} ({gap})' for name, gap in gaps.items()])} (subject, and how "
+            "many conditions are missing in all its runs together)"
+        )
+    return lines
 
 
 def read_mask(path: Path, betas: Betas | None = None) -> tuple[NDArray[np.bool_], Grid]:

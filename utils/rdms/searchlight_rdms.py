@@ -393,16 +393,16 @@ def _fingerprints(job: SearchlightJob, pool: ThreadPoolExecutor) -> dict[str, st
 
 
 def _digest_files(subject: Subject) -> str:
-    """Digest of the content of a subject's files, and of the condition that each is of."""
+    """Digest of the content of a subject's files, and of what their volumes are of."""
     digest = hashlib.blake2b(digest_size=16)
-    of = {path: name for name, paths in subject.maps.items() for path in paths}
+    digest.update(str([(entry.index, entry.condition, entry.run) for entry in subject.maps]).encode())
     for path in subject.files:
         try:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); copy or make it again") from None
-        digest.update(f"{of.get(path, '')}:{content};".encode())
+        digest.update(content.encode())
     return digest.hexdigest()
 
 
