@@ -13,7 +13,7 @@ One subject, 50 conditions, MNI152 brain mask at 3 mm, spheres of 9 mm (three vo
 - BrainIAK has no RDM of its own: numpy's corrcoef is its kernel. Its mask is that of the centres, since it visits
   every voxel of it; the brain mask goes in as a second volume.
 
-Packages that are not installed are named. rsatoolbox comes with requirements-dev.txt; mne-rsa and BrainIAK do not.
+Packages that are not installed are named. rsatoolbox and mne-rsa come with requirements-dev.txt; BrainIAK does not.
 """
 
 from __future__ import annotations

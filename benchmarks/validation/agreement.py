@@ -1,4 +1,4 @@
-"""The same quantities by other packages: rsatoolbox, statsmodels and scikit-learn."""
+"""The same quantities by other packages: rsatoolbox, mne-rsa, statsmodels and scikit-learn."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from utils.rdm import condense, expand, n_conditions_of
 from utils.stats.comparison import compared
 from utils.stats.exceedances import Permutations
 from utils.stats.jackknife import Jackknife
+from utils.stats.permutation import conditional_test
 from utils.stats.regression import orthonormal_basis, own_adjusted_r2, own_r2, project, standardise
 from utils.stats.stepwise import stepwise_test
 
@@ -114,6 +115,7 @@ def _corrected(variances: NDArray[np.float64], n_people: int, n: int) -> float:
 
 def _regressions() -> dict[str, float]:
     """Largest differences of regression results, over 20 studies."""
+    import mne_rsa
     import statsmodels.api as sm
     from rsatoolbox.util.matrix import get_v
     from sklearn.linear_model import LinearRegression
@@ -137,6 +139,16 @@ def _regressions() -> dict[str, float]:
         step = stepwise_test(plain, np.array([[0], [1], [2]]), study.mean, Permutations(9))
         less = sm.OLS(y, sm.add_constant(x[:, 2:])).fit()
         compare("F of one network beside two, statsmodels", step.f[0, 0], fits["all"].compare_f_test(less)[0])
+        weights = np.asarray(mne_rsa.rsa(y, list(x.T), metric="regression"))
+        fitted = (x - x.mean(axis=0)) @ weights
+        compare("R2, mne-rsa", np.square(ours).sum(), fitted @ fitted / (y.var() * y.size))
+        # Of one layer of each network: what it adds, as a share of what the other two leave.
+        firsts = [layers[:1] for layers in study.models]
+        single = orthonormal_basis(firsts)
+        added = conditional_test(single, study.mean, Permutations(9)).observed[:, 0]
+        partial = added / (1 - np.square(project(single, study.mean)).sum() + added)
+        theirs = mne_rsa.rsa(y, [layer for (layer,) in firsts], metric="partial")
+        compare("partial R2 of one network beside two, mne-rsa", partial, np.square(theirs))
         white = orthonormal_basis([compared(layers, "whitened") for layers in study.models])
         r2 = np.square(project(white, compared(study.mean, "whitened"))).sum()
         compare("whitened R2, generalised least squares with the V of rsatoolbox", r2, _gls_r2(inverse, x, y))
