@@ -459,3 +459,44 @@ def test_one_group_cannot_be_partitioned(folder):
     models = load_models(locate("roi", folder), keys=["edges", "edges_fine"])
     with pytest.raises(InputError, match=r"1 group\(s\) besides the baseline"):
         models.grouped()
+
+
+def in_two_folders(root, rng, names, order):
+    """A study, and another folder with its fMRI RDMs, whose conditions are put into another order."""
+    study = write_study(root / "study", rng)
+    (study / "conditions.txt").write_text("\n".join(names))
+    brain = root / "brain"
+    for part in ("roi_rdms", "searchlight_rdms"):
+        shutil.copytree(study / part, brain / part)
+        for path in (brain / part).glob("[Es]*.npy"):
+            rdms = np.load(path)
+            square = expand(rdms) if part == "searchlight_rdms" else rdms
+            moved = square[..., order, :][..., order]
+            np.save(path, condense(moved) if part == "searchlight_rdms" else moved)
+    (brain / "conditions.txt").write_text("\n".join(np.array(names)[order]))
+    return study, brain
+
+
+def test_conditions_of_two_folders_are_matched_by_name(tmp_path, rng):
+    names, order = [f"image {i}" for i in range(8)], rng.permutation(8)
+    study, brain = in_two_folders(tmp_path, rng, names, order)
+    whole, apart = (locate("roi", study, fmri_rdms=path) for path in (None, brain / "roi_rdms"))
+    with pytest.warns(UserWarning, match=r"brain/conditions.txt: conditions are in another order than in .*study"):
+        moved = load_rois(apart, 8, ["EVC"]).subjects[0]
+    np.testing.assert_array_equal(moved, load_rois(whole, 8, ["EVC"]).subjects[0])
+    whole, apart = (locate("searchlight", study, fmri_rdms=path) for path in (None, brain / "searchlight_rdms"))
+    with pytest.warns(UserWarning, match="fMRI RDMs are put into that order, by their names"):
+        moved = load_searchlights(apart, 8)
+    expected = load_searchlights(whole, 8)
+    np.testing.assert_array_equal(moved.mean, expected.mean)
+    np.testing.assert_array_equal(next(moved.blocks())[1], next(expected.blocks())[1])
+
+
+def test_two_folders_of_other_conditions_are_refused(tmp_path, rng):
+    study, brain = in_two_folders(tmp_path, rng, [f"image {i}" for i in range(8)], np.arange(8))
+    (brain / "conditions.txt").write_text("\n".join([*(f"image {i}" for i in range(7)), "face"]))
+    message = (
+        r"brain/conditions.txt: names face, expected the conditions of .*study/conditions.txt, which names image 7;"
+    )
+    with pytest.raises(InputError, match=message):
+        load_rois(locate("roi", study, fmri_rdms=brain / "roi_rdms"), 8)

@@ -5,12 +5,18 @@ The names of all files stand in `utils.io.data_folder`: `DataFolder` and `Search
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from utils import InputError
 from utils.io.data_folder import RELEASE, DataFolder, SearchlightFolder
+from utils.io.readers import read_conditions
+from utils.rdms.stimuli import few
 
 Kind = Literal["searchlight", "roi"]
 
@@ -25,9 +31,11 @@ class Sources:
         Folders of RDMs; for searchlights also the published file itself.
     models : Path or None
         Table of models; None for the built-in Taskonomy networks.
-    mask, roi_labels, atlas, conditions : Path or None
+    mask, roi_labels, atlas : Path or None
         None where the data set has none and the figure can do without; no mask also where the searchlight RDMs bring
         their geometry and no mask was asked for.
+    conditions, fmri_conditions : Path or None
+        Names of the conditions of the model RDMs and of the fMRI RDMs: the same file unless they lie in two folders.
     published : bool
         Whether everything is in the layout of the release.
     simulated : bool
@@ -41,8 +49,43 @@ class Sources:
     roi_labels: Path | None
     atlas: Path | None
     conditions: Path | None
+    fmri_conditions: Path | None
     published: bool
     simulated: bool
+
+    def fmri_order(self) -> NDArray[np.int64] | None:
+        """What brings the conditions of fMRI RDMs into the order of the model RDMs, by their names.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_conditions,), or None
+            Which condition of the fMRI RDMs stands at each position; None where names are missing or in one order.
+
+        Raises
+        ------
+        InputError
+            If the two are not of the same conditions.
+        """
+        if self.conditions is None or self.fmri_conditions is None or self.conditions == self.fmri_conditions:
+            return None
+        wanted, found = read_conditions(self.conditions), read_conditions(self.fmri_conditions)
+        if wanted == found:
+            return None
+        only = [[name for name in one if name not in other] for one, other in ((found, wanted), (wanted, found))]
+        if any(only):
+            differences = [f"names {few(names)}" * bool(names) for names in only]
+            raise InputError(
+                f"{self.fmri_conditions}: {differences[0] or 'lacks conditions'}, expected the conditions of "
+                f"{self.conditions}{', which ' * bool(differences[1])}{differences[1]}; both must be of the same "
+                "conditions"
+            )
+        warnings.warn(
+            f"{self.fmri_conditions}: conditions are in another order than in {self.conditions}; fMRI RDMs are put "
+            "into that order, by their names",
+            stacklevel=3,
+        )
+        position = {name: number for number, name in enumerate(found)}
+        return np.array([position[name] for name in wanted])
 
 
 def holds_release(folder: Path) -> bool:
@@ -112,7 +155,13 @@ def locate(
         mask=mask,
         roi_labels=roi_labels,
         atlas=atlas,
-        conditions=folder.find("conditions"),
+        conditions=_conditions_beside(dnn) or folder.find("conditions"),
+        fmri_conditions=_conditions_beside(fmri) or folder.find("conditions"),
         published=table is None and fmri.name in RELEASE.values(),
         simulated=any(DataFolder(part.parent).truth.exists() for part in (dnn, fmri)),
     )
+
+
+def _conditions_beside(rdms: Path) -> Path | None:
+    """Names of conditions in the data folder that RDMs lie in, or whose file of RDMs was given itself."""
+    return DataFolder((rdms.parent if rdms.is_file() else rdms).parent).find("conditions")

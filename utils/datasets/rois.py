@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.datasets.layout import Sources
 from utils.io.readers import check_n_conditions, choose, read_rdms, read_roi_labels, read_volume
+from utils.rdm import pair_permutation
 from utils.rdms.atlas import Atlas
 from utils.stats.noise_ceiling import noise_ceiling
 
@@ -77,11 +78,11 @@ def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None =
             f"{sources.fmri_rdms}: no RDM file for {len(missing)} ROI(s) of {sources.roi_labels.name}: "
             f"{', '.join(missing)}; expected <roi>.mat or <roi>.npy"
         )
-    subjects = []
+    subjects, order = [], sources.fmri_order()
     for _, name in chosen:
         rdms = np.atleast_2d(read_rdms(files[name], "subject_rdm", f"ROI {name}"))
         check_n_conditions(files[name], rdms.shape[-1], n_conditions)
-        subjects.append(rdms)
+        subjects.append(rdms if order is None else rdms[:, pair_permutation(order)])
     return RoiRdms([name for _, name in chosen], [number for number, _ in chosen], subjects)
 
 

@@ -19,7 +19,7 @@ from utils.io.output import write_ceilings
 from utils.io.readers import check_n_conditions, open_array, read_ceilings, read_noise_ceiling, read_volume
 from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
-from utils.rdm import n_pairs_of
+from utils.rdm import n_pairs_of, pair_permutation
 from utils.rdms.searchlights import Geometry, block_geometry, slices
 from utils.stats.noise_ceiling import noise_ceiling, plain
 
@@ -83,9 +83,11 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress = 
     else:
         n_subjects, n_searchlights, read = _generic_searchlights(folder, n_conditions)
     parts = slices(n_searchlights, _SLICE_BYTES // (n_subjects * n_pairs_of(n_conditions) * 8))
+    order = sources.fmri_order()
+    pairs = None if order is None else pair_permutation(order)
 
     def blocks() -> Iterator[tuple[slice, NDArray]]:
-        return ((part, read(part)) for part in parts)
+        return ((part, read(part) if pairs is None else read(part)[..., pairs]) for part in parts)
 
     geometry = _geometry(sources, n_searchlights)
     ceilings = _stored_ceilings(folder, n_searchlights)
