@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,11 @@ def load_batch(paths, preprocessing):
     from utils.rdms.stimuli import decode
 
     return preprocessing.finish(torch.stack([preprocessing.prepare(decode(path)) for path in paths]))
+
+
+def wait_for(folder: Path, names: str, n: int = 1, seconds: float = 300) -> None:
+    """Until there are `n` such files, a handshake; the deadline only ends what would otherwise wait for ever."""
+    deadline = time.monotonic() + seconds
+    while len([*folder.glob(names)]) < n:
+        assert time.monotonic() < deadline, f"{folder}: no {n} files {names}"
+        time.sleep(0.01)

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+from helpers import wait_for
 
 from utils import InputError, searchlight
 from utils.cli import command as cli
@@ -37,14 +38,6 @@ def counted(array: np.ndarray, _number: int) -> float:
     """How often a task found the array on this worker."""
     array[0] += 1
     return array[0]
-
-
-def wait_for(folder: Path, names: str, n: int = 1, seconds: float = 300) -> None:
-    """Until there are `n` such files, a handshake; the deadline only ends what would otherwise wait for ever."""
-    deadline = time.monotonic() + seconds
-    while len([*folder.glob(names)]) < n:
-        assert time.monotonic() < deadline, f"{folder}: no {n} files {names}"
-        time.sleep(0.01)
 
 
 def meet_another_process(folder: str, _number: int) -> int:

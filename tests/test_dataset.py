@@ -461,6 +461,136 @@ def test_one_group_cannot_be_partitioned(folder):
         models.grouped()
 
 
+def test_ceilings_of_rdms_with_the_same_size_and_an_older_time_are_not_used(folder, rng):
+    path = folder / "searchlight_rdms" / "sub-02.npy"
+    load_searchlights(locate("searchlight", folder), N)
+    other = rng.random(np.load(path).shape).astype(np.float32)
+    np.save(path, other)
+    os.utime(path, (1, 1))  # as copies keep it
+    found = load_searchlights(locate("searchlight", folder), N)
+    rdms = np.stack([np.load(file) for file in sorted(path.parent.glob("*.npy"))])
+    np.testing.assert_array_equal(rdms[1], other)
+    np.testing.assert_array_equal(found.ceiling_lower, noise_ceiling(rdms)[0])
+    kept = path.parent / "noise_ceiling.npz"
+    before = kept.read_bytes()
+    load_searchlights(locate("searchlight", folder), N)
+    assert kept.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["model", "one subject of an ROI", "release"])
+def test_similarities_are_refused(folder, published_sample, tmp_path, kind):
+    def refused(path, name, load):
+        message = rf"{path.name}: {name}.* holds? similarities, as the diagonal is larger than all that is beside it"
+        with pytest.raises(InputError, match=message):
+            load()
+
+    if kind == "model":
+        path = folder / "dnn_rdms" / "net_late.npy"
+        np.save(path, 1 - np.load(path))
+        refused(path, "model net, layer late", lambda: load_models(locate("roi", folder)))
+    elif kind == "one subject of an ROI":
+        path = folder / "roi_rdms" / "EVC.npy"
+        rdms = np.load(path)
+        rdms[2] = 9 - rdms[2]
+        np.save(path, rdms)
+        refused(path, "ROI EVC", lambda: load_rois(locate("roi", folder), N))
+    else:
+        shutil.copytree(published_sample, tmp_path / "release")
+        path = tmp_path / "release" / "sl_rad=1__max_blk_edge=2" / "all_sub_slrdms.npy"
+        rdms = np.load(path)
+        rdms[1] = 2 - rdms[1]
+        np.save(path, rdms)
+        refused(path, "RDMs of subject 2", lambda: load_searchlights(locate("searchlight", tmp_path / "release"), 50))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_searchlights_that_vary_by_rounding_only_are_left_out(folder, rng, value):
+    path = folder / "searchlight_rdms" / "sub-03.npy"
+    rdms = np.load(path).astype(np.float64)
+    rdms[4] = value * (1 + 1e-16 * rng.integers(-4, 4, rdms.shape[1]))
+    np.save(path, rdms)
+    assert not load_searchlights(locate("searchlight", folder), N).usable[4]
+
+
+@pytest.mark.parametrize(("encoding", "good"), [("utf-8-sig", True), ("latin-1", False), ("utf-16", False)])
+def test_names_of_conditions_in_other_encodings(folder, encoding, good):
+    (folder / "conditions.txt").write_bytes("\r\n".join(f"café {i}" for i in range(N)).encode(encoding))
+    if good:
+        assert load_models(locate("roi", folder)).n_conditions == N
+    else:
+        with pytest.raises(InputError, match=r"conditions.txt: is not a readable text file"):
+            load_models(locate("roi", folder))
+
+
+def spoil(path, start=60, stop=8, step=5):
+    """Change bytes inside of a file."""
+    content = bytearray(path.read_bytes())
+    for k in range(start, len(content) - stop, step):
+        content[k] ^= 0x5A
+    path.write_bytes(bytes(content))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def of_unknown_type(path):
+    content = bytearray(path.read_bytes())
+    content[70:72] = b"\0\0"
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [spoil, cut, of_unknown_type])
+@pytest.mark.parametrize("name", ["mask.nii.gz", "mask.nii"])
+def test_damaged_volumes(folder, damage, name):
+    (folder / "searchlight_rdms" / "geometry.npz").unlink()
+    image = nib.load(folder / "mask.nii.gz")
+    path = folder / name
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine), path)
+    damage(path)
+    if name == "mask.nii" and damage is spoil:
+        return  # uncompressed values carry no checksum
+    with pytest.raises(InputError, match=rf"{name}: (is not a readable|holds|describes|not a single)") as caught:
+        load_searchlights(locate("searchlight", folder, mask=path), N)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [spoil, cut])
+def test_damaged_archives_and_matlab_files(folder, damage):
+    geometry = folder / "searchlight_rdms" / "geometry.npz"
+    whole = geometry.read_bytes()
+    damage(geometry)
+    with pytest.raises(InputError, match=r"geometry.npz: "):
+        load_searchlights(locate("searchlight", folder), N)
+    geometry.write_bytes(whole)
+    ceilings = folder / "searchlight_rdms" / "noise_ceiling.npz"
+    np.savez_compressed(ceilings, lower=np.random.default_rng(1).random(12), upper=np.ones(12))
+    damage(ceilings)
+    with pytest.raises(InputError, match=r"noise_ceiling.npz: "):
+        load_searchlights(locate("searchlight", folder), N)
+    path = folder / "roi_rdms" / "IT .mat"
+    savemat(path, {"subject_rdm": np.random.default_rng(1).random((4, N, N))}, do_compression=True)
+    damage(path)
+    with pytest.raises(InputError, match=r"IT .mat: is not a readable MATLAB file"):
+        load_rois(locate("roi", folder), N)
+
+
+def test_archives_in_place_of_arrays_and_the_reverse(folder, tmp_path):
+    path = folder / "dnn_rdms" / "net_late.npy"
+    np.savez(tmp_path / "one.npz", rdm=np.load(path))
+    shutil.copy(tmp_path / "one.npz", path)
+    with pytest.raises(InputError, match=r"net_late.npy: is an archive of arrays, expected a single array"):
+        load_models(locate("roi", folder))
+    ceilings = folder / "searchlight_rdms" / "noise_ceiling.npz"
+    np.save(tmp_path / "one.npy", np.ones(12))
+    shutil.copy(tmp_path / "one.npy", ceilings)
+    with pytest.raises(InputError, match=r"noise_ceiling.npz: is a single array, expected an archive"):
+        load_searchlights(locate("searchlight", folder), N)
+    np.savez(ceilings, lower=np.full(12, "high"), upper=np.full(12, "high"))
+    with pytest.raises(InputError, match=r"noise_ceiling.npz: holds values of type <U4, expected numbers"):
+        load_searchlights(locate("searchlight", folder), N)
+
+
 def in_two_folders(root, rng, names, order):
     """A study, and another folder with its fMRI RDMs, whose conditions are put into another order."""
     study = write_study(root / "study", rng)

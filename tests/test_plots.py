@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from utils.plotting import page_layout, venn
 from utils.plotting import roi_figure as module
-from utils.plotting import venn
 from utils.plotting.colors import GROUP_COLORS
 from utils.plotting.page_layout import PAGE_WIDTH, STYLES, Look, save_figure, shorten, text_width
 from utils.plotting.roi_figure import PUBLISHED_BARS, RoiPanel, roi_figure
@@ -581,3 +581,18 @@ def test_panels_are_what_the_fit_says(published):
     assert panel.stars == ["hollow", "filled", ""]
     assert np.isnan(panel.share) if published else panel.share == 0.5
     assert panel.brackets == [(0, 1)]
+
+
+@pytest.mark.parametrize(("labels", "missing"), [(("縁", "物体認識", "形状"), True), (("Edges", "é", "Straße"), False)])
+def test_labels_that_no_font_has_are_one_warning(tmp_path, monkeypatch, recwarn, labels, missing):
+    monkeypatch.setattr(page_layout, "_FALLBACK_FONTS", ())
+    page_layout._fonts.cache_clear()
+    page_layout._without_glyph.cache_clear()
+    figure = make_figure([make_panel(labels=labels)])
+    save_figure(figure, tmp_path / "a.svg", tmp_path / "a.png")
+    texts = [str(warning.message) for warning in recwarn]
+    assert len(texts) == missing
+    if missing:
+        assert texts[0].startswith("no font of this machine has the characters 体形物状縁認識 of the labels")
+    page_layout._fonts.cache_clear()
+    page_layout._without_glyph.cache_clear()

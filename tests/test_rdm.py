@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from utils.rdm import condense, correlation_rdm, expand, n_conditions_of, n_pairs_of, pair_permutation, pattern_rdms
+from utils.rdm import (
+    condense,
+    correlation_rdm,
+    expand,
+    is_constant,
+    is_similarity,
+    n_conditions_of,
+    n_pairs_of,
+    pair_permutation,
+    pattern_rdms,
+)
 
 
 def test_condense_is_the_order_of_scipy(rng):
@@ -84,3 +94,26 @@ def test_single_precision_tells_a_constant_pattern(rng):
 def test_unknown_metric_is_answered_with_those_there_are(rng):
     with pytest.raises(ValueError, match=r"unknown metric 'manhattan'; there are correlation, cosine, euclidean"):
         pattern_rdms(rng.random((3, 4)), "manhattan")
+
+
+@pytest.mark.parametrize("metric", ["correlation", "cosine"])
+def test_patterns_of_one_direction_have_no_distance(rng, metric):
+    low = 500 + 5 * rng.standard_normal((12, 1))
+    patterns = np.hstack([low, 1.8 * low]) if metric == "cosine" else np.hstack([low, low + rng.uniform(1, 9, (12, 1))])
+    assert (pattern_rdms(patterns, metric) == 0).all()
+    torch = pytest.importorskip("torch")
+    assert (pattern_rdms(torch.tensor(patterns), metric) == 0).all()
+
+
+def test_what_counts_as_constant(rng):
+    noise = rng.standard_normal((3, 66))
+    for size in (1e-9, 1.0, 1e12):  # whatever the unit
+        rdms = size * np.stack([1 + 1e-15 * noise[0], 1 + 1e-9 * noise[1], noise[2]])
+        assert is_constant(rdms).tolist() == [True, False, False]
+    assert is_constant(np.zeros((1, 66))).all()
+
+
+def test_what_counts_as_a_similarity(rng):
+    r = np.corrcoef(rng.standard_normal((12, 30)))
+    for matrix, expected in ((r, True), (1 - r, False), (np.where(np.eye(12) > 0, 0, -(r**2)), False)):
+        assert bool(is_similarity(condense(matrix), matrix.diagonal())) is expected

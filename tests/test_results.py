@@ -131,3 +131,25 @@ def test_fingerprint_sees_values_shape_and_type():
     prints = {fingerprint(x), fingerprint(x[::-1]), fingerprint(x.reshape(2, 3)), fingerprint(x.astype(np.float32))}
     assert len(prints) == 4
     assert fingerprint(x) == fingerprint(x.copy())
+
+
+def test_a_second_run_is_refused_and_leaves_the_first_alone(tmp_path):
+    with staged(tmp_path / "results") as first:
+        first.path("a.txt").write_text("1")
+        refusal = pytest.raises(InputError, match=r"results: another run is writing here; wait until it has ended")
+        with refusal, staged(tmp_path / "results"):
+            raise AssertionError("two runs write to one folder")
+        first.publish({})
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"a.txt", "run.json"}
+
+
+def test_what_a_killed_run_has_left_goes_with_the_next(tmp_path):
+    left = tmp_path / "results" / ".unfinished" / "maps"
+    left.mkdir(parents=True)
+    (left / "half.nii").write_text("half")
+    (left.parent / ".lock").write_text("")
+    (left.parent / "results.tsv").write_text("half")
+    with staged(tmp_path / "results") as outputs:
+        outputs.path("a.txt").write_text("1")
+        outputs.publish({})
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"a.txt", "run.json"}

@@ -1,7 +1,10 @@
 """The four scripts from the shell: what they write, and what they say when something is wrong."""
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -13,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from browser import open_browser
-from helpers import HOME, SCRIPTS, run_script, write_study
+from helpers import HOME, SCRIPTS, run_script, wait_for, write_study
 from matplotlib.figure import Figure
 from scipy.spatial.distance import squareform
 
@@ -604,3 +607,58 @@ def test_index_opens_every_report(finished, browser):
     for figure in SCRIPTS:
         assert (finished / figure / "report.html").as_uri() in links
     assert browser.errors() == []
+
+
+def run_in_process(study, tmp_path, figure="Fig3b", *more, **environment):
+    """A figure script in a process of its own, as from a shell."""
+    script = HOME / f"{SCRIPTS[figure]}.py"
+    given = ["--data", study, "--results", tmp_path, "--n-permutations", "20", "--threads", "1", "--no-open", *more]
+    return subprocess.run(
+        [sys.executable, script, *map(str, given)], capture_output=True, env={**os.environ, **environment}, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", ["Fig1", "Fig3b"])
+def test_the_backend_and_encoding_of_a_notebook_or_log_do_not_matter(study, tmp_path, figure):
+    environment = {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline", "LC_ALL": "C", "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii",
+    }  # fmt: skip
+    done = run_in_process(study, tmp_path, figure, **environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_terminated_cleans_up_and_says_so(study, tmp_path):
+    script = HOME / f"{SCRIPTS['Fig3b']}.py"
+    given = ["--data", study, "--results", tmp_path, "--n-permutations", "1000000000", "--threads", "1", "--no-open"]
+    process = subprocess.Popen([sys.executable, script, *map(str, given)], stderr=subprocess.PIPE)
+    wait_for(tmp_path / "Fig3b", ".unfinished/.lock")
+    process.terminate()
+    _, text = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert text.decode().strip() == "terminated: earlier results are unchanged; run the same command again"
+    assert not (tmp_path / "Fig3b").exists()
+
+
+@pytest.mark.slow
+def test_a_read_only_installation_without_a_home_folder(study, tmp_path):
+    copy = tmp_path / "project"
+    for name in ("utils", "models"):
+        shutil.copytree(HOME / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for folder in {path.parent for path in (copy / name).rglob("*.py")}:
+            (folder / "__pycache__").write_text("")  # a file: as good as a folder that cannot be written to
+    shutil.copy(HOME / "pyproject.toml", copy)
+    code = "import utils.stats.noise_ceiling as n, numpy; print(n.noise_ceiling(numpy.random.rand(3, 2, 10))[0].shape)"
+    environment = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null/x", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, cwd=copy, env={**os.environ, **environment}, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"(2,)\n")
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("; print", "; import os; print(os.environ['NUMBA_CACHE_DIR']); print")],
+        capture_output=True, cwd=copy, env={**os.environ, **environment}, check=False,
+    )  # fmt: skip
+    assert not Path(done.stdout.decode().splitlines()[0]).exists()

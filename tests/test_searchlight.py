@@ -113,7 +113,7 @@ def test_geometry_survives_the_disk(rng, tmp_path: Path):
         ({"offsets": np.array([0])}, "at least one searchlight"),
         ({"affine": np.eye(3)}, r"finite 4 x 4 matrix, found shape \(3, 3\)"),
         ({"shape": np.array([2, 2])}, "three positive integers"),
-        ({"voxels": np.array([None, 1, 2])}, "not a searchlight geometry"),
+        ({"voxels": np.array([None, 1, 2])}, "is not a readable numpy file"),
     ],
 )
 def test_damaged_geometry_is_refused(tmp_path: Path, change, message):
@@ -131,7 +131,7 @@ def test_missing_and_unreadable_geometry_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="no such file"):
         Geometry.load(tmp_path / "geometry.npz")
     (tmp_path / "geometry.npz").write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(InputError, match="not a searchlight geometry"):
+    with pytest.raises(InputError, match="is not a readable numpy file"):
         Geometry.load(tmp_path / "geometry.npz")
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+EPSILON = float(np.finfo(np.float64).eps)
+
 
 def n_pairs_of(n_conditions: int) -> int:
     """Number of entries of a condensed RDM.
@@ -96,6 +98,39 @@ def expand(vectors: ArrayLike) -> NDArray:
     return rdms
 
 
+def is_constant(rdms: NDArray) -> NDArray[np.bool_]:
+    """Whether the entries of RDMs differ by no more than rounding.
+
+    Parameters
+    ----------
+    rdms : ndarray, shape (..., n_pairs)
+        Condensed, finite.
+
+    Returns
+    -------
+    ndarray of bool, shape (...)
+    """
+    low, high = rdms.min(axis=-1), rdms.max(axis=-1)
+    return np.asarray(high - low <= rdms.shape[-1] * EPSILON * np.maximum(np.abs(low), np.abs(high)))
+
+
+def is_similarity(rdms: NDArray, diagonals: NDArray) -> NDArray[np.bool_]:
+    """Whether square matrices hold similarities: on their diagonal stands more than anywhere beside it.
+
+    Parameters
+    ----------
+    rdms : ndarray, shape (..., n_pairs)
+        Condensed.
+    diagonals : ndarray, shape (..., n_conditions)
+
+    Returns
+    -------
+    ndarray of bool, shape (...)
+        False for diagonals of 0, since cross-validated distances may all be negative.
+    """
+    return np.asarray((diagonals.min(axis=-1) > rdms.max(axis=-1)) & (diagonals != 0).any(axis=-1))
+
+
 def correlation_rdm(patterns: ArrayLike) -> NDArray[np.float64]:
     """1 - Pearson correlation between the patterns of every pair of conditions, in float64.
 
@@ -163,10 +198,12 @@ def _angle(patterns: Any, vectors: Any) -> Any:
     """1 - cosine of the angle between vectors; NaN for those that are zero but for rounding of the patterns."""
     length = (vectors * vectors).sum(axis=-1, keepdims=True) ** 0.5
     size = (patterns * patterns).sum(axis=-1, keepdims=True) ** 0.5
-    rounding = np.finfo(str(patterns.dtype).replace("torch.", "")).eps * patterns.shape[-1] ** 0.5
-    exists = length > rounding * size
+    epsilon = float(np.finfo(str(patterns.dtype).replace("torch.", "")).eps)
+    exists = length > epsilon * patterns.shape[-1] ** 0.5 * size
     unit = vectors * exists / (length * exists)
-    return 1 - (unit @ unit.swapaxes(-1, -2)).clip(-1, 1)
+    distances = 1 - (unit @ unit.swapaxes(-1, -2)).clip(-1, 1)
+    # Patterns of one direction, such as those of two voxels: what rounding leaves is no distance.
+    return distances * (abs(distances) > 4 * epsilon)
 
 
 def _squared_euclidean(patterns: Any) -> Any:

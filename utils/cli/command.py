@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -95,6 +97,9 @@ def execute(
 ) -> NoReturn:
     """Run a command to its end: bad input gives one line on stderr and status 2, an interruption status 130.
 
+    SIGTERM, which ends a job whose time is up, is an interruption with status 143. Characters that the terminal or log
+    file cannot show are replaced. Figures are never shown in windows, whatever backend the environment asks for.
+
     Where whoever reads the output has closed it, as `head` does, the command ends with status 1 and without a word.
 
     The library speaks of arguments, as `min_voxels`; here they become flags, --min-voxels.
@@ -116,7 +121,11 @@ def execute(
         on_warning(translated(message))
         print(f"warning: {translated(message)}", file=sys.stderr, flush=True)
 
-    with warnings.catch_warnings():
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    os.environ["MPLBACKEND"] = "agg"
+    with warnings.catch_warnings(), _terminated():
         warnings.showwarning = show
         try:
             main()
@@ -132,6 +141,21 @@ def execute(
             print("\ninterrupted: earlier results are unchanged; run the same command again", file=sys.stderr)
             sys.exit(130)
     sys.exit(0)
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Let a SIGTERM end the command in such a way that it cleans up behind itself, with the status of that signal."""
+
+    def end(*_: object) -> NoReturn:
+        print("\nterminated: earlier results are unchanged; run the same command again", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def warn(message: str) -> None:

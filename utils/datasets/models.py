@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.tasks import BASELINE, TASK_LAYERS, TASKS, Model, group_names
 from utils import InputError
 from utils.datasets.layout import Sources
-from utils.io.readers import check_n_conditions, check_unique, choose, read_rdms, read_table
+from utils.io.readers import check_n_conditions, check_unique, choose, read_conditions, read_rdms, read_table
 from utils.rdm import n_conditions_of
 
 
@@ -115,8 +115,7 @@ def load_models(
     stacked = np.stack(rdms).reshape(len(models), len(layers), -1)
     loaded = ModelRdms(models, layers, stacked, known, _load_nuisance(nuisance, n_conditions_of(stacked.shape[-1])))
     if sources.conditions is not None:
-        names = sources.conditions.read_text(encoding="utf-8").split("\n")
-        n_names = sum(bool(name.strip()) for name in names)
+        n_names = len(read_conditions(sources.conditions))
         if n_names != loaded.n_conditions:
             raise InputError(
                 f"{sources.conditions}: names {n_names} conditions, but the model RDMs have {loaded.n_conditions}; "

@@ -19,7 +19,7 @@ from utils.io.output import write_ceilings
 from utils.io.readers import check_n_conditions, open_array, read_ceilings, read_noise_ceiling, read_volume
 from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
-from utils.rdm import n_pairs_of, pair_permutation
+from utils.rdm import EPSILON, condense, is_similarity, n_pairs_of, pair_permutation
 from utils.rdms.searchlights import Geometry, block_geometry, slices
 from utils.stats.noise_ceiling import noise_ceiling, plain
 
@@ -124,6 +124,13 @@ def _published_searchlights(path: Path, n_conditions: int) -> tuple[int, int, Ca
         )
     _check_numbers(path, array)
     check_n_conditions(path, n_pairs_of(array.shape[2]), n_conditions)
+    first = np.asarray(array[:, 0], dtype=np.float64)
+    alike = is_similarity(condense(first), first.diagonal(axis1=1, axis2=2))
+    if alike.any():
+        raise InputError(
+            f"{path}: RDMs of subject {int(alike.argmax()) + 1} hold similarities, as the diagonal is larger than all "
+            "that is beside it; expected dissimilarities: save 1 - r, for example, with 0 on the diagonal"
+        )
     # Mapped anew for every slice: pages that were read do not pile up in this process's memory.
     return array.shape[0], array.shape[1], lambda part: upper_triangles(open_array(path)[:, part])
 
@@ -245,14 +252,21 @@ def average(rdms: NDArray, mean: NDArray, usable: NDArray, first: int, last: int
         total, all_vary = mean[row], True
         total[:] = 0.0
         for subject in range(n_subjects):
-            rdm, varies = rdms[subject, row], False
+            rdm = rdms[subject, row]
             for k in range(n_pairs):
                 total[k] += rdm[k]
-                varies |= rdm[k] != rdm[0]
-            all_vary &= varies
-        finite, varies = True, False
+            all_vary &= _varies(rdm)
+        finite = True
         for k in range(n_pairs):
             total[k] /= n_subjects
             finite &= np.isfinite(total[k])
-            varies |= total[k] != total[0]
-        usable[row] = finite and varies and all_vary
+        usable[row] = finite and all_vary and _varies(total)
+
+
+@numba.njit(cache=True, nogil=True)
+def _varies(rdm: NDArray) -> bool:
+    """Whether an RDM is not `utils.rdm.is_constant`; of one that is not finite, anything."""
+    low = high = rdm[0]
+    for k in range(1, len(rdm)):
+        low, high = min(low, rdm[k]), max(high, rdm[k])
+    return high - low > len(rdm) * EPSILON * max(abs(low), abs(high))

@@ -5,18 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
 
 from utils import InputError
 from utils.io.data_folder import RECORD
-from utils.io.readers import names_and_sizes
+from utils.io.readers import names_and_digests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,8 +94,11 @@ class Outputs:
 
 
 @contextmanager
-def staged(folder: Path, record: str = RECORD, what: str = "") -> Iterator[Outputs]:
+def staged(folder: Path, record: str = RECORD, what: str = "", *, resume: bool = False) -> Iterator[Outputs]:
     """A folder to be filled in one go: whatever happens in the `with` block, only `Outputs.publish` changes it.
+
+    One process at a time writes to a folder; the system gives the lock back however that process ends. What a process
+    that was killed has left is removed by the next one.
 
     Parameters
     ----------
@@ -104,6 +108,8 @@ def staged(folder: Path, record: str = RECORD, what: str = "") -> Iterator[Outpu
         See `Outputs`.
     what : str
         What is written, for messages.
+    resume : bool
+        Keep what is staged after an error, and begin with what an earlier run has left.
 
     Yields
     ------
@@ -112,19 +118,40 @@ def staged(folder: Path, record: str = RECORD, what: str = "") -> Iterator[Outpu
     Raises
     ------
     InputError
-        If the folder cannot be written to, or the disk is full.
+        If the folder cannot be written to, another process writes to it, or the disk is full.
     """
-    existed = folder.exists()
+    existed, staging = folder.exists(), folder / ".unfinished"
+    lock = FileLock(staging / ".lock", timeout=0)
     with disk_errors(folder, what):
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder, ignore_cleanup_errors=True)
+        staging.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"{folder}: another run is writing here; wait until it has ended, or choose another folder"
+            ) from None
     try:
-        with temporary, disk_errors(folder, what, only_full=True):
-            yield Outputs(folder, Path(temporary.name), record)
+        if not resume:
+            _empty(staging)
+        with disk_errors(folder, what, only_full=True):
+            yield Outputs(folder, staging, record)
+        resume = False
     finally:
+        if not resume:
+            shutil.rmtree(staging, ignore_errors=True)
+        lock.release()
         if not existed:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
+
+
+def _empty(staging: Path) -> None:
+    """Remove what an earlier run has left in a staging folder, but for the lock."""
+    for path in staging.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != ".lock":
+            path.unlink(missing_ok=True)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -239,9 +266,9 @@ def write_arrays(path: Path, **arrays: ArrayLike) -> None:
 
 
 def write_ceilings(path: Path, rdms: Sequence[Path], lower: NDArray, upper: NDArray) -> None:
-    """Noise ceilings (n_searchlights,) for `read_ceilings`, with the names and sizes of the RDM files they are of."""
+    """Noise ceilings (n_searchlights,) for `read_ceilings`, with the names and digests of the RDM files they are of."""
     with written_whole(path) as file:
-        np.savez(file, allow_pickle=False, lower=lower, upper=upper, **names_and_sizes(rdms))
+        np.savez(file, allow_pickle=False, lower=lower, upper=upper, **names_and_digests(rdms))
 
 
 def write_volume(path: Path, data: NDArray, affine: NDArray, intent: str = "none") -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import pickle
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.rdm import n_conditions_of, n_pairs_of
+from utils.rdm import is_constant, is_similarity, n_conditions_of, n_pairs_of
+
+
+@contextmanager
+def readable(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever a parser says of a damaged file into one line: no list of their exceptions is complete.
+
+    Parameters
+    ----------
+    path : Path
+    kind : str
+        What the file should be, such as "NIfTI image".
+
+    Raises
+    ------
+    InputError
+        In place of any other exception.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected a {kind}") from None
+    except Exception as error:
+        raise InputError(f"{path}: is not a readable {kind} ({one_line(error)}); copy or make it again") from None
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_roi_labels(path: Path) -> list[tuple[int, str]]:
@@ -164,7 +196,13 @@ def read_rdms(path: Path, key: str, name: str) -> NDArray[np.float64]:
     difference = np.abs(vectors - mirrored).max()
     if difference > _SYMMETRY_TOLERANCE * max(np.ptp(vectors), np.finfo(float).tiny):
         raise InputError(f"{path}: {name} is not symmetric (difference {difference:.3g}), so it is not an RDM")
-    constant = np.atleast_1d(np.ptp(vectors, axis=-1) == 0)
+    diagonals = np.atleast_2d(rdms.diagonal(axis1=-2, axis2=-1))
+    if (is_similarity(np.atleast_2d(vectors), diagonals)).any():
+        raise InputError(
+            f"{path}: {name} holds similarities, as the diagonal is larger than all that is beside it; expected "
+            "dissimilarities: save 1 - r, for example, with 0 on the diagonal"
+        )
+    constant = np.atleast_1d(is_constant(vectors))
     if constant.any():
         raise InputError(
             f"{path}: {name} has {int(constant.sum())} constant RDM(s) of {constant.size}: nothing can be compared"
@@ -174,16 +212,14 @@ def read_rdms(path: Path, key: str, name: str) -> NDArray[np.float64]:
 
 def _read_mat(path: Path, key: str) -> NDArray:
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
-    try:
-        content = loadmat(path)
-    except NotImplementedError:
-        raise InputError(
-            f"{path}: is a MATLAB 7.3 file, which cannot be read; save it with `save(..., '-v7')`"
-        ) from None
-    except (MatReadError, ValueError, TypeError, OSError, EOFError) as error:
-        raise InputError(f"{path}: is not a readable MATLAB file ({error})") from None
+    with readable(path, "MATLAB file"):
+        try:
+            content = loadmat(path)
+        except NotImplementedError:
+            raise InputError(
+                f"{path}: is a MATLAB 7.3 file, which cannot be read; save it with `save(..., '-v7')`"
+            ) from None
     if key not in content:
         found = ", ".join(name for name in content if not name.startswith("__")) or "nothing"
         raise InputError(f"{path}: holds {found}, expected a variable named '{key}'")
@@ -206,16 +242,68 @@ def open_array(path: Path) -> Any:
     InputError
         If the file is neither.
     """
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: is not a readable numpy file ({error})") from None
+    with readable(path, "numpy file"):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    archive, wanted = isinstance(array, np.lib.npyio.NpzFile), path.suffix == ".npz"
+    if archive != wanted:
+        raise InputError(
+            f"{path}: is {'an archive of arrays' if archive else 'a single array'}, expected "
+            f"{'an archive of arrays' if wanted else 'a single array'}; copy or make it again"
+        )
+    return array
 
 
-def names_and_sizes(paths: Sequence[Path]) -> dict[str, NDArray]:
-    """Names and sizes of RDM files, kept with their noise ceilings to tell later whether they are still the same."""
-    sizes = np.array([path.stat().st_size for path in paths], dtype=np.int64)
-    return {"names": np.array([path.name for path in paths]), "sizes": sizes}
+def read_archive(path: Path, names: Sequence[str]) -> dict[str, NDArray]:
+    """Read arrays of numbers or texts from an .npz archive.
+
+    Parameters
+    ----------
+    path : Path
+    names : sequence of str
+        Arrays to read, as far as they are there.
+
+    Returns
+    -------
+    dict of str to ndarray
+
+    Raises
+    ------
+    InputError
+        If the file is no such archive, or damaged.
+    """
+    archive = open_array(path)
+    with readable(path, "numpy file"), archive:
+        return {name: np.asarray(archive[name]) for name in names if name in archive.files}
+
+
+def names_and_digests(paths: Sequence[Path]) -> dict[str, NDArray]:
+    """Names and contents of RDM files, kept with their noise ceilings to tell later whether they are still the same.
+
+    Times and sizes do not tell: RDMs of the same number of locations always have one size, and copies can keep the
+    time of the original.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+
+    Returns
+    -------
+    dict
+        `names` and `digests`, each ndarray of str, shape (n_files,).
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read.
+    """
+
+    def digest(path: Path) -> str:
+        with readable(path, "file"), path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(digest, paths))
+    return {"names": np.array([path.name for path in paths]), "digests": np.array(digests)}
 
 
 def read_ceilings(path: Path, rdms: Sequence[Path]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
@@ -224,7 +312,7 @@ def read_ceilings(path: Path, rdms: Sequence[Path]) -> tuple[NDArray[np.float64]
     Parameters
     ----------
     path : Path
-        Archive with arrays lower and upper, and perhaps the names and sizes of the RDM files.
+        Archive with arrays lower and upper, and perhaps the names and digests of the RDM files.
     rdms : sequence of Path
         RDM files that there are now, sorted by name.
 
@@ -238,15 +326,19 @@ def read_ceilings(path: Path, rdms: Sequence[Path]) -> tuple[NDArray[np.float64]
     InputError
         If it holds something else.
     """
-    if not path.exists() or path.stat().st_mtime < max(rdm.stat().st_mtime for rdm in rdms):
+    if not path.exists():
         return None
-    arrays = open_array(path)
-    if not {"lower", "upper"} <= set(arrays.files):
-        raise InputError(f"{path}: found arrays {', '.join(arrays.files)}, expected lower and upper")
-    kept = {name: arrays[name] for name in ("names", "sizes") if name in arrays.files}
-    if kept and not all(np.array_equal(kept.get(name, []), now) for name, now in names_and_sizes(rdms).items()):
+    arrays = read_archive(path, ("lower", "upper", "names", "digests", "sizes"))
+    if not {"lower", "upper"} <= set(arrays):
+        raise InputError(f"{path}: found arrays {', '.join(arrays) or 'of other names'}, expected lower and upper")
+    if any(arrays[name].dtype.kind not in "fiu" for name in ("lower", "upper")):
+        raise InputError(f"{path}: holds values of type {arrays['lower'].dtype}, expected numbers")
+    if "names" in arrays:
+        if not all(np.array_equal(arrays.get(name, []), now) for name, now in names_and_digests(rdms).items()):
+            return None
+    elif path.stat().st_mtime < max(rdm.stat().st_mtime for rdm in rdms):
         return None
-    return arrays["lower"], arrays["upper"]
+    return arrays["lower"].astype(np.float64), arrays["upper"].astype(np.float64)
 
 
 def read_volume(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -269,13 +361,12 @@ def read_volume(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         If the file is not such an image.
     """
     import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
 
-    try:
+    with readable(path, "NIfTI image"):
         image: Any = nib.load(path)
+        if not isinstance(image, nib.spatialimages.SpatialImage):
+            raise InputError(f"{path}: holds {type(image).__name__}, expected a volume (NIfTI)")
         data = np.asarray(image.dataobj, dtype=np.float64)
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: is not a readable NIfTI image ({error})") from None
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]
     if data.ndim != 3:
@@ -303,12 +394,10 @@ def read_table(path: Path, delimiter: str, columns: Sequence[str]) -> list[dict[
     InputError
         If the file is unreadable, or a column, a value or all rows are missing.
     """
-    try:
+    with readable(path, "text table (UTF-8)"):
         text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: is not a readable text table ({error})") from None
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
-    header = [(name or "").strip() for name in reader.fieldnames or []]
+        reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+        header, lines = [(name or "").strip() for name in reader.fieldnames or []], list(reader)
     absent = [name for name in columns if name not in header]
     if absent:
         kind = "tab" if delimiter == "\t" else "comma"
@@ -317,7 +406,7 @@ def read_table(path: Path, delimiter: str, columns: Sequence[str]) -> list[dict[
             f"expected a {kind}-separated table with columns {', '.join(columns)}"
         )
     rows = []
-    for number, row in enumerate(reader, start=2):
+    for number, row in enumerate(lines, start=2):
         values = {str(k).strip(): (v or "").strip() for k, v in row.items() if k is not None}
         empty = [name for name in columns if not values.get(name)]
         if empty and any(values.values()):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pathlib
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,15 @@ STYLES: tuple[Style, ...] = ("default", "paper")
 PAGE_WIDTH = 7.5  # inches: the widest figure of the journal
 MARGIN = 0.1
 FONT = {"title": 9.5, "panel": 7.5, "text": 6.5, "small": 6.0}  # points
+# For labels in scripts that the first font lacks; those that a machine has are used.
+_FALLBACK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC",
+    "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "IPAexGothic", "IPAGothic", "TakaoGothic", "VL Gothic", "NanumGothic",
+    "Droid Sans Fallback", "Microsoft YaHei", "SimHei", "Yu Gothic", "MS Gothic", "Malgun Gothic", "PingFang SC",
+    "Hiragino Sans", "Hiragino Sans GB", "Apple SD Gothic Neo", "Arial Unicode MS", "Noto Sans", "Noto Sans Arabic",
+    "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai", "Arial",
+    "FreeSans", "Unifont",
+)  # fmt: skip
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -54,12 +64,23 @@ class Look:
 def save_figure(figure: Figure, svg_path: str | pathlib.Path, png_path: str | pathlib.Path) -> None:
     """Write a figure as SVG, with its text as text, and as PNG with 300 dots per inch; the bytes are reproducible.
 
+    Warns of characters that no font of the machine has.
+
     Parameters
     ----------
     figure : matplotlib.figure.Figure
     svg_path, png_path : path-like
         The files to write.
     """
+    from matplotlib.text import Text
+
+    missing = sorted({character for text in figure.findobj(Text) for character in _without_glyph(text.get_text())})
+    if missing:
+        warnings.warn(
+            f"no font of this machine has the characters {''.join(missing[:20])}{_ELLIPSIS * (len(missing) > 20)} of "
+            "the labels: boxes stand for them in figure.png; install a font that has them, such as Noto Sans CJK",
+            stacklevel=2,
+        )
     with drawing_style():
         # The date and the random ids of clip paths would make every file differ from the last.
         figure.savefig(svg_path, format="svg", dpi=300, metadata={"Date": None})
@@ -72,7 +93,7 @@ def drawing_style() -> Iterator[None]:
     import matplotlib as mpl
 
     changes: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",
+        "font.family": list(_fonts()),
         "font.size": FONT["text"],
         "text.parse_math": False,  # names may hold dollar signs
         "axes.linewidth": 0.6,
@@ -88,7 +109,33 @@ def drawing_style() -> Iterator[None]:
     }
     backend_rules = ("backend", "toolbar", "interactive")
     defaults = {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith(backend_rules)}
-    with mpl.rc_context({**defaults, **changes}):
+    with mpl.rc_context({**defaults, **changes}), _one_warning_of_glyphs():
+        yield
+
+
+@lru_cache
+def _fonts() -> tuple[str, ...]:
+    """The font of all figures, and those of this machine that stand in where it lacks a character."""
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return ("DejaVu Sans", *(name for name in _FALLBACK_FONTS if name in installed))
+
+
+@lru_cache(maxsize=4096)
+def _without_glyph(text: str) -> tuple[str, ...]:
+    """Characters of a text that no font has."""
+    from matplotlib.font_manager import findfont, get_font
+
+    fonts = [get_font(findfont(name)) for name in _fonts()]
+    return tuple(c for c in text if c.isprintable() and not any(font.get_char_index(ord(c)) for font in fonts))
+
+
+@contextmanager
+def _one_warning_of_glyphs() -> Iterator[None]:
+    """Keep matplotlib from warning of each missing character, which `save_figure` does once for all."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
         yield
 
 
@@ -280,8 +327,9 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
     if not text.strip():
         return 0.0
-    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().x1) / 72
+    font = FontProperties(family=list(_fonts()), weight="bold" if bold else "normal")
+    with _one_warning_of_glyphs():
+        return float(TextPath((0, 0), text, size=size, prop=font).get_extents().x1) / 72
 
 
 def shorten(text: str, width: float, size: float, *, bold: bool = False) -> str:

@@ -6,7 +6,6 @@ Every map is of one condition, in one run. Files say which by their names; a tab
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.rdms.stimuli import natural_key, one_line
+from utils.io.readers import readable
+from utils.rdms.stimuli import natural_key
 
 _GRID_TOLERANCE_MM = 1e-3
 _READ_BYTES = 64 * 2**20  # of a 4-D file at a time
@@ -85,22 +85,20 @@ def read_header(path: Path) -> Header:
 def open_image(path: Path) -> Any:
     """Open a NIfTI image, whose values are not read yet; an InputError if it is none."""
     import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
 
-    try:
+    with readable(path, "NIfTI image"):
         # An open file goes on where the last slice ended: compressed ones are then unpacked only once.
-        return nib.load(path, keep_file_open=True)
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: is not a readable NIfTI image ({one_line(error)}); copy or make it again") from None
+        image: Any = nib.load(path, keep_file_open=True)
+    if not isinstance(image, nib.spatialimages.SpatialImage):
+        raise InputError(f"{path}: holds {type(image).__name__}, expected a volume (NIfTI)")
+    return image
 
 
 def read_slice(path: Path, part: Any, image: Any = None) -> NDArray:
     """Some of the values of an image, which is opened unless it is given; an InputError if they are damaged."""
     image = image or open_image(path)
-    try:
+    with readable(path, "NIfTI image"):
         return np.asanyarray(image.dataobj[part])
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read to its end ({one_line(error)}); copy or make it again") from None
 
 
 def maps_of(path: Path, headers: dict[Path, Header]) -> list[BetaMap]:

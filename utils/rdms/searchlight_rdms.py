@@ -21,7 +21,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -29,8 +28,8 @@ from utils import InputError
 from utils.io.data_folder import RECORD, DataFolder, SearchlightFolder
 from utils.io.output import (
     Outputs,
-    disk_errors,
     read_record,
+    staged,
     write_ceilings,
     write_conditions,
     write_rows,
@@ -177,7 +176,7 @@ def write_searchlight_rdms(
         read or have no usable voxel; and as `workers.run`.
     """
     folder = SearchlightFolder(data.searchlight_rdms)
-    with _only_run(folder) as outputs, _threads(threads) as pool:
+    with staged(folder.folder, resume=True) as outputs, _threads(threads) as pool:
         _refuse_others(job, folder, fresh)
         run = _Run(job, folder, outputs, pool, progress, fresh)
         run.compute_subjects(workers)
@@ -187,29 +186,8 @@ def write_searchlight_rdms(
         described |= {} if workers is None else {"dask_workers": workers.n_workers}
         files = outputs.publish({**record(described), "subjects": run.notes}, keep=run.names())
         files += _write_beside(job, data, outputs)
-        shutil.rmtree(outputs.staging, ignore_errors=True)
     _warn_of_missing(rows, job, folder)
     return Written(rows, len(run.todo), files)
-
-
-@contextmanager
-def _only_run(folder: SearchlightFolder) -> Iterator[Outputs]:
-    """The staging folder, for one process at a time; the system gives the lock back however the process ends."""
-    staging = folder.folder / ".unfinished"
-    lock = FileLock(staging / ".lock", timeout=0)
-    with disk_errors(folder.folder):
-        staging.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise InputError(
-                f"{folder.folder}: another run is writing here; wait until it has ended, or choose another `out`"
-            ) from None
-    with disk_errors(folder.folder, only_full=True):
-        try:
-            yield Outputs(folder.folder, staging)
-        finally:
-            lock.release()
 
 
 @contextmanager

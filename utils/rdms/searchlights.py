@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from utils import InputError
+from utils.io.readers import read_archive
 from utils.rdm import n_pairs_of, pattern_rdms
 
 RADIUS = 1
@@ -103,20 +104,17 @@ class Geometry:
         InputError
             If the file is no such archive, or its arrays do not describe searchlights.
         """
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                shape, affine, offsets, voxels = (arrays[key] for key in ("shape", "affine", "offsets", "voxels"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; expected the searchlight geometry (geometry.npz)") from None
-        except Exception as error:  # zipfile, zlib and numpy each have their own way to say "damaged"
+        arrays = read_archive(Path(path), names := ("shape", "affine", "offsets", "voxels"))
+        if len(arrays) < len(names):
             raise InputError(
-                f"{path}: not a searchlight geometry ({error}); expected arrays shape, affine, offsets and voxels"
-            ) from error
+                f"{path}: not a searchlight geometry (found {', '.join(arrays) or 'nothing'}); expected arrays "
+                f"{', '.join(names)}"
+            )
+        shape, affine, offsets, voxels = arrays.values()
         problem = _geometry_problem(shape, affine, offsets, voxels)
         if problem:
             raise InputError(f"{path}: {problem}; make the file again")
-        arrays = (affine.astype(np.float64), offsets.astype(np.int64), voxels.astype(np.int64))
-        return cls(tuple(shape.tolist()), *arrays)
+        return cls(tuple(shape.tolist()), affine.astype(np.float64), offsets.astype(np.int64), voxels.astype(np.int64))
 
 
 def _geometry_problem(shape: NDArray, affine: NDArray, offsets: NDArray, voxels: NDArray) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from utils import InputError
+from utils.io.readers import one_line
 
 Stimulus = tuple[str, Path]
 # Files of a folder that count as images. Pillow's own list has PDFs, films and HDF5 files, but no HEIC or JPEG XL:
@@ -124,11 +125,6 @@ def natural_key(name: str) -> tuple[Any, ...]:
 def few(names: Sequence[object]) -> str:
     """The first names of a list, for messages, and how many more there are."""
     return ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def decode(path: Path) -> NDArray[np.uint8]:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from utils.rdm import is_constant
+
 # A predictor whose part outside the span of those before it is shorter than this (of unit length) adds no rank.
 RANK_TOLERANCE = 1e-9
 
@@ -131,8 +133,7 @@ def standardise(rdms: NDArray) -> NDArray[np.float64]:
     rdms = np.asarray(rdms, dtype=np.float64)
     centred = rdms - rdms.mean(axis=-1, keepdims=True)
     norm = np.linalg.norm(centred, axis=-1, keepdims=True)
-    rounding = np.abs(rdms).max(axis=-1, keepdims=True) * rdms.shape[-1] * np.finfo(np.float64).eps
-    constant = norm <= rounding
+    constant = is_constant(rdms)
     if constant.any():
         raise ValueError(f"{int(constant.sum())} of {constant.size} RDMs are constant: nothing in them to explain")
     return centred / norm
