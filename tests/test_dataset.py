@@ -12,7 +12,7 @@ from helpers import STUDY_CONDITIONS, write_study
 from scipy.io import savemat
 
 from utils import InputError
-from utils.datasets.layout import locate
+from utils.datasets.layout import locate, longest_names
 from utils.datasets.models import load_models
 from utils.datasets.rois import PAPER_ROIS, load_atlas, load_rois
 from utils.datasets.searchlights import load_searchlights, upper_triangles
@@ -199,6 +199,69 @@ def test_names_match_whole_tokens_and_file_names_without_blanks(published_sample
     ours = load_models(locate("roi", copy))
     assert np.array_equal(ours.rdms, load_models(locate("roi", published_sample)).rdms)
     assert "hV4" in load_rois(locate("roi", copy), 50).names
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["taskonomy_{}_{}", "{}_{}_rdm_of", "{}-encoder-{}", "RDM.{}.{}", "pearson {} {}", "{}_{}",
+     "{}_feedforward_encoder_{}", "bonner50_{}_encoder_{}", "01_{}_{}"],
+)  # fmt: skip
+def test_the_release_under_other_names(published_sample, tmp_path, name):
+    """The names of the released files are not known for certain: a key may stand anywhere, as whole words."""
+    copy = tmp_path / "data"
+    shutil.copytree(published_sample, copy, ignore=shutil.ignore_patterns("sl_rad*"))
+    ours = load_models(locate("roi", published_sample))
+    folder = copy / "RDM_taskonomy_bonner50"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    for model, rdms in zip(ours.models, ours.rdms, strict=True):
+        for layer, rdm in zip(ours.layers, rdms, strict=True):
+            savemat(folder / f"{name.format(model.key, layer)}.mat", {"rdm": expand(rdm)})
+    if name.endswith("rdm_of"):  # the layer has to be at the end
+        with pytest.raises(InputError, match=r"no RDM file for 38 of 38"):
+            load_models(locate("roi", copy))
+        return
+    found = load_models(locate("roi", copy))
+    np.testing.assert_array_equal(found.rdms, ours.rdms)
+    for path in [*(copy / "kastner_ROIs_RDMs_pearson").iterdir()]:
+        path.rename(path.with_name(f"{name.format('subject', path.stem.strip())}.mat"))
+    expected = load_rois(locate("roi", published_sample), 50)
+    for one, other in zip(load_rois(locate("roi", copy), 50).subjects, expected.subjects, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_names_of_two_models_or_rois_are_refused(folder):
+    path = folder / "dnn_rdms" / "of_net_late.npy"
+    shutil.copy(folder / "dnn_rdms" / "net_late.npy", path)
+    with pytest.raises(InputError, match=r"net late: net_late.npy, of_net_late.npy"):
+        load_models(locate("roi", folder))
+    path.rename(path.with_name("of_edges_and_net_late.npy"))
+    with pytest.raises(
+        InputError, match=r"of_edges_and_net_late.npy: its name holds the keys of 2 models, edges and net"
+    ):
+        load_models(locate("roi", folder))
+    (folder / "dnn_rdms" / "of_edges_and_net_late.npy").unlink()
+    (folder / "roi_rdms" / "EVC.npy").rename(folder / "roi_rdms" / "mean of EVC.npy")
+    assert load_rois(locate("roi", folder), N).names == ["EVC", "IT"]
+    (folder / "roi_rdms" / "IT .mat").rename(folder / "roi_rdms" / "EVC_IT.mat")
+    with pytest.raises(InputError, match=r"EVC_IT.mat: its name holds the names of 2 ROIs, EVC and IT"):
+        load_rois(locate("roi", folder), N)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "found"),
+    [
+        ("class_1000_feedforward_encoder", ["class", "class_1000", "class_places"], ["class_1000"]),
+        ("x_class-places_y", ["class", "class_places"], ["class_places"]),
+        ("subclass_places", ["class", "places"], ["places"]),
+        ("edge2d", ["edge", "edge2"], []),
+        ("class_class_places", ["class", "class_places"], ["class", "class_places"]),
+        ("V1_lh", ["V1", "V1_lh", "V1 lh"], ["V1_lh", "V1 lh"]),
+        ("Ärger_1", ["rger", "Ärger"], ["Ärger"]),
+    ],
+)
+def test_whole_words_and_longest_names(text, names, found):
+    assert sorted(longest_names(text, names)) == sorted(found)
 
 
 @pytest.mark.slow

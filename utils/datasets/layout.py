@@ -5,7 +5,9 @@ The names of all files stand in `utils.io.data_folder`: `DataFolder` and `Search
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -165,3 +167,43 @@ def locate(
 def _conditions_beside(rdms: Path) -> Path | None:
     """Names of conditions in the data folder that RDMs lie in, or whose file of RDMs was given itself."""
     return DataFolder((rdms.parent if rdms.is_file() else rdms).parent).find("conditions")
+
+
+def words_in(text: str, name: str) -> list[tuple[int, int]]:
+    """Where a name stands in a text as whole words, which end where letters and digits do.
+
+    Parameters
+    ----------
+    text, name : str
+        Any run of other characters in the one matches any in the other.
+
+    Returns
+    -------
+    list of (int, int)
+        Start and end of each occurrence.
+    """
+    words = re.findall(r"[^\W_]+", name)
+    pattern = r"(?<![^\W_])" + r"[\W_]+".join(map(re.escape, words)) + r"(?![^\W_])"
+    return [found.span() for found in re.finditer(pattern, text)] if words else []
+
+
+def longest_names(text: str, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Names that stand in a text as whole words, but for those that are part of a longer one there.
+
+    Parameters
+    ----------
+    text : str
+    names : sequence of str
+
+    Returns
+    -------
+    dict of str to (int, int)
+        Start and end of the first occurrence of each name.
+    """
+    places = [(name, start, end) for name in names for start, end in words_in(text, name)]
+    own = [
+        (name, start, end)
+        for name, start, end in places
+        if not any(low <= start and end <= high and high - low > end - start for _, low, high in places)
+    ]
+    return {name: (start, end) for name, start, end in reversed(own)}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.tasks import BASELINE, TASK_LAYERS, TASKS, Model, group_names
 from utils import InputError
-from utils.datasets.layout import Sources
+from utils.datasets.layout import Sources, longest_names, words_in
 from utils.io.readers import check_n_conditions, check_unique, choose, read_conditions, read_rdms, read_table
 from utils.rdm import n_conditions_of
 
@@ -170,23 +170,46 @@ def _layer_position(layer: str) -> tuple[int, str]:
 
 
 def _layer_files(folder: Path, table: Sequence[str], layers: list[str] | None) -> dict[tuple[str, str], list[Path]]:
-    """Files of each (model, layer).
+    """Files of each (model, layer), named by whole words: ``class_places_...`` is never taken for ``class``.
 
-    A file belongs to the model whose key is the longest run of whole tokens at its start: ``class_places_...`` is never
-    taken for ``class``, nor a folder name for a model. What is left names the layer; the release puts `encoder` or
-    `feedforward_encoder` in between.
+    Where the layers are known, a name ends with one of them, and the key stands anywhere before it, as in
+    ``taskonomy_class_places_feedforward_encoder_block4``. Otherwise the layer is all that follows the key.
+
+    Raises
+    ------
+    InputError
+        If a name holds the keys of two models.
     """
     files: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        stem = path.stem.strip()
-        owner = max((key for key in table if stem.startswith(key + "_")), key=len, default=None)
-        if owner is None or path.suffix not in (".mat", ".npy") or path.name.startswith("."):
+        if path.suffix not in (".mat", ".npy") or path.name.startswith("."):
             continue
-        rest = stem[len(owner) + 1 :]
-        named = [rest] if layers is None else [name for name in layers if ("_" + rest).endswith("_" + name)]
-        if named:
-            files.setdefault((owner, max(named, key=len)), []).append(path)
+        stem, layer = path.stem.strip(), ""
+        if layers is not None:
+            ends = {name: start for name in layers for start, end in words_in(stem, name) if end == len(stem)}
+            layer = max(ends, key=len, default="")
+            stem = stem[: ends[layer]] if layer else ""
+        owner = _only_owner(path, stem, table, rest_needed=layers is None)
+        if owner is None:
+            continue
+        key, end = owner
+        files.setdefault((key, layer or stem[end:].lstrip(" _.-")), []).append(path)
     return files
+
+
+def _only_owner(path: Path, stem: str, table: Sequence[str], *, rest_needed: bool) -> tuple[str, int] | None:
+    """Model that a file is of, and where its key ends in the name; None if there is none."""
+    owners = longest_names(stem, table)
+    if rest_needed:
+        owners = {key: place for key, place in owners.items() if stem[place[1] :].strip(" _.-")}
+        # Behind a key at the start stands a layer, whatever it is called.
+        owners = {key: place for key, place in owners.items() if place[0] == 0} or owners
+    if len(owners) > 1:
+        raise InputError(
+            f"{path}: its name holds the keys of {len(owners)} models, {' and '.join(sorted(owners))}, expected one; "
+            "rename it <model>_<layer>, or take one of them out of the table"
+        )
+    return next(((key, end) for key, (_, end) in owners.items()), None)
 
 
 def _check_layer_files(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.datasets.layout import Sources
+from utils.datasets.layout import Sources, longest_names
 from utils.io.readers import check_n_conditions, choose, read_rdms, read_roi_labels, read_volume
 from utils.rdm import pair_permutation
 from utils.rdms.atlas import Atlas
@@ -66,12 +66,7 @@ def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None =
     if names is None:
         names = PAPER_ROIS if set(PAPER_ROIS) <= set(known) else known
     chosen = choose(names, table, known, "ROI")
-    files: dict[str, Path] = {}
-    for path in sorted(sources.fmri_rdms.iterdir()):
-        if path.suffix in (".mat", ".npy") and path.stem.strip() in known:
-            other = files.setdefault(path.stem.strip(), path)
-            if other != path:
-                raise InputError(f"{sources.fmri_rdms}: {other.name} and {path.name} are of one ROI; keep one of them")
+    files = _roi_files(sources.fmri_rdms, known)
     missing = [name for _, name in chosen if name not in files]
     if missing:
         raise InputError(
@@ -84,6 +79,31 @@ def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None =
         check_n_conditions(files[name], rdms.shape[-1], n_conditions)
         subjects.append(rdms if order is None else rdms[:, pair_permutation(order)])
     return RoiRdms([name for _, name in chosen], [number for number, _ in chosen], subjects)
+
+
+def _roi_files(folder: Path, known: Sequence[str]) -> dict[str, Path]:
+    """File of each ROI: named like it, or else with its name as whole words anywhere in the file's name."""
+    files: dict[str, list[Path]] = {}
+    others = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".mat", ".npy") and not path.name.startswith("."):
+            if path.stem.strip() in known:
+                files.setdefault(path.stem.strip(), []).append(path)
+            else:
+                others.append(path)
+    exact = set(files)
+    for path in others:
+        names = [name for name in longest_names(path.stem, known) if name not in exact]
+        if len(names) > 1:
+            raise InputError(
+                f"{path}: its name holds the names of {len(names)} ROIs, {' and '.join(sorted(names))}; rename it"
+            )
+        for name in names:
+            files.setdefault(name, []).append(path)
+    for paths in files.values():
+        if len(paths) > 1:
+            raise InputError(f"{folder}: {paths[0].name} and {paths[1].name} are of one ROI; keep one of them")
+    return {name: path for name, (path,) in files.items()}
 
 
 def load_atlas(sources: Sources) -> Atlas | None:
