@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from utils import InputError
 from utils.cli import command as cli
-from utils.cli.options import add_data_options
+from utils.cli.options import BETAS, add_data_options
 from utils.rdm import METRICS
 
 _HELP = """ROI RDMs of every subject from beta maps and an atlas, for Fig 2 and Fig 3b.
 
-PATHs of --betas are as in python -m utils.searchlight: 4-D NIfTI files with one volume per condition, or folders of
-such files (runs) or of 3-D files named after their conditions; PATHs with the same sub-... are of one subject.
+{BETAS}
 
 An atlas is one of
   - a volume of whole numbers, with --labels, a table of its ids and names: CSV with columns id and roi, or lines of a
@@ -32,7 +32,7 @@ examples:
   python -m utils.rois --betas sub-*/betas.nii.gz --conditions conditions.txt --out my_study \\
       --atlas maxprob_vol_lh.nii.gz maxprob_vol_rh.nii.gz
   python -m utils.rois --betas sub-01 sub-02 --atlas atlas.nii.gz --labels labels.csv --mask mask.nii.gz --out my_study
-"""
+""".replace("{BETAS}", BETAS)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(maps, flush=True)
     if options.dry_run:
         return
-    inside = None if options.mask is None else read_mask(options.mask, maps)[0]
+    inside = None
+    if options.mask is not None:
+        inside, grid = read_mask(options.mask, maps)
+        maps = maps.on(grid)
+    elif not maps.grid.has_place:
+        raise InputError(f"{maps.subjects[0].files[0]}: does not say where its voxels lie; give their `mask`")
     atlas = read_atlas(options.atlas, maps.grid, options.labels, options.hemisphere, options.threshold)
     with cli.progress("ROIs", options) as advance:
         rdms, counts = subject_rdms(maps, atlas, inside, metric=options.metric, center=options.center, progress=advance)

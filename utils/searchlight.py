@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from functools import partial
 
 from utils.cli import command as cli
-from utils.cli.options import add_data_options
+from utils.cli.options import BETAS, add_data_options
 from utils.rdm import METRICS
 from utils.rdms.searchlights import MIN_VOXELS
 
 _HELP = """Searchlight RDMs of every subject from beta maps, for Fig 1 and Fig 3a.
 
-PATHs of --betas are 4-D NIfTI files with one volume per condition, or folders: of such files, which are runs, or of 3-D
-files named after their conditions (face.nii.gz, or sub-01_run-2_face.nii.gz). PATHs with the same sub-... in their
-names are of one subject; any other PATH is a subject of its own. Runs of a condition are averaged. 4-D files need
---conditions, a text file with one name per line in the order of the volumes, unless DATA has a conditions.txt.
+{BETAS}
 
 Into DATA go searchlight_rdms/ (one .npy per subject, geometry.npz, noise_ceiling.npz for two or more subjects, the
 number of voxels of each searchlight, subjects.tsv, run.json), mask.nii.gz and conditions.txt. Subjects that are
@@ -28,7 +25,8 @@ examples:
   python -m utils.searchlight --betas sub-*/betas.nii.gz --mask mask.nii.gz --conditions conditions.txt --out my_study
   python -m utils.searchlight --betas sub-01 sub-02 sub-03 --mask mask.nii.gz --geometry spheres --radius-mm 9 \\
       --out my_study
-"""
+  python -m utils.searchlight --betas derivatives/glm --mask mask.nii.gz --out my_study --dry-run
+""".replace("{BETAS}", BETAS)
 _MIN_VOXELS_OF_SPHERE = 5
 
 
@@ -48,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.dry_run:
         return
     mask, grid = betas.read_mask(options.mask, maps)
+    maps = maps.on(grid)
     if options.geometry == "spheres":
         searchlights = sphere_searchlights(mask, grid.affine, options.radius_mm, options.min_voxels)
     else:

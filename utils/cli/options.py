@@ -258,6 +258,20 @@ def settings_of(options: argparse.Namespace) -> Settings:
     return (Settings.published if options.as_published else Settings)(**given)
 
 
+BETAS = """PATHs of --betas are files or folders:
+  - a 4-D NIfTI file has one volume per condition, named by --conditions (one name per line, in the order of volumes) or
+    by conditions.txt of DATA; several such files of a subject are runs;
+  - 3-D files are named after their conditions: face.nii.gz, or sub-01_run-2_face.nii.gz;
+  - folders of SPM (beta_*.nii with SPM.mat), FSL (*.feat with design.con), nilearn and BIDS (contrast-..., stat-effect)
+    and GLMsingle (TYPED_FITHRF_GLMDENOISE_RR with DESIGNINFO) are searched as they are: what is no response (masks,
+    variances, t maps, contrasts of conditions, movement) is left out, and said so;
+  - anything else is named by a table, --conditions names.tsv: tab-separated, with a column condition, and file (end of
+    a path), index (volume, from 0), run, subject as needed; n/a leaves a map out.
+Maps with the same sub-... in their names or folders are of one subject; otherwise every PATH is one. All maps of a
+condition are averaged: runs, and trials within them. Conditions take the order of conditions.txt in DATA, by name.
+--dry-run prints how the files are understood, and stops."""
+
+
 def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = True) -> None:
     """Options of the commands that turn beta maps into RDMs: where the maps come from, and where the RDMs go.
 

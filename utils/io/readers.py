@@ -182,7 +182,7 @@ def read_rdms(path: Path, key: str, name: str) -> NDArray[np.float64]:
     InputError
         If the file is unreadable, or an RDM is not square, not symmetric, not finite, or constant.
     """
-    array = open_array(path) if path.suffix == ".npy" else _read_mat(path, key)
+    array = open_array(path) if path.suffix == ".npy" else np.asarray(read_mat(path, [key]))
     if array.dtype.kind not in "fiu":
         raise InputError(f"{path}: {name} holds values of type {array.dtype}, expected numbers")
     rdms = np.asarray(array, dtype=np.float64)
@@ -210,20 +210,64 @@ def read_rdms(path: Path, key: str, name: str) -> NDArray[np.float64]:
     return vectors
 
 
-def _read_mat(path: Path, key: str) -> NDArray:
+def read_mat(path: Path, keys: Sequence[str]) -> Any:
+    """Read a variable from a MATLAB file of any version.
+
+    Parameters
+    ----------
+    path : Path
+    keys : sequence of str
+        Names that the variable may have; `a.b` is field b of a struct.
+
+    Returns
+    -------
+    ndarray, or nested lists of str for cell arrays of texts
+        Numbers with their axes as in MATLAB.
+
+    Raises
+    ------
+    InputError
+        If the file is unreadable, or has no such variable.
+    """
     from scipy.io import loadmat
 
     with readable(path, "MATLAB file"):
-        try:
-            content = loadmat(path)
-        except NotImplementedError:
-            raise InputError(
-                f"{path}: is a MATLAB 7.3 file, which cannot be read; save it with `save(..., '-v7')`"
-            ) from None
-    if key not in content:
-        found = ", ".join(name for name in content if not name.startswith("__")) or "nothing"
-        raise InputError(f"{path}: holds {found}, expected a variable named '{key}'")
-    return np.asarray(content[key])
+        with path.open("rb") as file:  # from version 7.3 on they are HDF5, behind a block of text
+            start = file.read(2056)
+        if any(start[at : at + 8] == b"\x89HDF\r\n\x1a\n" for at in (0, 512, 1024, 2048)):
+            return _read_hdf5(path, keys)
+        content: Any = loadmat(path, struct_as_record=False)
+        names = [name for name in content if not name.startswith("__")]
+        for key in keys:
+            value = content
+            for part in key.split("."):
+                value = value.get(part) if isinstance(value, dict) else getattr(np.ravel(value)[0], part, None)
+                if value is None:
+                    break
+            else:
+                return [str(np.ravel(text)[0]) for text in value.ravel()] if value.dtype == object else value
+    raise _lacks(path, names, keys)
+
+
+def _read_hdf5(path: Path, keys: Sequence[str]) -> Any:
+    """The same from MATLAB 7.3: axes are stored in reverse, texts as numbers, cells as references."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        for key in keys:
+            stored = file.get(key.replace(".", "/"))
+            if not isinstance(stored, h5py.Dataset):
+                continue
+            if stored.dtype == h5py.ref_dtype:
+                return ["".join(map(chr, file[ref][()].ravel())) for ref in stored[()].ravel()]
+            return stored[()].T
+        names = [name for name in file if not name.startswith("#")]
+    raise _lacks(path, names, keys)
+
+
+def _lacks(path: Path, found: Sequence[str], keys: Sequence[str]) -> InputError:
+    wanted = " or ".join(f"'{key}'" for key in keys)
+    return InputError(f"{path}: holds {', '.join(found) or 'nothing'}, expected a variable named {wanted}")
 
 
 def open_array(path: Path) -> Any:
@@ -440,6 +484,37 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"_codecs.encode to {encoding}")
     return text.encode("latin1")
+
+
+def read_pickled_array(path: Path) -> Any:
+    """Read a .npy file that holds a pickled object, such as a dictionary of arrays, without running code of the file.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    object
+        Numbers, texts, arrays of them, and containers.
+
+    Raises
+    ------
+    InputError
+        If it holds anything else, or is no such file.
+    """
+    with readable(path, "numpy file"), path.open("rb") as file:
+        first = np.lib.format.read_magic(file) == (1, 0)
+        header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        _, _, dtype = header(file)
+        if dtype.kind != "O":
+            raise InputError(f"{path}: holds an array of {dtype}, expected a dictionary of arrays")
+        try:
+            return np.ravel(_ArrayUnpickler(file).load())[0]
+        except pickle.UnpicklingError as error:
+            raise InputError(
+                f"{path}: refused, since it asks for '{error}'; expected a dictionary of numpy arrays and nothing else"
+            ) from None
 
 
 def read_noise_ceiling(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,7 +1,4 @@
-"""Files of beta maps: which maps a file or folder holds, and their values.
-
-Every map is of one condition, in one run. Files say which by their names; a table says it where they do not.
-"""
+"""Beta maps in files: where each one is, on which grid, and its values."""
 
 from __future__ import annotations
 
@@ -15,28 +12,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
+from utils.io import glmsingle
 from utils.io.readers import readable
-from utils.rdms.stimuli import natural_key
 
 _GRID_TOLERANCE_MM = 1e-3
 _READ_BYTES = 64 * 2**20  # of a 4-D file at a time
-_NIFTI = re.compile(r"\.nii(\.gz)?$")
-_NOT_THE_CONDITION = re.compile(r"(sub|ses|run)-[A-Za-z0-9]+")
+NOT_A_CONDITION = "n/a"  # of maps that are left out
+_SUFFIX = re.compile(r"(\.nii(\.gz)?|\.HEAD|\.BRIK(\.gz)?)$")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxels of a volume: how many along each axis, and where they are."""
+    """Voxels of a volume: how many along each axis, and where they are (NaN where files do not say it)."""
 
     shape: tuple[int, ...]
     affine: NDArray[np.float64]
 
+    @property
+    def has_place(self) -> bool:
+        """Whether it is known where the voxels lie."""
+        return bool(np.isfinite(self.affine).all())
+
     def equals(self, other: Grid) -> bool:
-        """Whether voxels are the same, to a thousandth of a millimetre."""
-        same_place = np.allclose(self.affine, other.affine, rtol=0, atol=_GRID_TOLERANCE_MM)
-        return self.shape == other.shape and bool(same_place)
+        """Whether voxels are the same, to a thousandth of a millimetre; by their numbers where places are not known."""
+        if self.shape != other.shape or not (self.has_place and other.has_place):
+            return self.shape == other.shape
+        return bool(np.allclose(self.affine, other.affine, rtol=0, atol=_GRID_TOLERANCE_MM))
 
     def __str__(self) -> str:
+        if not self.has_place:
+            return " x ".join(map(str, self.shape)) + " voxels"
         size = np.linalg.norm(self.affine[:3, :3], axis=0)
         voxels, millimetres = (" x ".join(f"{v:g}" for v in values) for values in (self.shape, size.round(3)))
         return f"{voxels} voxels of {millimetres} mm, first at ({', '.join(f'{v:g}' for v in self.affine[:3, 3])}) mm"
@@ -65,12 +70,40 @@ class BetaMap:
 
 @dataclass(frozen=True)
 class Header:
+    """What the header of a file says.
+
+    Attributes
+    ----------
+    grid : Grid
+    n_volumes : int
+    dtype : dtype
+        Of the values, in the byte order of this machine.
+    intent : int
+        NIfTI intent code, 0 for none.
+    description : str
+    labels : tuple of str
+        Of AFNI's sub-bricks; empty in other files.
+    """
+
     grid: Grid
     n_volumes: int
     dtype: np.dtype
+    intent: int = 0
+    description: str = ""
+    labels: tuple[str, ...] = ()
 
 
 def read_header(path: Path) -> Header:
+    """Read the header of a volume.
+
+    Raises
+    ------
+    InputError
+        If the file is no volume of real numbers in three or four dimensions.
+    """
+    if glmsingle.is_output(path):
+        values = glmsingle.read_values(path)
+        return Header(Grid(values.shape[:3], np.full((4, 4), np.nan)), values.shape[3], values.dtype)
     image = open_image(path)
     shape = image.shape if len(image.shape) != 3 else (*image.shape, 1)
     if len(shape) != 4:
@@ -78,8 +111,19 @@ def read_header(path: Path) -> Header:
     dtype = np.dtype(image.get_data_dtype())
     if dtype.kind not in "fiu":
         raise InputError(f"{path}: holds values of type {dtype}, expected real numbers")
-    grid = Grid(shape[:3], np.asarray(image.affine, dtype=np.float64))
-    return Header(grid, shape[3], dtype.newbyteorder("="))
+    grid, header = Grid(shape[:3], np.asarray(image.affine, dtype=np.float64)), image.header
+    if hasattr(header, "get_volume_labels"):  # AFNI's own format
+        return Header(grid, shape[3], dtype.newbyteorder("="), labels=tuple(header.get_volume_labels() or ()))
+    texts = [bytes(e.get_content()).decode("utf-8", "replace") for e in getattr(header, "extensions", ())]
+    labels = re.search(r'atr_name="BRICK_LABS"[^>]*>\s*"([^"]*)"', "".join(texts))
+    return Header(
+        grid,
+        shape[3],
+        dtype.newbyteorder("="),
+        int(header["intent_code"]) if "intent_code" in header else 0,
+        bytes(header["descrip"]).decode("latin-1").rstrip("\0") if "descrip" in header else "",
+        tuple(labels[1].rstrip("~").split("~")) if labels else (),
+    )
 
 
 def open_image(path: Path) -> Any:
@@ -101,50 +145,9 @@ def read_slice(path: Path, part: Any, image: Any = None) -> NDArray:
         return np.asanyarray(image.dataobj[part])
 
 
-def maps_of(path: Path, headers: dict[Path, Header]) -> list[BetaMap]:
-    """All maps of a file or folder, in natural order of the names of files.
-
-    Parameters
-    ----------
-    path : Path
-        A NIfTI file or a folder of such files.
-    headers : dict of Path to Header
-        Those of the files are added.
-
-    Returns
-    -------
-    list of BetaMap
-        Of a 4-D file without condition.
-
-    Raises
-    ------
-    InputError
-        If there is no such file, one is unreadable, or the name of a 3-D file says no condition.
-    """
-    maps = []
-    for file in _nifti_files(path):
-        headers[file] = read_header(file)
-        run = next((part for part in stem(file).split("_") if re.fullmatch(r"run-[A-Za-z0-9]+", part)), "")
-        if headers[file].n_volumes > 1:
-            maps += [BetaMap(file, index, run=run or stem(file)) for index in range(headers[file].n_volumes)]
-        else:
-            name = "_".join(part for part in stem(file).split("_") if not _NOT_THE_CONDITION.fullmatch(part))
-            maps.append(BetaMap(file, 0, name, run))
-    return maps
-
-
 def stem(path: Path) -> str:
-    """Name of a file without .nii or .nii.gz."""
-    return _NIFTI.sub("", path.name)
-
-
-def _nifti_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    files = [file for file in path.iterdir() if _NIFTI.search(file.name) and file.name[0] != "."]
-    if not files:
-        raise InputError(f"{path}: holds no .nii or .nii.gz file; expected 4-D runs, or one 3-D file per condition")
-    return sorted(files, key=lambda file: natural_key(file.name))
+    """Name of a file without .nii, .nii.gz or the suffix of another kind of volume."""
+    return _SUFFIX.sub("", path.name)
 
 
 def read_maps(maps: Sequence[BetaMap], flat: NDArray[np.int64] | slice) -> Iterator[tuple[BetaMap, NDArray]]:
@@ -170,6 +173,10 @@ def read_maps(maps: Sequence[BetaMap], flat: NDArray[np.int64] | slice) -> Itera
     for entry in maps:
         of_file.setdefault(entry.path, []).append(entry)
     for path, own in of_file.items():
+        if glmsingle.is_output(path):
+            values = glmsingle.read_values(path)
+            yield from ((entry, values[..., entry.index].reshape(-1, order="F")[flat]) for entry in own)
+            continue
         image = open_image(path)
         if len(image.shape) == 3:
             yield own[0], read_slice(path, np.s_[..., :], image).reshape(-1, order="F")[flat]

@@ -5,7 +5,8 @@ A PATH on the command line is a file or a folder.
 - A 4-D NIfTI file holds one volume per condition, in the order of the conditions.
 - A folder holds 4-D files, which are runs, or 3-D files, of which each is named after its condition: `face.nii.gz`, or
   with parts that say whose and which run it is, `sub-01_run-2_face.nii.gz`. Parts `sub-…`, `ses-…` and `run-…` are no
-  part of the condition's name.
+  part of the condition's name. Or it holds, in itself or in folders below, what SPM, FSL, AFNI, nilearn or GLMsingle
+  wrote: see `utils.rdms.beta_conventions`.
 - Files that have the same `sub-…` in their name, or failing that in the name of a folder above, are of one subject. Any
   other PATH is a subject of its own, named after its file or folder.
 - A table of conditions (`utils.rdms.condition_table`) names volumes and files whose names say something else.
@@ -26,8 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
+from utils.io import glmsingle
 from utils.io.readers import read_conditions, read_volume
-from utils.rdms.beta_files import BetaMap, Grid, Header, maps_of, read_maps, stem
+from utils.rdms.beta_conventions import Found, find_maps
+from utils.rdms.beta_files import NOT_A_CONDITION, BetaMap, Grid, Header, read_maps, stem
 from utils.rdms.condition_table import is_table, name_maps
 from utils.rdms.stimuli import few, natural_key
 
@@ -201,6 +204,10 @@ class Betas:
             stacklevel=4,
         )
 
+    def on(self, grid: Grid) -> Betas:
+        """The same on the grid of their mask, where their own files do not say where voxels lie."""
+        return self if self.grid.has_place else replace(self, grid=grid)
+
     def __str__(self) -> str:
         """What was understood: subjects, runs, conditions and their repeats, so that a wrong grouping shows."""
         names = [subject.name for subject in self.subjects]
@@ -268,10 +275,11 @@ def find_betas(
         If a file is missing or unreadable; maps have no condition, conditions are missing or not those of `kept`; files
         are on different grids; or subjects cannot be told apart.
     """
-    headers: dict[Path, Header] = {}
-    found = _by_subject(paths, headers)
+    files = Found()
+    found = _by_subject(paths, files)
+    headers = files.headers
     kept = kept if kept is not None and kept.is_file() else None
-    notes: list[str] = []
+    notes = files.notes()
     listed: list[str] | None = None
     if conditions is not None and is_table(conditions):
         found, listed, line = name_maps(conditions, found)
@@ -280,7 +288,8 @@ def find_betas(
         listed = read_conditions(source)
         found = {name: _named_by_position(maps, listed, headers, source) for name, maps in found.items()}
     _check_named(found)
-    first = next(iter(headers))
+    found = {name: [e for e in maps if e.condition != NOT_A_CONDITION] for name, maps in found.items()}
+    first = next((path for path, header in headers.items() if header.grid.has_place), next(iter(headers)))
     for path, header in headers.items():
         if not header.grid.equals(headers[first].grid):
             raise InputError(
@@ -303,17 +312,22 @@ def find_betas(
     return Betas(tuple(subjects), tuple(names), headers[first].grid, dtype, tuple(notes))
 
 
-def _by_subject(paths: Sequence[Path], headers: dict[Path, Header]) -> dict[str, list[BetaMap]]:
-    """Maps of every subject, both in natural order."""
+def _by_subject(paths: Sequence[Path], files: Found) -> dict[str, list[BetaMap]]:
+    """Maps of every subject, both in natural order; fills `files`."""
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give one 4-D NIfTI file or one folder per subject")
     repeated = sorted({str(path) for path in paths if list(paths).count(path) > 1})
     if repeated:
         raise InputError(f"`betas`: {', '.join(repeated)} is given more than once; give every file or folder once")
-    maps = {path: maps_of(path, headers) for path in paths}
-    nameless = [path for path in paths if any(not _subject_token(entry.path) for entry in maps[path])]
-    own = _own_names(nameless)
+    # Whose maps are by their own names, else by the one folder, of those below the PATH, that they were found in.
+    owners: list[tuple[Path, BetaMap]] = []
+    for path in paths:
+        before = len(files.maps)
+        find_maps(path, files)
+        folders = {owner for owner, _ in files.maps[before:]}
+        owners += [(path if len(folders) == 1 else owner, entry) for owner, entry in files.maps[before:]]
+    own = _own_names(list(dict.fromkeys(owner for owner, entry in owners if not _subject_token(entry.path))))
     if len(own) > 1 and all(re.fullmatch(r"run[-_]?\d+([-_].*)?", name) for name in own.values()):
         warnings.warn(
             f"`betas`: {few(list(own.values()))} are taken for {len(own)} subjects, as no name says sub-…; if they "
@@ -321,9 +335,8 @@ def _by_subject(paths: Sequence[Path], headers: dict[Path, Header]) -> dict[str,
             stacklevel=3,
         )
     grouped: dict[str, list[BetaMap]] = {}
-    for path in paths:
-        for entry in maps[path]:
-            grouped.setdefault(_subject_token(entry.path) or own[path], []).append(entry)
+    for owner, entry in owners:
+        grouped.setdefault(_subject_token(entry.path) or own[owner], []).append(entry)
     return {name: grouped[name] for name in sorted(grouped, key=natural_key)}
 
 
@@ -352,13 +365,25 @@ def _named_by_position(
     maps: Sequence[BetaMap], names: Sequence[str], headers: dict[Path, Header], source: Path
 ) -> list[BetaMap]:
     """Give the volumes of 4-D files the names of a list, in its order."""
+    designs = [entry for entry in maps if glmsingle.is_output(entry.path) and entry.condition]
+    if designs and max(int(entry.condition) for entry in designs) > len(names):
+        raise InputError(
+            f"{source}: names {len(names)} conditions, but the design of {designs[0].path} has "
+            f"{max(int(entry.condition) for entry in designs)}; expected one name for each, in its order"
+        )
     for path in dict.fromkeys(entry.path for entry in maps if not entry.condition):
         if headers[path].n_volumes != len(names):
             raise InputError(
                 f"{path}: holds {headers[path].n_volumes} volumes, expected {len(names)}, one for each condition of "
                 f"{source}"
             )
-    return [entry if entry.condition else replace(entry, condition=names[entry.index]) for entry in maps]
+
+    def name(entry: BetaMap) -> str:
+        if not entry.condition:
+            return names[entry.index]
+        return names[int(entry.condition) - 1] if glmsingle.is_output(entry.path) else entry.condition
+
+    return [replace(entry, condition=name(entry)) for entry in maps]
 
 
 def _check_named(found: dict[str, list[BetaMap]]) -> None:
@@ -366,6 +391,11 @@ def _check_named(found: dict[str, list[BetaMap]]) -> None:
     unnamed = next((entry for maps in found.values() for entry in maps if not entry.condition), None)
     if unnamed is None:
         return
+    if glmsingle.is_output(unnamed.path):
+        raise InputError(
+            f"{unnamed.path.parent}: GLMsingle's betas are here without its design, which says what each trial showed; "
+            "expected DESIGNINFO.npy or DESIGNINFO.mat beside them, or a table of `conditions`"
+        )
     single = not any(entry.path == unnamed.path and entry.index for maps in found.values() for entry in maps)
     if single:
         raise InputError(

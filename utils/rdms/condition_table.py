@@ -17,10 +17,8 @@ from pathlib import Path
 
 from utils import InputError
 from utils.io.readers import read_table
-from utils.rdms.beta_files import BetaMap
+from utils.rdms.beta_files import NOT_A_CONDITION, BetaMap
 from utils.rdms.stimuli import few
-
-NOT_A_CONDITION = "n/a"
 
 
 def is_table(path: Path) -> bool:
@@ -81,7 +79,7 @@ def name_maps(path: Path, found: Mapping[str, Sequence[BetaMap]]) -> tuple[dict[
                     )
                 by_index[index] = number
             volumes = [entry for entry in maps if entry.path == file]
-            missing = [entry.index for entry in volumes if entry.index not in by_index]
+            missing = [e.index for e in volumes if e.index not in by_index and e.condition != NOT_A_CONDITION]
             if missing:
                 raise InputError(
                     f"{file}: volume(s) {few(missing)} of {len(volumes)} (counted from 0) have no line in {path}, "
@@ -93,7 +91,7 @@ def name_maps(path: Path, found: Mapping[str, Sequence[BetaMap]]) -> tuple[dict[
                     f"{path}: line {by_index[excess[0]] + 2} is of volume {excess[0]} of {file}, which has "
                     f"{len(volumes)}, counted from 0"
                 )
-            for entry in volumes:
+            for entry in (entry for entry in volumes if entry.index in by_index):
                 row = rows[by_index[entry.index]]
                 used[by_index[entry.index]] = True
                 if row["condition"] == NOT_A_CONDITION:
