@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--threshold is {options.threshold:g}, expected a positive number in the unit of the maps")
     from utils.io.data_folder import DataFolder
     from utils.io.provenance import provenance
+    from utils.io.spaces import is_mni, read_space
     from utils.rdms.atlas import read_atlas
     from utils.rdms.betas import find_betas, read_mask
     from utils.rdms.roi_rdms import subject_rdms, write_roi_rdms
@@ -61,6 +63,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif not maps.grid.has_place:
         raise InputError(f"{maps.subjects[0].files[0]}: does not say where its voxels lie; give their `mask`")
     atlas = read_atlas(options.atlas, maps.grid, options.labels, options.hemisphere, options.threshold)
+    masks = [] if options.mask is None else [options.mask]
+    atlas = replace(atlas, space=options.space or read_space([*maps.files, *masks]))
+    if is_mni(read_space(options.atlas)) and not is_mni(atlas.space):
+        cli.warn(
+            f"{atlas.source}: is in MNI space, but the beta maps do not say that they are; if they are, say so with "
+            "--space MNI152NLin2009cAsym, otherwise bring the atlas to their space first"
+        )
     with cli.progress("ROIs", options) as advance:
         rdms, counts = subject_rdms(maps, atlas, inside, metric=options.metric, center=options.center, progress=advance)
     record = partial(provenance, "rois", vars(options), device="cpu", started=started)

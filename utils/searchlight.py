@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _options(argv)
     from utils.io.data_folder import DataFolder
     from utils.io.provenance import provenance
+    from utils.io.spaces import read_space
     from utils.rdms import betas, searchlight_rdms
     from utils.rdms.searchlights import block_searchlights, sphere_searchlights
 
@@ -47,10 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     mask, grid = betas.read_mask(options.mask, maps)
     maps = maps.on(grid)
+    space = options.space or read_space([*maps.files, options.mask])
     if options.geometry == "spheres":
-        searchlights = sphere_searchlights(mask, grid.affine, options.radius_mm, options.min_voxels)
+        searchlights = sphere_searchlights(mask, grid.affine, options.radius_mm, options.min_voxels, space)
     else:
-        searchlights = block_searchlights(mask, grid.affine)
+        searchlights = block_searchlights(mask, grid.affine, space)
     job = searchlight_rdms.SearchlightJob(
         maps, mask, searchlights, options.metric, options.center, options.min_voxels, exact=options.geometry == "blocks"
     )

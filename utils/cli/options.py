@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils import InputError
 from utils.analysis.settings import Settings
 from utils.cli.command import Parser, add_dask_option, add_threads_option
 from utils.datasets.layout import Kind
 from utils.io.readers import read_blocks
+from utils.io.spaces import space_name
 from utils.plotting.page_layout import STYLES
 from utils.plotting.surface import DEFAULT_SURFACE, SURFACES
 
@@ -62,6 +64,7 @@ def _add_data_options(parser: Parser, kind: Kind) -> None:
         group.add_argument("--rois", nargs="+", metavar="ROI",
                            help="ROIs to show, in this order (default: the paper's 15 where they exist, else "
                                 "all)")  # fmt: skip
+    add_space_option(group, "mask and searchlights" if kind == "searchlight" else "atlas")
     group.add_argument("--nuisance", type=Path, nargs="+", default=[], metavar="FILE",
                        help="RDMs of no interest, such as those of low-level image properties (NumPy or MATLAB files "
                             "as for networks): all values and tests are of what networks explain beside "
@@ -272,6 +275,20 @@ condition are averaged: runs, and trials within them. Conditions take the order 
 --dry-run prints how the files are understood, and stops."""
 
 
+def add_space_option(group: argparse._ArgumentGroup, what: str) -> None:
+    """`--space`: what the millimetres of volumes are coordinates of."""
+    group.add_argument("--space", type=_space, metavar="NAME",
+                       help=f"space of the {what}: MNI152NLin2009cAsym or another MNI template, or any other name, "
+                            "such as T1w (default: as file names with space-NAME and headers say)")  # fmt: skip
+
+
+def _space(text: str) -> str:
+    try:
+        return space_name(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = True) -> None:
     """Options of the commands that turn beta maps into RDMs: where the maps come from, and where the RDMs go.
 
@@ -286,6 +303,7 @@ def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = T
                        help="beta maps: NIfTI files or folders, as explained above")  # fmt: skip
     group.add_argument("--mask", type=Path, required=mask_required, metavar="FILE",
                        help="brain mask (NIfTI, inside where > 0) on the grid of the beta maps")  # fmt: skip
+    add_space_option(group, "beta maps")
     group.add_argument("--conditions", type=Path, metavar="FILE",
                        help="names of the conditions in the order of volumes, one per line, or a table (default: "
                             "conditions.txt of DATA, or file names)")  # fmt: skip

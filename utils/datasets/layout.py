@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.io.data_folder import RELEASE, DataFolder, SearchlightFolder
 from utils.io.readers import read_conditions
+from utils.io.spaces import MNI
 from utils.rdms.stimuli import few
 
 Kind = Literal["searchlight", "roi"]
@@ -42,6 +43,9 @@ class Sources:
         Whether everything is in the layout of the release.
     simulated : bool
         Whether any part comes from the built-in example.
+    space : str or None
+        Space of the volumes: as given, or MNI space for the release and the example; None where the volumes themselves
+        have to say it.
     """
 
     dnn_rdms: Path
@@ -54,6 +58,7 @@ class Sources:
     fmri_conditions: Path | None
     published: bool
     simulated: bool
+    space: str | None = None
 
     def fmri_order(self) -> NDArray[np.int64] | None:
         """What brings the conditions of fMRI RDMs into the order of the model RDMs, by their names.
@@ -104,6 +109,7 @@ def locate(
     mask: Path | None = None,
     roi_labels: Path | None = None,
     atlas: Path | None = None,
+    space: str | None = None,
 ) -> Sources:
     """Find the parts of a data set.
 
@@ -115,6 +121,8 @@ def locate(
         Data folder in either layout.
     dnn_rdms, fmri_rdms, mask, roi_labels, atlas : Path, optional
         Parts that lie elsewhere.
+    space : str, optional
+        Space of the volumes: see `utils.io.spaces`.
 
     Returns
     -------
@@ -150,6 +158,8 @@ def locate(
         )
     assert dnn is not None and fmri is not None
     table = folder.find("models") or DataFolder(dnn.parent).find("models")
+    released = fmri.name in RELEASE.values() or fmri.parent.name in RELEASE.values()
+    simulated = any(DataFolder(part.parent).truth.exists() for part in (dnn, fmri))
     return Sources(
         dnn_rdms=dnn,
         fmri_rdms=fmri,
@@ -160,7 +170,8 @@ def locate(
         conditions=_conditions_beside(dnn) or folder.find("conditions"),
         fmri_conditions=_conditions_beside(fmri) or folder.find("conditions"),
         published=table is None and fmri.name in RELEASE.values(),
-        simulated=any(DataFolder(part.parent).truth.exists() for part in (dnn, fmri)),
+        simulated=simulated,
+        space=space or (MNI if released or simulated else None),
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.datasets.layout import Sources, longest_names
 from utils.io.readers import check_n_conditions, choose, read_rdms, read_roi_labels, read_volume
+from utils.io.spaces import read_space
 from utils.rdm import pair_permutation
 from utils.rdms.atlas import Atlas
 from utils.stats.noise_ceiling import noise_ceiling
@@ -131,4 +132,4 @@ def load_atlas(sources: Sources) -> Atlas | None:
     labels, names = data.astype(np.int64), dict(read_roi_labels(sources.roi_labels))
     if not np.isin(labels, list(names)).any():
         raise InputError(f"{sources.atlas}: holds none of the ids of {sources.roi_labels}; give a matching `atlas`")
-    return Atlas(labels, affine, names, str(sources.atlas))
+    return Atlas(labels, affine, names, str(sources.atlas), sources.space or read_space([sources.atlas]))

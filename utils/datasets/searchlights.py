@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from utils.datasets.layout import Sources
 from utils.io.data_folder import SearchlightFolder
 from utils.io.output import write_ceilings
 from utils.io.readers import check_n_conditions, open_array, read_ceilings, read_noise_ceiling, read_volume
+from utils.io.spaces import read_space
 from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
 from utils.rdm import EPSILON, condense, is_similarity, n_pairs_of, pair_permutation
@@ -172,13 +173,13 @@ def _geometry(sources: Sources, n_searchlights: int) -> Geometry:
     else:
         origin = sources.mask
         data, affine = read_volume(origin)
-        geometry = block_geometry(np.nan_to_num(data) > 0, affine)
+        geometry = block_geometry(np.nan_to_num(data) > 0, affine, read_space([origin]))
     if len(geometry) != n_searchlights:
         raise InputError(
             f"{origin}: describes {len(geometry)} searchlights, but {sources.fmri_rdms} holds {n_searchlights}; "
             "the RDMs need the `mask` that they were computed with"
         )
-    return geometry
+    return geometry if sources.space is None else replace(geometry, space=sources.space)
 
 
 def _stored_ceilings(

@@ -23,6 +23,7 @@ from utils.datasets.simulated_worlds import KIND, N_CONDITIONS, N_SUBJECTS, Area
 from utils.io.data_folder import DataFolder, SearchlightFolder
 from utils.io.output import Outputs, staged, write_conditions, write_lines, write_rows, write_volume
 from utils.io.readers import open_array
+from utils.io.spaces import MNI
 from utils.parallel.resources import Progress, ignore
 from utils.rdm import expand
 from utils.rdms.roi_rdms import roi_rdm
@@ -200,7 +201,7 @@ def _simulated_brain(world: World = KIND) -> _Brain:
     rest = signal & (area_of < 0)
     seeds = _spread_out(position[mask & (area_of < 0)], _N_PARCELS)
     area_of[rest] = len(_ROIS) + _nearest(position[rest], seeds)[1]
-    return _Brain(mask, atlas, world.areas(), area_of, block_searchlights(mask, affine))
+    return _Brain(mask, atlas, world.areas(), area_of, block_searchlights(mask, affine, MNI))
 
 
 def _grey_ribbon() -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
@@ -530,8 +531,8 @@ def _write_tables(data: DataFolder, brain: _Brain, world: World) -> None:
     write_conditions(data.conditions, [f"simulated image {number:02d}" for number in range(1, N_CONDITIONS + 1)])
     write_rows(data.truth, _truth(brain, world))
     geometry = brain.searchlights.geometry
-    write_volume(data.mask, brain.mask.astype(np.uint8), geometry.affine)
-    write_volume(data.atlas, brain.atlas, geometry.affine)
+    write_volume(data.mask, brain.mask.astype(np.uint8), geometry.affine, space=geometry.space)
+    write_volume(data.atlas, brain.atlas, geometry.affine, space=geometry.space)
     geometry.save(SearchlightFolder(data.searchlight_rdms).geometry)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from utils import InputError
 from utils.io.data_folder import RECORD
 from utils.io.readers import names_and_digests
+from utils.io.spaces import write_space
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -271,7 +272,7 @@ def write_ceilings(path: Path, rdms: Sequence[Path], lower: NDArray, upper: NDAr
         np.savez(file, allow_pickle=False, lower=lower, upper=upper, **names_and_digests(rdms))
 
 
-def write_volume(path: Path, data: NDArray, affine: NDArray, intent: str = "none") -> None:
+def write_volume(path: Path, data: NDArray, affine: NDArray, intent: str = "none", space: str = "aligned") -> None:
     """NIfTI image in mm.
 
     Parameters
@@ -283,6 +284,8 @@ def write_volume(path: Path, data: NDArray, affine: NDArray, intent: str = "none
         Voxel indices to mm.
     intent : str
         NIfTI intent; "label" says that integers are names.
+    space : str
+        Of the millimetres, for the codes in the header: see `utils.io.spaces`.
     """
     import nibabel as nib
 
@@ -291,4 +294,5 @@ def write_volume(path: Path, data: NDArray, affine: NDArray, intent: str = "none
     image = nib.Nifti1Image(data, affine)
     image.header.set_xyzt_units("mm")
     image.header.set_intent(intent)
+    write_space(image, space)
     nib.save(image, path)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.io.readers import check_unique, read_roi_labels, read_volume
+from utils.io.spaces import UNKNOWN
 from utils.rdms.beta_files import Grid, open_image, read_slice
 from utils.rdms.stimuli import few, natural_key
 
@@ -42,12 +43,15 @@ class Atlas:
         Names of the ROIs by their numbers, with or without voxels.
     source : str
         File or files, for messages.
+    space : str
+        What the millimetres are coordinates of: see `utils.io.spaces`.
     """
 
     labels: NDArray
     affine: NDArray[np.float64]
     names: dict[int, str]
     source: str = ""
+    space: str = UNKNOWN
 
 
 def read_atlas(

@@ -218,6 +218,11 @@ class Betas:
         maps = "" if repeats == runs else f"; {repeats} map(s) of each condition, which are averaged"
         return "\n".join([line + maps, f"conditions: {few(self.conditions)}", *self.notes])
 
+    @property
+    def files(self) -> list[Path]:
+        """Files of all subjects."""
+        return [path for subject in self.subjects for path in subject.files]
+
     def provenance(self) -> dict[str, Any]:
         """What run.json says of them."""
         return {

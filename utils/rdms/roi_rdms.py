@@ -101,13 +101,13 @@ def write_roi_rdms(
 
     ids = {roi: number for number, roi in atlas.names.items() if roi in rdms}
     labels = np.where(np.isin(atlas.labels, list(ids.values())), atlas.labels, 0)
-    described = {**betas.provenance(), "fingerprint": fingerprint(atlas.labels, *rdms.values())}
+    described = {**betas.provenance(), "space": atlas.space, "fingerprint": fingerprint(atlas.labels, *rdms.values())}
     with staged(data.root, name(data.roi_rdms / RECORD)) as outputs:
         for roi, stack in rdms.items():
             np.save(outputs.path(name(data.roi_rdm(roi))), stack)
         write_rows(outputs.path(name(data.roi_rdms / "roi_voxels.tsv")), counts)
         write_lines(outputs.path(name(data.roi_labels)), ["id,roi", *(f"{ids[roi]},{roi}" for roi in rdms)])
-        write_volume(outputs.path(name(data.atlas)), labels.astype(np.int16), atlas.affine)
+        write_volume(outputs.path(name(data.atlas)), labels.astype(np.int16), atlas.affine, space=atlas.space)
         files = outputs.publish(record(described))
     write_conditions(data.conditions, betas.conditions)
     return [*files, data.conditions]

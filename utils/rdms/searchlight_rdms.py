@@ -182,7 +182,8 @@ def write_searchlight_rdms(
         run.compute_subjects(workers)
         run.compute_ceilings()
         rows = run.write_shared()
-        described = {**job.betas.provenance(), "n_searchlights": len(job.searchlights)}
+        described = {**job.betas.provenance(), "space": job.searchlights.geometry.space}
+        described["n_searchlights"] = len(job.searchlights)
         described |= {} if workers is None else {"dask_workers": workers.n_workers}
         files = outputs.publish({**record(described), "subjects": run.notes}, keep=run.names())
         files += _write_beside(job, data, outputs)
@@ -316,7 +317,9 @@ class _Run:
                 workers.run(rdms_on_worker, (job, patterns, lookup), [(piece,) for piece in pieces], keep)
         counts = job.searchlights.counts(usable)
         volume = job.searchlights.geometry.to_volume(counts.astype(np.float32))
-        write_volume(self.outputs.path(counts_name), volume, job.betas.grid.affine)
+        write_volume(
+            self.outputs.path(counts_name), volume, job.betas.grid.affine, space=job.searchlights.geometry.space
+        )
         return {
             "subject": subject.name,
             "searchlights": len(counts),
@@ -353,7 +356,7 @@ class _Run:
         for subject in subjects:
             np.minimum(least, read_volume(self.outputs.latest(self._names(subject)[1]))[0], out=least)
         geometry.save(self.outputs.path(self.folder.geometry.name))
-        write_volume(self.outputs.path(self.folder.n_voxels.name), least, geometry.affine)
+        write_volume(self.outputs.path(self.folder.n_voxels.name), least, geometry.affine, space=geometry.space)
         write_rows(self.outputs.path(self.folder.subjects_table.name), rows)
         return rows
 
@@ -411,7 +414,8 @@ def _write_beside(job: SearchlightJob, data: DataFolder, outputs: Outputs) -> li
         same = False
     if not same:
         staged = outputs.path(data.mask.name)
-        write_volume(staged, job.mask.astype(np.int16), job.betas.grid.affine)
+        space = job.searchlights.geometry.space
+        write_volume(staged, job.mask.astype(np.int16), job.betas.grid.affine, space=space)
         staged.replace(data.mask)
     return [data.mask, data.conditions]
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from utils import InputError
 from utils.io.readers import read_archive
+from utils.io.spaces import UNKNOWN, space_name
 from utils.rdm import n_pairs_of, pattern_rdms
 
 RADIUS = 1
@@ -40,12 +41,15 @@ class Geometry:
         Searchlight i owns ``voxels[offsets[i]:offsets[i + 1]]``.
     voxels : ndarray of int64
         Flat indices (C order) into a volume of `shape`.
+    space : str
+        What the millimetres are coordinates of, such as "MNI152NLin2009cAsym": see `utils.io.spaces`.
     """
 
     shape: tuple[int, ...]
     affine: NDArray[np.float64]
     offsets: NDArray[np.int64]
     voxels: NDArray[np.int64]
+    space: str = UNKNOWN
 
     def __len__(self) -> int:
         """Number of searchlights."""
@@ -97,14 +101,16 @@ class Geometry:
 
     @classmethod
     def load(cls, path: str | Path) -> Geometry:
-        """Read what `save` wrote.
+        """Read what `save` wrote; a file without an entry `space` does not say which that is.
 
         Raises
         ------
         InputError
             If the file is no such archive, or its arrays do not describe searchlights.
         """
-        arrays = read_archive(Path(path), names := ("shape", "affine", "offsets", "voxels"))
+        names = ("shape", "affine", "offsets", "voxels")
+        arrays = read_archive(Path(path), (*names, "space"))
+        space = space_name(str(arrays.pop("space", UNKNOWN)))
         if len(arrays) < len(names):
             raise InputError(
                 f"{path}: not a searchlight geometry (found {', '.join(arrays) or 'nothing'}); expected arrays "
@@ -114,7 +120,8 @@ class Geometry:
         problem = _geometry_problem(shape, affine, offsets, voxels)
         if problem:
             raise InputError(f"{path}: {problem}; make the file again")
-        return cls(tuple(shape.tolist()), affine.astype(np.float64), offsets.astype(np.int64), voxels.astype(np.int64))
+        numbers = (affine.astype(np.float64), offsets.astype(np.int64), voxels.astype(np.int64))
+        return cls(tuple(shape.tolist()), *numbers, space)
 
 
 def _geometry_problem(shape: NDArray, affine: NDArray, offsets: NDArray, voxels: NDArray) -> str:
@@ -182,7 +189,7 @@ def release_blocks(mask: ArrayLike, radius: int = RADIUS, max_block_edge: int = 
     return np.concatenate([corners, sizes], axis=1)
 
 
-def block_geometry(mask: ArrayLike, affine: ArrayLike) -> Geometry:
+def block_geometry(mask: ArrayLike, affine: ArrayLike, space: str = UNKNOWN) -> Geometry:
     """Core voxels of every block of `release_blocks`: all of them, in the mask or not, as in the release.
 
     Parameters
@@ -190,6 +197,8 @@ def block_geometry(mask: ArrayLike, affine: ArrayLike) -> Geometry:
     mask : array_like, shape (X, Y, Z)
     affine : array_like, shape (4, 4)
         From voxel indices to millimetres.
+    space : str, optional
+        Of these millimetres.
 
     Returns
     -------
@@ -199,7 +208,7 @@ def block_geometry(mask: ArrayLike, affine: ArrayLike) -> Geometry:
     shape = np.shape(mask)
     voxels, inside = _box_voxels(release_blocks(mask)[:, :3] + RADIUS, _box(0, MAX_BLOCK_EDGE - 1), shape, RADIUS)
     offsets = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
-    return Geometry(shape, np.array(affine, dtype=np.float64), offsets, voxels[inside])
+    return Geometry(shape, np.array(affine, dtype=np.float64), offsets, voxels[inside], space)
 
 
 def _box_voxels(
@@ -341,7 +350,7 @@ class Searchlights:
         return np.concatenate([(self.members(lookup, part) >= 0).sum(axis=1) for part in parts])
 
 
-def block_searchlights(mask: ArrayLike, affine: ArrayLike) -> Searchlights:
+def block_searchlights(mask: ArrayLike, affine: ArrayLike, space: str = UNKNOWN) -> Searchlights:
     """The release's blocks: RDMs of 4 x 4 x 4 voxels, in the mask or not, for every 2 x 2 x 2 that touches it.
 
     Parameters
@@ -349,6 +358,8 @@ def block_searchlights(mask: ArrayLike, affine: ArrayLike) -> Searchlights:
     mask : array_like, shape (X, Y, Z)
     affine : array_like, shape (4, 4)
         From voxel indices to millimetres.
+    space : str, optional
+        Of these millimetres.
 
     Returns
     -------
@@ -362,10 +373,12 @@ def block_searchlights(mask: ArrayLike, affine: ArrayLike) -> Searchlights:
     """
     corners, steps = release_blocks(mask)[:, :3], _box(0, MAX_BLOCK_EDGE + 2 * RADIUS - 1)
     voxels, inside = _box_voxels(corners, steps, np.shape(mask))
-    return Searchlights(block_geometry(mask, affine), np.unique(voxels[inside]), corners, steps)
+    return Searchlights(block_geometry(mask, affine, space), np.unique(voxels[inside]), corners, steps)
 
 
-def sphere_searchlights(mask: ArrayLike, affine: ArrayLike, radius_mm: float, min_voxels: int) -> Searchlights:
+def sphere_searchlights(
+    mask: ArrayLike, affine: ArrayLike, radius_mm: float, min_voxels: int, space: str = UNKNOWN
+) -> Searchlights:
     """Spheres around every voxel of a mask, cut off where the mask ends; a value goes back to the centre.
 
     Parameters
@@ -378,6 +391,8 @@ def sphere_searchlights(mask: ArrayLike, affine: ArrayLike, radius_mm: float, mi
         A voxel belongs to the sphere if its centre is no farther than this from that of the middle one.
     min_voxels : int
         Spheres of fewer voxels are left out.
+    space : str, optional
+        Of the millimetres.
 
     Returns
     -------
@@ -397,7 +412,7 @@ def sphere_searchlights(mask: ArrayLike, affine: ArrayLike, radius_mm: float, mi
         raise InputError("brain mask: not a single voxel is inside (non-zero); give the brain mask of the beta maps")
 
     def around(voxels: NDArray[np.int64]) -> Searchlights:
-        geometry = Geometry(inside.shape, affine, np.arange(len(voxels) + 1), voxels)
+        geometry = Geometry(inside.shape, affine, np.arange(len(voxels) + 1), voxels, space)
         return Searchlights(geometry, centers, np.stack(np.unravel_index(voxels, inside.shape), axis=1), steps)
 
     counts = around(centers).counts(np.ones(len(centers), dtype=bool))
