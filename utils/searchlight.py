@@ -53,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         searchlights = sphere_searchlights(mask, grid.affine, options.radius_mm, options.min_voxels, space)
     else:
         searchlights = block_searchlights(mask, grid.affine, space)
+    if uncovered := searchlights.uncovered(mask):
+        why = (
+            f"their spheres hold fewer than {options.min_voxels} voxels of the mask (--min-voxels)"
+            if options.geometry == "spheres"
+            else "blocks do not cover the outermost layer of the volume; pad it, or use --geometry spheres"
+        )
+        cli.warn(f"{options.mask}: {uncovered:,} of {mask.sum():,} voxels of the mask belong to no searchlight: {why}")
     job = searchlight_rdms.SearchlightJob(
         maps, mask, searchlights, options.metric, options.center, options.min_voxels, exact=options.geometry == "blocks"
     )

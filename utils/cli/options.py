@@ -18,6 +18,8 @@ from utils.io.spaces import space_name
 from utils.plotting.page_layout import STYLES
 from utils.plotting.surface import DEFAULT_SURFACE, SURFACES
 
+NO_SURFACE = "none"
+
 
 def figure_parser(figure: str, kind: Kind, description: str) -> Parser:
     """Parser for the command line of a figure script.
@@ -149,9 +151,10 @@ def _add_run_options(parser: Parser, kind: Kind, figure: str) -> None:
 
 def _add_drawing_options(parser: Parser) -> None:
     group = parser.add_argument_group("drawing")
-    group.add_argument("--surface", choices=SURFACES, default=DEFAULT_SURFACE,
+    group.add_argument("--surface", choices=(*SURFACES, NO_SURFACE), default=DEFAULT_SURFACE,
                        help="average brain of the pages and GIFTI files, with 10, 41 or 164 thousand vertices per "
-                            "hemisphere; all but the first are downloaded once")  # fmt: skip
+                            "hemisphere; all but the first are downloaded once. none: slices of the volume, as always "
+                            "for data that are not in MNI space")  # fmt: skip
     group.add_argument("--style", choices=STYLES, default=STYLES[0],
                        help="paper: figure.svg and figure.png with the colours, axes and order of the paper, for "
                             "comparison")  # fmt: skip

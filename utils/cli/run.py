@@ -19,7 +19,7 @@ from utils.analysis.rois import RoiFit
 from utils.analysis.searchlights import SearchlightFit
 from utils.analysis.settings import Settings
 from utils.cli.command import choose_device, execute, progress, workers
-from utils.cli.options import figure_parser, parse, settings_of
+from utils.cli.options import NO_SURFACE, figure_parser, parse, settings_of
 from utils.datasets.layout import Kind, Sources, holds_release, locate
 from utils.datasets.models import ModelRdms, load_models
 from utils.datasets.rois import Atlas, RoiRdms, load_atlas, load_rois
@@ -27,11 +27,12 @@ from utils.datasets.searchlights import SearchlightRdms, load_searchlights
 from utils.io.data_folder import default_data
 from utils.io.output import staged, write_arrays, write_table
 from utils.io.provenance import fingerprint, provenance
+from utils.io.spaces import is_mni
 from utils.parallel.resources import Resources
 from utils.parallel.threads import use_threads
-from utils.plotting.brain_maps import save_maps, save_montage
+from utils.plotting.brain_maps import save_maps, save_montage, warn_of_space
 from utils.plotting.colors import study_colors
-from utils.plotting.label_maps import Map, RoiLocations
+from utils.plotting.label_maps import LabelMap, Map, RoiLocations
 from utils.plotting.page_layout import Look, save_figure
 from utils.plotting.roi_figure import RoiPanel, roi_figure
 from utils.reporting import report
@@ -94,6 +95,7 @@ class FigureRun:
         self._started = time.time()
         self._progress = partial(progress, options=options)
         self._exit = ExitStack()
+        self._space: str | None = None  # of the maps, once they are drawn
 
     def complete(self, main: Callable[[FigureRun], None]) -> None:
         """Do what the script does, then write the report and move all results into place."""
@@ -122,7 +124,7 @@ class FigureRun:
             with self._progress("simulating the example (once)") as advance:
                 folder = ensure_example(default_data() / "example", advance)
         names = ("mask",) if self.kind == "searchlight" else ("roi_labels", "atlas")
-        given = {name: getattr(options, name) for name in ("dnn_rdms", "fmri_rdms", *names)}
+        given = {name: getattr(options, name) for name in ("dnn_rdms", "fmri_rdms", "space", *names)}
         sources = locate(self.kind, folder, **given)
         if sources.simulated:
             print(f"{SIMULATED}. Use --data DIR for real data (see data/README.md).", flush=True)
@@ -186,8 +188,19 @@ class FigureRun:
         """Colours of all networks and groups, whichever of them were chosen."""
         return study_colors(self.models.table)
 
-    def _look(self, title: str = "") -> Look:
-        return Look(title or self.title, self.banner, self._options.surface, self._options.style)
+    def _look(self, title: str = "", *, surface: bool = True) -> Look:
+        options = self._options
+        chosen = options.surface if surface and options.surface != NO_SURFACE else None
+        return Look(title or self.title, self.banner, chosen, options.style)
+
+    def _draw_maps(self, maps: Sequence[Map], notes: Sequence[str], title: str = "") -> Look:
+        """Write the brain map pages and the maps for other programs: on the cortex, or as slices in other spaces."""
+        assert isinstance(maps[0], LabelMap)
+        look = self._look(title, surface=is_mni(maps[0].space))
+        warn_of_space(maps[0])
+        save_maps(self._outputs, maps, look, notes, self.atlas)
+        self._space = maps[0].space
+        return look
 
     def _nuisance_note(self) -> list[str]:
         """One sentence, if there are nuisance RDMs."""
@@ -198,8 +211,8 @@ class FigureRun:
     def draw_searchlights(self, maps: Sequence[Map], notes: Sequence[str]) -> None:
         """Write the brain map pages, the maps for other programs, and the first map as figure.svg and figure.png."""
         notes = [*notes, *self._nuisance_note()]
-        save_maps(self._outputs, maps, self._look(), notes, self.atlas)
-        save_montage(self._outputs, maps, self._look(), notes)
+        look = self._draw_maps(maps, notes)
+        save_montage(self._outputs, maps, look, notes)
 
     def draw_rois(
         self, panels: Sequence[RoiPanel], note: str, *, legend: dict[str, str], ceiling: pd.DataFrame | None = None
@@ -224,7 +237,7 @@ class FigureRun:
             )
             return
         drawn = maps(RoiLocations(self.atlas, self.rois.ids))
-        save_maps(self._outputs, drawn, self._look(title), [drawn[0].note, note], self.atlas)
+        self._draw_maps(drawn, [drawn[0].note, note], title)
 
     # ------------------------------------------------------------------------------------------------------ the end
 
@@ -241,6 +254,8 @@ class FigureRun:
             "layers": models.layers,
             "fingerprint": fingerprint(fit.models.rdms, *nuisance, *brain),
         }
+        if self._space:
+            described["space"] = self._space
         if nuisance:
             described["n_nuisance"] = len(nuisance[0])
         if self.settings.blocks:

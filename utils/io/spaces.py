@@ -18,11 +18,11 @@ MNI, UNKNOWN = "MNI", "unknown"
 # Names of the transform codes of NIfTI, those that say most first.
 _CODES = {4: MNI, 3: "Talairach", 5: "template", 2: "aligned", 1: "scanner", 0: UNKNOWN}
 _MEANING = {
-    "Talairach": "Talairach coordinates (code 3)",
-    "template": "a template (code 5)",
-    "aligned": "some other image (code 2)",
-    "scanner": "the scanner (code 1)",
-    UNKNOWN: "nothing (code 0, or none): where its voxels lie is a guess",
+    "Talairach": "the header says Talairach space (code 3)",
+    "template": "the header says the space of a template (code 5)",
+    "aligned": "the header says no more than that they are aligned with another image (code 2)",
+    "scanner": "the header says scanner space (code 1)",
+    UNKNOWN: "nothing says what their coordinates are (no transform in a header, or no space in geometry.npz)",
 }
 _ENTITY = re.compile(r"(?:^|[_/])space-([A-Za-z0-9]+)")
 # Templates that lie in MNI space under another name; that of infants has another size.
@@ -49,9 +49,9 @@ def space_name(text: str) -> str:
     return name
 
 
-def describe(space: str) -> str:
-    """What is known of a space that is not MNI space: the end of a sentence that begins "it is aligned with"."""
-    return _MEANING.get(space, f"'{space}'")
+def describe(space: str) -> str | None:
+    """What a header says, where that is all that is known of a space; None for one with a name."""
+    return _MEANING.get(space)
 
 
 def reference(space: str) -> str:

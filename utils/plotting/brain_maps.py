@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from models.tasks import Model, group_names, legend_order
 from utils.io.output import Outputs
+from utils.io.spaces import describe, is_mni
 from utils.plotting.colors import BELOW_CEILING_COLOR, NOT_SIGNIFICANT_COLOR, pale_color
 from utils.plotting.explorer import write_explorer
 from utils.plotting.export import save_map
@@ -18,6 +20,8 @@ from utils.plotting.label_maps import PALE, LabelMap, Locations, Map, ValueMap
 from utils.plotting.montage import montage
 from utils.plotting.nilearn_page import write_nilearn_page
 from utils.plotting.page_layout import Look, save_figure
+from utils.plotting.slices import write_slices
+from utils.plotting.surface import NEAR_CORTEX_MM, sample, share_near_cortex
 from utils.rdms.atlas import Atlas
 
 NOT_SIGNIFICANT = "not significant"
@@ -238,6 +242,7 @@ def _winners(
     return LabelMap(
         data=locations.to_volume(labels),
         affine=locations.affine,
+        space=locations.space,
         names=names,
         colors=shades,
         legend_groups=groups,
@@ -259,7 +264,9 @@ def _values(
 ) -> ValueMap:
     """One value per location, on a colour bar from 0."""
     volume = locations.to_volume(np.asarray(values, dtype=np.float32), background=np.nan)
-    return ValueMap(volume, locations.affine, title, unit, name or unit, 0, high, note=note, key=key)
+    return ValueMap(
+        volume, locations.affine, title, unit, name or unit, 0, high, note=note, key=key, space=locations.space
+    )
 
 
 def _letters(text: str) -> str:
@@ -286,11 +293,48 @@ def save_maps(outputs: Outputs, maps: Sequence[Map], look: Look, notes: Sequence
     InputError
         If the surface cannot be downloaded.
     """
-    write_explorer(outputs.path("brain_map.html"), maps, look, notes, atlas=atlas)
+    page = outputs.path("brain_map.html")
+    if look.surface is None:
+        write_slices(page, maps, look, notes)
+    else:
+        write_explorer(page, maps, look, notes, atlas=atlas)
     assert isinstance(maps[0], LabelMap)
     write_nilearn_page(outputs.path("brain_map_nilearn.html"), maps[0], look, notes)
     for own in maps:
         save_map(outputs, own, simulated=look.banner is not None, surface=look.surface)
+
+
+def warn_of_space(label_map: LabelMap) -> None:
+    """Say where the maps of a figure are not drawn on the cortex and why, or that they do not fit it.
+
+    Parameters
+    ----------
+    label_map : LabelMap
+    """
+    drawn = label_map.data > 0
+    share = share_near_cortex(drawn, label_map.affine) if drawn.any() else 0.0
+    near = f"{share:.0%} of the voxels lie within {NEAR_CORTEX_MM:g} mm of the cortex of MNI space"
+    slices = "maps are drawn as slices of the volume, not on the average cortex"
+    if not is_mni(label_map.space):
+        known = describe(label_map.space)
+        if known is None:
+            warnings.warn(f"the data are in space {label_map.space}, not in MNI space: {slices}", stacklevel=2)
+            return
+        warnings.warn(
+            f"the data seem to be in another space than MNI space, as {known}: {slices}. If they are in MNI space, say "
+            f"so with `space` MNI152NLin2009cAsym (or their template): {near}; of a brain in MNI space, most do",
+            stacklevel=2,
+        )
+    elif share < 0.5:
+        empty = (
+            ""
+            if any((half > 0).any() for half in sample(label_map.data, label_map.affine).values())
+            else (", and none meets it: the map on the page is empty")
+        )
+        warnings.warn(
+            f"only {near}{empty}; if the data are in another space, say which as `space`, and maps are drawn as slices",
+            stacklevel=2,
+        )
 
 
 def save_montage(outputs: Outputs, maps: Sequence[Map], look: Look, notes: Sequence[str]) -> None:

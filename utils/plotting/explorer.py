@@ -50,6 +50,7 @@ def write_explorer(
     maps : sequence of LabelMap or ValueMap
         In the order of the menu; the first is a `LabelMap`. Each has a title of its own.
     look : Look
+        With a surface.
     notes : sequence of str
         Sentences below the map: thresholds, number of permutations, what is not shown.
     atlas : Atlas, optional
@@ -67,6 +68,7 @@ def write_explorer(
     first = maps[0] if maps else None
     if not isinstance(first, LabelMap):
         raise ValueError(f"the first map is a {type(first).__name__}: expected a LabelMap, which says what is labelled")
+    assert look.surface is not None
     titles = [own.title for own in maps]
     if "" in titles or len(set(titles)) < len(titles):
         raise ValueError(f"titles of the maps are {titles}: expected one of its own for each")
@@ -96,21 +98,21 @@ def _content(maps: Sequence[Map], first: LabelMap, surface: str, atlas: Atlas | 
         "legendWidth": max(_legend_width(own) for own in maps),
         "cortex": {
             "leftVertices": start,
-            "faces": _packed(faces, index),
-            "corner": _packed(triangle_corners(label, faces), index),
-            "base": _packed(np.concatenate([half.inflated for half in halves]) / _UNIT_MM, "i2"),
-            "lifted": _packed(np.concatenate([_lifted(half) for half in halves]) / _UNIT_MM, "i2"),
-            "grey": _packed(np.concatenate([half.grey() for half in halves]) * 255, "u1"),
+            "faces": packed(faces, index),
+            "corner": packed(triangle_corners(label, faces), index),
+            "base": packed(np.concatenate([half.inflated for half in halves]) / _UNIT_MM, "i2"),
+            "lifted": packed(np.concatenate([_lifted(half) for half in halves]) / _UNIT_MM, "i2"),
+            "grey": packed(np.concatenate([half.grey() for half in halves]) * 255, "u1"),
         },
         "hover": {
-            "labels": _hover_labels(first),
+            "labels": hover_labels(first),
             **_candidates(first, surface),
             "values": [
-                {"name": escape(own.name or own.title), "value": _packed(_sampled(own, surface), "f4")}
+                {"name": escape(own.name or own.title), "value": packed(_sampled(own, surface), "f4")}
                 for own in values.values()
             ],
-            "mni": _packed(np.concatenate([half.middle() for half in halves]), "i2"),
-            "region": _packed(codes, "u2"),
+            "mni": packed(np.concatenate([half.middle() for half in halves]), "i2"),
+            "region": packed(codes, "u2"),
             "regions": names,
         },
         "maps": [
@@ -129,7 +131,7 @@ def _label_content(label_map: LabelMap, surface: str) -> dict[str, Any]:
         "paleHeading": PALE,
         "pale": [*label_map.pale.values()],
         "rows": len(label_map.rows()) + len(set(label_map.legend_groups)) + 1,
-        "label": _packed(_sampled(label_map, surface), "u2"),
+        "label": packed(_sampled(label_map, surface), "u2"),
         "colors": list(label_map.colors),
         "legendGroups": _legend_groups(label_map),
         "legend": _legend_entries(label_map),
@@ -156,7 +158,7 @@ def _legend_entries(label_map: LabelMap) -> list[str]:
     return entries
 
 
-def _hover_labels(label_map: LabelMap) -> list[str]:
+def hover_labels(label_map: LabelMap) -> list[str]:
     """What hovering calls every label, from that of no label on; a pale one is called as it is where it is solid."""
     solid = {pale: i for i, pale in label_map.pale.items()}
     called = [label_map.names[solid.get(i, i)] for i in range(len(label_map.names))]
@@ -169,24 +171,32 @@ def _candidates(label_map: LabelMap, surface: str) -> dict[str, Any]:
     if label_map.candidates is None:
         return {}
     codes = [*sample(label_map.candidates, label_map.affine, surface).values()]
-    texts = ["", *(f"{PALE}: {escape(names)}" for names in label_map.candidate_names[1:])]
-    return {"candidate": _packed(np.concatenate(codes), "u2"), "candidates": texts}
+    return {"candidate": packed(np.concatenate(codes), "u2"), "candidates": candidate_texts(label_map)}
+
+
+def candidate_texts(label_map: LabelMap) -> list[str]:
+    """What hovering says of those that are not told apart, by their numbers in `LabelMap.candidates`."""
+    return ["", *(f"{PALE}: {escape(names)}" for names in label_map.candidate_names[1:])]
 
 
 def _value_content(value_map: ValueMap, column: int) -> dict[str, Any]:
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
     low, high = value_map.limits()
-    steps = np.linspace(0, 1, 33)
     return {
         "note": f"{value_map.note} Dark grey with folds: cortex without a value.".strip(),
         "values": column,
         "unit": "<br>".join(map(escape, textwrap.wrap(value_map.unit, _BAR_LETTERS))),
         "low": low,
         "high": high,
-        "colorscale": [[float(at), to_hex(colormaps[value_map.colormap](at))] for at in steps],
+        "colorscale": color_steps(value_map.colormap, 33),
     }
+
+
+def color_steps(colormap: str, n: int) -> list[tuple[float, str]]:
+    """Colours of one of matplotlib's colour maps at `n` even steps from 0 to 1."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [(float(at), to_hex(colormaps[colormap](at))) for at in np.linspace(0, 1, n)]
 
 
 def _region_codes(atlas: Atlas | None, surface: str, n_vertices: int) -> tuple[NDArray[np.integer], list[str]]:
@@ -204,7 +214,7 @@ def _sampled(own: Map, surface: str) -> NDArray:
     return np.concatenate([*sample(own.data, own.affine, surface).values()])
 
 
-def _packed(array: NDArray, dtype: str) -> dict[str, str]:
+def packed(array: NDArray, dtype: str) -> dict[str, str]:
     """An array as the script of the page reads it: flat, little-endian; rounded if of an integer type."""
     numbers = array if dtype[0] == "f" else np.rint(array)
     return {"type": dtype, "base64": base64.b64encode(numbers.astype("<" + dtype).tobytes()).decode("ascii")}

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.io.output import Outputs, write_volume
+from utils.io.spaces import reference
 from utils.plotting.label_maps import LabelMap, Map
 from utils.plotting.surface import DEFAULT_SURFACE, sample
 
 # BIDS entity "den": vertices of one hemisphere, in thousands.
 _DENSITIES = {"fsaverage5": "10k", "fsaverage6": "41k", "fsaverage": "164k"}
-_SPACE = "MNI152 space of the input images; the affine in the header says where the voxels lie"
 
 
-def save_map(outputs: Outputs, own: Map, *, simulated: bool, surface: str = DEFAULT_SURFACE) -> None:
+def save_map(outputs: Outputs, own: Map, *, simulated: bool, surface: str | None = DEFAULT_SURFACE) -> None:
     """Write a map into `maps/` of a run's results: volume and surfaces, each with a description as JSON.
 
     Labels are int16, 0 where there is none; values are float32, NaN where there is none.
@@ -34,20 +34,23 @@ def save_map(outputs: Outputs, own: Map, *, simulated: bool, surface: str = DEFA
     own : LabelMap or ValueMap
     simulated : bool
         Whether the data are, for the JSON files.
-    surface : str
-        Average brain of the GIFTI files.
+    surface : str or None
+        Average brain of the GIFTI files; None for no such files, as for maps that are not in MNI space.
     """
+    volume = f"maps/space-{own.space}"
     described: dict[str, Any] = {"Description": f"{own.title}. {own.note}", "Simulated": simulated}
     if isinstance(own, LabelMap):
         described["Description"] = f"{described['Description']} {own.pale_note}".strip()
         name, suffix, intent = f"desc-{own.key}_dseg", "label.gii", "label"
         described["BackgroundValue"] = 0
-        _write_tables(outputs, f"maps/space-MNI_{name}", own)
+        _write_tables(outputs, f"{volume}_{name}", own)
     else:
         name, suffix, intent = f"stat-{own.key}_statmap", "func.gii", "none"
         described |= {"Units": own.unit, "BackgroundValue": "NaN"}
-    write_volume(outputs.path(f"maps/space-MNI_{name}.nii.gz"), own.data, own.affine, intent)
-    _write_json(outputs.path(f"maps/space-MNI_{name}.json"), {**described, "SpatialReference": _SPACE})
+    write_volume(outputs.path(f"{volume}_{name}.nii.gz"), own.data, own.affine, intent, own.space)
+    _write_json(outputs.path(f"{volume}_{name}.json"), {**described, "SpatialReference": reference(own.space)})
+    if surface is None:
+        return
     for hemi, values in sample(own.data, own.affine, surface).items():
         stem = f"maps/hemi-{hemi[0].upper()}_space-fsaverage_den-{_DENSITIES[surface]}_{name}"
         _write_gifti(outputs.path(f"{stem}.{suffix}"), own, values, hemi)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from utils import InputError
+from utils.io.spaces import MNI
 from utils.rdms.atlas import Atlas
 from utils.rdms.searchlights import Geometry
 
@@ -50,8 +51,13 @@ class RoiLocations:
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """Voxel indices to mm in MNI space, (4, 4)."""
+        """Voxel indices to mm, (4, 4)."""
         return self.atlas.affine
+
+    @property
+    def space(self) -> str:
+        """What these millimetres are coordinates of."""
+        return self.atlas.space
 
     def to_volume(self, values: ArrayLike, background: float = 0) -> NDArray:
         """Volume with the value of each ROI in its voxels, and `background` elsewhere; same dtype as `values`."""
@@ -78,7 +84,7 @@ class LabelMap:
     data : ndarray of int, shape (X, Y, Z)
         0 where there is no label, ``k + 1`` where the k-th one holds.
     affine : ndarray, shape (4, 4)
-        Voxel indices to mm in MNI space.
+        Voxel indices to mm.
     names, colors, legend_groups : list of str
         One per label: its name, its colour as ``#rrggbb``, and the group it is listed under ("" for none).
     counts : list of int
@@ -95,6 +101,8 @@ class LabelMap:
         Index in `candidate_names` of those that are not told apart at a pale place; 0 elsewhere.
     candidate_names : sequence of str
         Such as "2D or 3D"; the first is "".
+    space : str
+        What the millimetres are coordinates of: see `utils.io.spaces`. Only MNI space has a surface to draw on.
 
     Raises
     ------
@@ -116,6 +124,7 @@ class LabelMap:
     pale: Mapping[int, int] = field(default_factory=dict)
     candidates: NDArray[np.integer] | None = None
     candidate_names: Sequence[str] = ("",)
+    space: str = MNI
 
     def __post_init__(self) -> None:
         lengths = {len(self.names), len(self.colors), len(self.legend_groups), len(self.counts)}
@@ -158,7 +167,7 @@ class ValueMap:
     data : ndarray of float, shape (X, Y, Z)
         NaN where there is no value.
     affine : ndarray, shape (4, 4)
-        Voxel indices to mm in MNI space.
+        Voxel indices to mm.
     title : str
         Name of the map among others.
     unit : str
@@ -173,6 +182,8 @@ class ValueMap:
         A sentence on what the map shows.
     key : str
         Letters and digits: names its files, as BIDS entity "stat".
+    space : str
+        As for `LabelMap`.
 
     Raises
     ------
@@ -190,6 +201,7 @@ class ValueMap:
     colormap: str = "viridis"
     note: str = ""
     key: str = ""
+    space: str = MNI
 
     def __post_init__(self) -> None:
         if self.data.ndim != 3 or not np.issubdtype(self.data.dtype, np.floating):

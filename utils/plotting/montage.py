@@ -1,5 +1,7 @@
 """The still picture of a label map: the inflated cortex from several sides, its legend, and how stable labels are.
 
+Where there is no surface to draw on, axial slices of the volume stand in for the cortex.
+
 Labels are sampled, never interpolated, and every triangle has one colour: a colour that is not in the legend is not on
 the brain. Pale places are hatched, so that they can be told from solid ones without colours.
 """
@@ -31,6 +33,7 @@ from utils.plotting.page_layout import (
     shorten,
     text_width,
 )
+from utils.plotting.slices import bounding_box, slices_note, to_canonical
 from utils.plotting.surface import (
     GYRUS_GREY,
     HEMISPHERES,
@@ -60,6 +63,8 @@ _MAX_NAME = 2.6  # width in the legend
 _SMALL = 0.72  # size of the second map to that of the first: both fit on a page
 _CENTRED: dict[str, str] = {"ha": "center", "va": "center"}
 _N_STEPS = 10
+_N_SLICES, _SLICES_IN_ROW, _MAX_SLICES_HEIGHT = 12, 6, 5.0  # the last in inches, of all rows
+_AXIAL_NOTE = "They are axial, from bottom to top; left is left."
 # Hatching, in inches: distance of its lines, and how thick they are.
 _HATCH, _HATCH_LINE = 0.03, 0.005
 # Lines of a hatching are drawn this much nearer to the reader than their triangles, so that no neighbour covers them.
@@ -69,7 +74,7 @@ _PALE_GYRUS, _PALE_SULCUS = 0.98, 0.9
 
 
 def montage(label_map: LabelMap, look: Look, note: str, stability: NDArray[np.floating] | None = None) -> Figure:
-    """Draw a label map on the inflated cortex, all views at one scale, with the legend below.
+    """Draw a label map on the inflated cortex or in slices, all views at one scale, with the legend below.
 
     Parameters
     ----------
@@ -97,15 +102,91 @@ def montage(label_map: LabelMap, look: Look, note: str, stability: NDArray[np.fl
     if look.style == "paper":
         label_map = replace(label_map, colors=[to_published_color(color) for color in label_map.colors])
     with drawing_style():
-        painted = _triangle_colors(label_map.data, label_map.affine, label_map.colors, (GYRUS_GREY, SULCUS_GREY), look)
-        bands = [_cortex(painted, look, hatches=_hatch_colors(label_map, look)), *_legend(label_map)]
-        notes = [note, label_map.pale_note.replace("Pale:", "Pale and hatched:"), SURFACE_NOTE]
+        bands = [_labels(label_map, look), *_legend(label_map, outside=look.surface is not None)]
+        notes = [note, label_map.pale_note.replace("Pale:", "Pale and hatched:")]
+        notes.append(SURFACE_NOTE if look.surface else f"{slices_note(label_map.space)} {_AXIAL_NOTE}")
         if stability is not None:
-            steps = _in_steps(stability, label_map.data.shape)
-            painted = _triangle_colors(steps, label_map.affine, _step_colors(), (_PALE_GYRUS, _PALE_SULCUS), look)
-            bands += [_scale(), _cortex(painted, look, _SMALL)]
+            bands += [_scale(), _steps(label_map, _in_steps(stability, label_map.data.shape), look)]
             notes.append(STABILITY_NOTE)
         return draw_page(bands, look, " ".join(filter(None, notes)))
+
+
+def _labels(label_map: LabelMap, look: Look) -> Band:
+    """The map itself, pale places hatched."""
+    if look.surface is None:
+        return _axial(label_map, label_map.data, label_map.colors, _hatch_palette(label_map))
+    greys = (GYRUS_GREY, SULCUS_GREY)
+    painted = _triangle_colors(label_map.data, label_map.affine, label_map.colors, greys, look.surface)
+    return _cortex(painted, look, look.surface, hatches=_hatch_colors(label_map, look.surface))
+
+
+def _steps(label_map: LabelMap, steps: NDArray[np.int16], look: Look) -> Band:
+    """The second map, smaller: the step of every voxel's stability."""
+    if look.surface is None:
+        return _axial(label_map, steps, _step_colors(), size=_SMALL)
+    greys = (_PALE_GYRUS, _PALE_SULCUS)
+    painted = _triangle_colors(steps, label_map.affine, _step_colors(), greys, look.surface)
+    return _cortex(painted, look, look.surface, _SMALL)
+
+
+def _axial(
+    label_map: LabelMap,
+    data: NDArray[np.integer],
+    colors: Sequence[str],
+    hatches: NDArray[np.floating] | None = None,
+    size: float = 1.0,
+) -> Band:
+    """Axial slices at even steps through all labels, from bottom to top; `hatches` has a colour, or NaN, per label."""
+    from matplotlib.colors import to_rgba
+
+    affine, (drawn, turned) = to_canonical(label_map.affine, label_map.data > 0, data)
+    box = bounding_box(drawn)
+    start = np.array([part.start or 0 for part in box])
+    drawn, turned = drawn[box], turned[box]
+    levels = np.flatnonzero(drawn.any(axis=(0, 1))) if drawn.any() else np.arange(drawn.shape[2])
+    chosen = levels[np.unique(np.linspace(0, len(levels) - 1, min(_N_SLICES, len(levels))).round().astype(int))]
+    voxel = np.linalg.norm(affine[:3, :2], axis=0)
+    extent = voxel * turned.shape[:2]
+    n_rows = -(-len(chosen) // _SLICES_IN_ROW)
+    room = PAGE_WIDTH - 2 * MARGIN - _GAP * (_SLICES_IN_ROW - 1)
+    scale = size * min(room / _SLICES_IN_ROW / extent[0], _MAX_SLICES_HEIGHT / n_rows / extent[1])
+    width, height = scale * extent
+    palette = np.array([(0.0, 0.0, 0.0, 0.0), *(to_rgba(color) for color in colors)])
+    middle = (np.array(turned.shape[:2]) - 1) / 2 + start[:2]
+    n_columns = min(_SLICES_IN_ROW, len(chosen))
+    left = (PAGE_WIDTH - n_columns * width - (n_columns - 1) * _GAP) / 2
+
+    def draw(page: Page, top: float) -> None:
+        for number, level in enumerate(chosen):
+            row, column = divmod(number, _SLICES_IN_ROW)
+            x, y = left + column * (width + _GAP), top + row * (height + _HEADINGS)
+            mm = affine[2] @ [*middle, level + start[2], 1]
+            text = f"z = {mm:.0f} mm".replace("-", "\N{MINUS SIGN}")
+            page.text(x + width / 2, y + 0.12, text, size=FONT["text"], **_CENTRED)
+            axes = page.figure.add_axes(page.rectangle(x, y + _HEADINGS, width, height), label=f"axial {size} {level}")
+            labels = turned[:, :, level].T
+            axes.imshow(palette[labels], origin="lower", extent=(0, extent[0], 0, extent[1]), interpolation="nearest")
+            axes.set(aspect="auto", xlim=(0, extent[0]), ylim=(0, extent[1]))
+            axes.set_axis_off()
+            if hatches is not None:
+                _hatch_voxels(axes, hatches[labels], voxel, _HATCH / scale)
+            if number == 0:
+                for side, at in (("L", x - 0.06), ("R", x + width + 0.06)):
+                    page.text(at, y + _HEADINGS + height / 2, side, size=FONT["text"], **_CENTRED)
+
+    return Band(n_rows * (height + _HEADINGS) + 0.1, draw)
+
+
+def _hatch_voxels(axes: Axes, colors: NDArray[np.floating], voxel: NDArray[np.floating], distance: float) -> None:
+    """Hatch those voxels of a slice (rows, columns, 3) that have a colour to be hatched with."""
+    from matplotlib.collections import LineCollection
+
+    row, column = np.nonzero(np.isfinite(colors[:, :, 0]))
+    corners = np.stack([column, row], axis=1)[:, None] + [[(0, 0), (1, 0), (1, 1), (0, 1)]]
+    halves = np.concatenate([corners[:, [0, 1, 2]], corners[:, [0, 2, 3]]]) * voxel
+    lines, triangle = _hatching(halves, distance)
+    own = colors[row, column][triangle % max(len(row), 1)]
+    axes.add_collection(LineCollection(list(lines), colors=own, linewidths=72 * _HATCH_LINE, rasterized=True))
 
 
 def _in_steps(stability: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.int16]:
@@ -145,7 +226,7 @@ def _scale() -> Band:
     return Band(0.32, draw)
 
 
-def _legend(label_map: LabelMap) -> list[Band]:
+def _legend(label_map: LabelMap, outside: bool) -> list[Band]:
     """Labels with their counts, in rows behind the name of their group."""
     groups = label_map.by_legend_group()
     if groups[-1][0]:
@@ -162,7 +243,7 @@ def _legend(label_map: LabelMap) -> list[Band]:
             text = f"{name}  {' · '.join(f'{count:,}' for count in counts)}"
             hatched = None if pale is None else (label_map.colors[pale], hatch_color(label_map.colors[pale]))
             keys.append(Key(text, (color,), hatched=hatched, faint=not any(counts)))
-        if not title:
+        if not title and outside:
             keys.append(Key(OUTSIDE, (str(GYRUS_GREY), str(SULCUS_GREY))))
         bands.append(legend_band(keys, title=title, left=left))
     return [*bands, Band(0.05, lambda page, top: None)]
@@ -171,11 +252,12 @@ def _legend(label_map: LabelMap) -> list[Band]:
 def _cortex(
     painted: Mapping[str, NDArray[np.floating]],
     look: Look,
+    surface: str,
     size: float = 1.0,
     hatches: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> Band:
     """Both hemispheres in a row each, below the names of the sides; at size 1, all sides would fill the page."""
-    views, halves = _VIEWS[look.style], {hemi: load_hemisphere(hemi, look.surface) for hemi in HEMISPHERES}
+    views, halves = _VIEWS[look.style], {hemi: load_hemisphere(hemi, surface) for hemi in HEMISPHERES}
     span = np.max([np.ptp(half.inflated, axis=0) for half in halves.values()], axis=0)
     extents = {view: np.abs(_screen("left", view)[:2]) @ span for view in _VIEWS["default"]}
     scale = size * (PAGE_WIDTH - _LEFT - _GAP * len(extents)) / sum(width for width, _ in extents.values())
@@ -204,7 +286,7 @@ def _triangle_colors(
     affine: NDArray[np.floating],
     colors: Sequence[str],
     greys: tuple[float, float],
-    look: Look,
+    surface: str,
 ) -> dict[str, NDArray[np.floating]]:
     """Colour of every triangle of both hemispheres, (n_faces, 3): that of a label, or a grey from gyri to sulci."""
     from matplotlib.colors import to_rgb
@@ -212,8 +294,8 @@ def _triangle_colors(
     palette = np.array([(0.0, 0.0, 0.0), *(to_rgb(color) for color in colors)])
     gyrus, sulcus = greys
     painted = {}
-    for hemi, labels in sample(data, affine, look.surface).items():
-        half = load_hemisphere(hemi, look.surface)
+    for hemi, labels in sample(data, affine, surface).items():
+        half = load_hemisphere(hemi, surface)
         label = labels[triangle_corners(labels, half.faces)]
         depth = (GYRUS_GREY - half.grey()[half.faces].mean(axis=1)) / (GYRUS_GREY - SULCUS_GREY)
         grey = gyrus + (sulcus - gyrus) * depth
@@ -221,8 +303,8 @@ def _triangle_colors(
     return painted
 
 
-def _hatch_colors(label_map: LabelMap, look: Look) -> dict[str, NDArray[np.floating]] | None:
-    """Colour of the hatching of every triangle of both hemispheres, (n_faces, 3): NaN where there is none."""
+def _hatch_palette(label_map: LabelMap) -> NDArray[np.floating] | None:
+    """Colour of the hatching of every label, from that of no label on: NaN where there is none."""
     from matplotlib.colors import to_rgb
 
     if not label_map.pale:
@@ -230,9 +312,17 @@ def _hatch_colors(label_map: LabelMap, look: Look) -> dict[str, NDArray[np.float
     palette = np.full((len(label_map.names) + 1, 3), np.nan)
     for pale in label_map.pale.values():
         palette[pale + 1] = to_rgb(hatch_color(label_map.colors[pale]))
-    sampled = sample(label_map.data, label_map.affine, look.surface)
+    return palette
+
+
+def _hatch_colors(label_map: LabelMap, surface: str) -> dict[str, NDArray[np.floating]] | None:
+    """Colour of the hatching of every triangle of both hemispheres, (n_faces, 3): NaN where there is none."""
+    palette = _hatch_palette(label_map)
+    if palette is None:
+        return None
+    sampled = sample(label_map.data, label_map.affine, surface)
     return {
-        hemi: palette[labels[triangle_corners(labels, load_hemisphere(hemi, look.surface).faces)]]
+        hemi: palette[labels[triangle_corners(labels, load_hemisphere(hemi, surface).faces)]]
         for hemi, labels in sampled.items()
     }
 

@@ -5,16 +5,20 @@ The page of all maps of a figure is that of `plotting.explorer`, the still pictu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from utils.io.spaces import is_mni
 from utils.io.templates import render
 from utils.plotting.label_maps import OUTSIDE, SURFACE_NOTE, LabelMap
 from utils.plotting.page_layout import Look
+from utils.plotting.slices import slices_note
 from utils.plotting.surface import HEMISPHERES, fetch_meshes, load_hemisphere, sample
 
+_SLICES_NOTE = "Click or drag to move through the volume. brain_map.html names what is at a voxel, and has all maps."
 _VIEWER_NOTE = (
     "Drag to rotate, scroll to zoom. This viewer shades the surface and blends colours where labels meet; "
     "brain_map.html shows only the colours of the legend."
@@ -22,9 +26,10 @@ _VIEWER_NOTE = (
 
 
 def write_nilearn_page(path: str | Path, label_map: LabelMap, look: Look, notes: Sequence[str]) -> None:
-    """Write nilearn's surface viewer of one map beside a legend, in one file that needs no network.
+    """Write nilearn's viewer of one map beside a legend, in one file that needs no network.
 
-    Labels are those of the nearest voxels, but nilearn colours vertices, between which the browser blends colours.
+    On the surface, labels are those of the nearest voxels, but nilearn colours vertices, between which the browser
+    blends colours. Without a surface, it is nilearn's viewer of slices.
 
     Parameters
     ----------
@@ -40,15 +45,42 @@ def write_nilearn_page(path: str | Path, label_map: LabelMap, look: Look, notes:
     InputError
         If the surface cannot be downloaded.
     """
+    if look.surface is None:
+        viewers, outside, more = {"": _slices(label_map)}, "", [slices_note(label_map.space), _SLICES_NOTE]
+    else:
+        viewers = {f"{hemi} hemisphere": _viewer(label_map, hemi, look.surface) for hemi in HEMISPHERES}
+        outside, more = OUTSIDE, [SURFACE_NOTE, _VIEWER_NOTE]
     page = render(
         "plotting/nilearn_page.html",
         look=look,
-        viewers={hemi: _viewer(label_map, hemi, look.surface) for hemi in HEMISPHERES},
+        viewers=viewers,
         map=label_map,
-        outside=OUTSIDE,
-        notes=[note for note in (*notes, label_map.pale_note, SURFACE_NOTE, _VIEWER_NOTE) if note],
+        outside=outside,
+        notes=[note for note in (*notes, label_map.pale_note, *more) if note],
     )
     Path(path).write_text(page, encoding="utf-8")
+
+
+def _slices(label_map: LabelMap) -> str:
+    """nilearn's page of slices in three directions, in front of its template where that is in the same space."""
+    from matplotlib.colors import ListedColormap
+    from nibabel import Nifti1Image
+    from nilearn.plotting import view_img
+
+    view = view_img(
+        Nifti1Image(label_map.data.astype(np.int16), label_map.affine),
+        bg_img="MNI152" if is_mni(label_map.space) else None,
+        cmap=ListedColormap(["#ffffff", *label_map.colors]),
+        vmin=-0.5,
+        vmax=len(label_map.names) + 0.5,
+        threshold=0.5 if label_map.data.any() else None,
+        symmetric_cmap=False,
+        colorbar=False,
+        black_bg=False,
+        resampling_interpolation="nearest",
+    )
+    # Its parts have random names, by which every page would differ from the last.
+    return re.sub(r"-[0-9a-f]{32}\b", "-0", view.get_standalone())
 
 
 def _viewer(label_map: LabelMap, hemi: str, surface: str) -> str:

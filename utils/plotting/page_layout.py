@@ -49,15 +49,15 @@ class Look:
         Heading.
     banner : str or None
         Warning across the top, such as that the data are simulated.
-    surface : str
-        Average brain, one of `utils.plotting.surface.SURFACES`.
+    surface : str or None
+        Average brain, one of `utils.plotting.surface.SURFACES`; None for slices of the volume.
     style : {"default", "paper"}
         "paper" has the published colours, axes and views; pages always have the default ones.
     """
 
     title: str
     banner: str | None = None
-    surface: str = DEFAULT_SURFACE
+    surface: str | None = DEFAULT_SURFACE
     style: Style = "default"
 
 

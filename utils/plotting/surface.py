@@ -20,6 +20,7 @@ from utils import InputError
 SURFACES = ("fsaverage5", "fsaverage6", "fsaverage")
 DEFAULT_SURFACE = "fsaverage5"
 HEMISPHERES = ("left", "right")
+NEAR_CORTEX_MM = 6.0
 # Cortex without a label, from the crowns of the gyri to the depths of the sulci: its folds tell it from the flat light
 # greys of "not significant" and "below the noise ceiling", its lightness from the untrained network's near-black.
 GYRUS_GREY, SULCUS_GREY = 0.60, 0.40
@@ -172,6 +173,37 @@ def sample(data: NDArray, affine: NDArray[np.floating], surface: str = DEFAULT_S
         voxels = vertex_voxels(data.shape, affine, hemi, surface)
         sampled[hemi] = np.where(voxels >= 0, data.reshape(-1)[voxels], outside).astype(dtype)
     return sampled
+
+
+def share_near_cortex(
+    voxels: NDArray[np.bool_], affine: NDArray[np.floating], distance_mm: float = NEAR_CORTEX_MM
+) -> float:
+    """Share of voxels whose centres lie near the cortex of the average brain.
+
+    Of a brain mask in MNI space, 73 % lie within 6 mm of the surface halfway between pial and white; 49 % if it is
+    shifted by 4 cm to the front or the side, as data in another space may be.
+
+    Parameters
+    ----------
+    voxels : ndarray of bool, shape (X, Y, Z)
+        Which to look at; there is one or more.
+    affine : ndarray, shape (4, 4)
+        Voxel indices to mm in MNI space.
+    distance_mm : float, optional
+        What near is; half the diagonal of a voxel is near too.
+
+    Returns
+    -------
+    float
+        0 to 1.
+    """
+    from nibabel.affines import apply_affine
+    from scipy.spatial import KDTree
+
+    cortex = KDTree(np.concatenate([load_hemisphere(hemi).middle() for hemi in HEMISPHERES]))
+    near = max(distance_mm, float(np.sqrt(np.square(affine[:3, :3]).sum())) / 2)
+    distance, _ = cortex.query(apply_affine(affine, np.argwhere(voxels)), distance_upper_bound=near)
+    return float(np.isfinite(distance).mean())
 
 
 def triangle_corners(labels: NDArray[np.integer], faces: NDArray[np.integer]) -> NDArray[np.int64]:

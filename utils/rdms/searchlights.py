@@ -338,6 +338,10 @@ class Searchlights:
         table[np.ravel_multi_index(tuple(position), shape)] = rows
         return table
 
+    def uncovered(self, mask: NDArray[np.bool_]) -> int:
+        """Number of voxels of a mask (X, Y, Z) that no searchlight's value goes back to."""
+        return int(mask.sum() - mask.reshape(-1)[np.unique(self.geometry.voxels)].sum())
+
     def members(self, lookup: NDArray[np.int32], part: slice | NDArray[np.int64]) -> NDArray[np.int32]:
         """Rows of `voxels` that some of the searchlights hold, (n, n_steps), with -1 for none."""
         *_, origins, steps = self._padded
