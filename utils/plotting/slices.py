@@ -128,12 +128,17 @@ def _content(maps: Sequence[Map], first: LabelMap) -> dict[str, Any]:
         "voxels": packed(voxels, "u4"),
         "hover": hover,
         "maps": [
-            {"note": f"{own.note} {own.pale_note}".strip(), "colors": list(own.colors), "label": packed(at, "u2")}
-            if isinstance(own, LabelMap)
-            else _value_content(own, columns[own.title])
+            _label_content(own, at) if isinstance(own, LabelMap) else _value_content(own, columns[own.title])
             for own, at in zip(maps, held, strict=True)
         ],
     }
+
+
+def _label_content(own: LabelMap, labels: NDArray[np.integer]) -> dict[str, Any]:
+    """`rows` has the labels of every line of the legend: one, and its pale state if it has one."""
+    rows = [[label for label in row if label is not None] for _, rows in own.by_legend_group() for row in rows]
+    note = f"{own.note} {own.pale_note}".strip()
+    return {"note": note, "colors": list(own.colors), "label": packed(labels, "u2"), "rows": rows}
 
 
 def _value_content(own: ValueMap, column: int) -> dict[str, Any]:
