@@ -22,9 +22,9 @@ def main(run: FigureRun) -> None:
     fit = fit_searchlights(run.models, run.searchlights, run.settings, run.resources)
     table = run.save(fit, fit.winners())
     maps = network_maps(fit.brain.geometry, fit.models.models, run.colors, table)
-    run.draw_searchlights(
-        maps, [*searchlight_colours("network", table, run.settings), *searchlight_tests(run.settings, fit.summary())]
-    )
+    counted = fit.summary()
+    colours = searchlight_colours("network", table, run.settings, counted)
+    run.draw_searchlights(maps, [*colours, *searchlight_tests(run.settings, counted)])
 
 
 if __name__ == "__main__":

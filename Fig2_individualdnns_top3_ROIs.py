@@ -32,12 +32,12 @@ def main(run: FigureRun) -> None:
     first = fit.on_the_map(table)
     n_subjects = fit.summary()["n_subjects"]
     tested = notes.significance(run.settings, n_subjects, "ROIs")
-    run.draw_rois(
-        roi_panels(fit, run.colors),
-        f"{notes.bars(run.settings, n_subjects)} {tested} {notes.subjects_and_ceiling(run.settings, in_words(N_BEST))}",
-        legend={},  # every bar carries its name
-        ceiling=single_subjects(first),
-    )
+    below = single_subjects(first)
+    note = [notes.bars(run.settings, n_subjects), tested]
+    if below is not None:
+        note.append(notes.subjects_and_ceiling(run.settings, in_words(N_BEST)))
+    # Every bar carries its name.
+    run.draw_rois(roi_panels(fit, run.colors), " ".join(note), legend={}, ceiling=below)
     run.draw_roi_maps(lambda where: roi_maps(where, fit.models.models, run.colors, first), tested, MAP_TITLE)
 
 

@@ -24,9 +24,9 @@ def main(run: FigureRun) -> None:
     fit = partition_searchlights(groups, run.searchlights, run.settings, run.resources)
     table = run.save(fit, fit.winners())
     maps = group_maps(fit.brain.geometry, groups.models, run.colors, table, fit.unique, fit.shared)
-    run.draw_searchlights(
-        maps, [*searchlight_colours("group", table, run.settings), *searchlight_tests(run.settings, fit.summary())]
-    )
+    counted = fit.summary()
+    colours = searchlight_colours("group", table, run.settings, counted)
+    run.draw_searchlights(maps, [*colours, *searchlight_tests(run.settings, counted)])
 
 
 if __name__ == "__main__":

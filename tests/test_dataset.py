@@ -472,8 +472,21 @@ def test_subjects_with_different_searchlights(folder):
 def test_one_subject_has_no_ceiling(folder):
     for subject in (2, 3, 4):
         (folder / "searchlight_rdms" / f"sub-0{subject}.npy").unlink()
-    with pytest.raises(InputError, match="found one subject, but the noise ceiling needs two"):
-        load_searchlights(locate("searchlight", folder), N)
+    brain = load_searchlights(locate("searchlight", folder), N)
+    assert not brain.has_ceiling and np.isnan(brain.ceiling_lower).all() and np.isnan(brain.ceiling_upper).all()
+    assert brain.usable.all()
+    np.testing.assert_array_equal(brain.mean, np.load(folder / "searchlight_rdms" / "sub-01.npy"))
+    assert not (folder / "searchlight_rdms" / "noise_ceiling.npz").exists()
+
+
+def test_stored_ceilings_of_one_subject_are_used(folder):
+    for subject in (2, 3, 4):
+        (folder / "searchlight_rdms" / f"sub-0{subject}.npy").unlink()
+    n = len(np.load(folder / "searchlight_rdms" / "sub-01.npy"))
+    np.savez(folder / "searchlight_rdms" / "noise_ceiling.npz", lower=np.linspace(0, 1, n), upper=np.ones(n))
+    brain = load_searchlights(locate("searchlight", folder), N)
+    np.testing.assert_array_equal(brain.ceiling_lower, np.linspace(0, 1, n))
+    assert brain.has_ceiling
 
 
 def test_ceilings_of_other_searchlights(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -194,11 +195,12 @@ class SearchlightFit:
             "ceiling_upper": self.brain.ceiling_upper,
         }
 
-    def summary(self) -> dict[str, int]:
-        """Numbers for the record of a run."""
+    def summary(self) -> dict[str, Any]:
+        """Numbers for the record of a run; `ceiling` is None where none was asked for, or there is none."""
         return {
             "n_searchlights": len(self.tested),
             "n_tested": int(self.tested.sum()),
+            "ceiling": self.settings.ceiling if self.brain.has_ceiling else None,
             "n_subjects": self.brain.n_subjects,
             "n_conditions": self.models.n_conditions,
         }
@@ -305,14 +307,15 @@ def best(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.asarray(np.nan_to_num(values, nan=-np.inf).argmax(axis=0))
 
 
-def tested_searchlights(brain: SearchlightRdms, ceiling: float) -> NDArray[np.bool_]:
+def tested_searchlights(brain: SearchlightRdms, ceiling: float | None) -> NDArray[np.bool_]:
     """Searchlights that are usable and whose lower noise ceiling is high enough.
 
     Parameters
     ----------
     brain : SearchlightRdms
-    ceiling : float
-        Smallest lower noise ceiling, a mean Spearman correlation.
+    ceiling : float or None
+        Smallest lower noise ceiling, a mean Spearman correlation; None for all usable searchlights. These are all
+        tested, with a warning, where there are no ceilings, as for a single subject.
 
     Returns
     -------
@@ -323,6 +326,15 @@ def tested_searchlights(brain: SearchlightRdms, ceiling: float) -> NDArray[np.bo
     InputError
         If there is none.
     """
+    if ceiling is None:
+        return brain.usable
+    if not brain.has_ceiling:
+        warnings.warn(
+            "the data of one person have no noise ceiling (`ceiling`): all searchlights that have an RDM are tested, "
+            "and intervals and leads are about other images, not about other people",
+            stacklevel=2,
+        )
+        return brain.usable
     tested = brain.usable & (brain.ceiling_lower >= ceiling)
     if not tested.any():
         highest = brain.ceiling_lower[brain.usable].max()

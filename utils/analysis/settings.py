@@ -40,8 +40,8 @@ class Settings:
         Share of the explainable variance that the interval of a bar has to exceed for a filled star.
     seed : int
         Of permutations and of subsets of the conditions.
-    ceiling : float
-        Lower noise ceiling, a mean Spearman correlation, from which on a searchlight is tested.
+    ceiling : float or None
+        Lower noise ceiling, a mean Spearman correlation, from which on a searchlight is tested; None to test all.
     as_published : bool
         Otherwise as in the published code: adjusted R2 with negative values of single networks set to 0, networks
         selected once, differences by permutation in the direction observed, t-tests against 0 and between independent
@@ -62,7 +62,7 @@ class Settings:
     generalise: Population = "both"
     minimum_effect: float = 0.01
     seed: int = 0
-    ceiling: float = 0.033
+    ceiling: float | None = 0.033
     as_published: bool = False
     bootstrap_ratio: float = 0.9
 

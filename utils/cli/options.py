@@ -124,12 +124,20 @@ def _add_statistics_options(parser: Parser, kind: Kind, figure: str) -> None:
                             "set to 0, unscaled error bars")  # fmt: skip
     ratio = "share of the conditions in each subset for the error bars of --as-published"
     if kind == "searchlight":
-        group.add_argument("--ceiling", type=float, default=0.033, metavar="X",
+        group.add_argument("--ceiling", type=_ceiling, default=0.033, metavar="X",
                            help="test searchlights whose lower noise ceiling (mean Spearman correlation) is at least "
-                                "X")  # fmt: skip
+                                "X; none: test all that have RDMs, as always for the data of one person, which have no "
+                                "ceiling")  # fmt: skip
         ratio = "accepted as in the published scripts; this figure shows no standard errors, so it has no effect"
     group.add_argument("--bootstrap-ratio", "-bs_ratio", "--bootstrap_ratio", type=float, default=0.9, metavar="X",
                        help=ratio)  # fmt: skip
+
+
+def _ceiling(text: str) -> float | None:
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}', expected a number or none") from None
 
 
 def _add_run_options(parser: Parser, kind: Kind, figure: str) -> None:

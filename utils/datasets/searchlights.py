@@ -37,7 +37,7 @@ class SearchlightRdms:
     mean : ndarray of float64, shape (n_searchlights, n_pairs)
         Mean over subjects.
     ceiling_lower, ceiling_upper : ndarray of float64, shape (n_searchlights,)
-        Mean Spearman correlations.
+        Mean Spearman correlations; NaN throughout for a single subject of whom none are stored.
     geometry : Geometry
         Voxels that each searchlight stands for.
     usable : ndarray of bool, shape (n_searchlights,)
@@ -54,6 +54,11 @@ class SearchlightRdms:
     usable: NDArray[np.bool_]
     n_subjects: int
     blocks: Callable[[], Iterator[tuple[slice, NDArray]]]
+
+    @property
+    def has_ceiling(self) -> bool:
+        """Whether there are noise ceilings."""
+        return bool(np.isfinite(self.ceiling_lower).any())
 
 
 def load_searchlights(sources: Sources, n_conditions: int, progress: Progress = ignore) -> SearchlightRdms:
@@ -92,23 +97,20 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress = 
 
     geometry = _geometry(sources, n_searchlights)
     ceilings = _stored_ceilings(folder, n_searchlights)
-    if n_subjects == 1 and ceilings is None:
-        raise InputError(
-            f"{sources.fmri_rdms}: found one subject, but the noise ceiling needs two or more; "
-            "add subjects, or a noise_ceiling.npz with arrays lower and upper"
-        )
+    compute = ceilings is None and n_subjects > 1
     mean, usable = np.empty((n_searchlights, n_pairs_of(n_conditions))), np.empty(n_searchlights, dtype=bool)
     lower, upper = ceilings or (np.full(n_searchlights, np.nan), np.full(n_searchlights, np.nan))
     for part, rdms in blocks():
         averages = partial(average, rdms, mean[part], usable[part])
         in_threads(averages, rdms.shape[1], _SEARCHLIGHTS_PER_THREAD)
-        if ceilings is None:
+        if compute:
             lower[part], upper[part] = noise_ceiling(rdms)
         progress(part.stop, n_searchlights)
-    if ceilings is None:
+    if compute:
         with suppress(InputError):  # a folder that cannot be written to stays as it is
             write_ceilings(folder.noise_ceiling, folder.all_rdms(), lower, upper)
-    usable &= np.isfinite(lower)
+    if compute or ceilings is not None:
+        usable &= np.isfinite(lower)
     if not usable.any():
         raise InputError(
             f"{sources.fmri_rdms}: every searchlight RDM holds NaN or inf or does not vary; nothing to test"

@@ -26,6 +26,7 @@ from utils.rdms.atlas import Atlas
 
 NOT_SIGNIFICANT = "not significant"
 BELOW_CEILING = "below the noise ceiling"
+WITHOUT_RDM = "not tested: no RDM"
 _UNIQUE = "unique variance (adjusted R²)"
 
 
@@ -160,8 +161,8 @@ def roi_maps(
 
 def _common_maps(locations: Locations, table: pd.DataFrame, what: str, of: str) -> list[Map]:
     threshold = " Searchlights below the threshold are not tested." if "tested" in table else ""
-    more, lead = [], []
-    if "share" in table:
+    more, ceiling, lead = [], [], []
+    if "share" in table and table["share"].notna().any():
         more.append(
             _values(locations, table["share"], "share", "Share of the explainable variance",
                     "share of the explainable variance", name="share of explainable", high=1,
@@ -183,6 +184,12 @@ def _common_maps(locations: Locations, table: pd.DataFrame, what: str, of: str) 
                     note=f"Share of the variance explained by the winning {what} that takes negative weights; 1: all "
                          "of its RDMs correlate negatively with the brain's."),
         )  # fmt: skip
+    if table["ceiling_lower"].notna().any():
+        ceiling.append(
+            _values(locations, table["ceiling_lower"], "noiseCeiling", "Noise ceiling",
+                    "lower noise ceiling (mean Spearman correlation)", name="noise ceiling",
+                    note="Consistency of RDMs across participants." + threshold),
+        )  # fmt: skip
     if "q_lead" in table:
         lead.append(
             _values(locations, _minus_log10(table["q_lead"]), "lead", "Lead", "−log₁₀ q of the lead",
@@ -194,9 +201,7 @@ def _common_maps(locations: Locations, table: pd.DataFrame, what: str, of: str) 
         _values(locations, table["stability"], "stability", "Stability of the winner",
                 f"proportion of subsets of the conditions with the same {what}", name="stability", high=1,
                 note=f"How often the same {what} wins when some of the conditions are left out (1: always)."),
-        _values(locations, table["ceiling_lower"], "noiseCeiling", "Noise ceiling",
-                "lower noise ceiling (mean Spearman correlation)", name="noise ceiling",
-                note="Consistency of RDMs across participants." + threshold),
+        *ceiling,
         _values(locations, _minus_log10(table["q"]), "significance", "Significance", "−log₁₀ q",
                 note=f"Of the winning {what}; q = .05 is 1.3."),
         *lead,
@@ -222,7 +227,8 @@ def _winners(
     number = table["winner"].map({model.key: k for k, model in enumerate(ordered, start=1)})
     labels = np.where(table["significant"], number, n + 1)
     if "tested" in table:
-        others[BELOW_CEILING] = BELOW_CEILING_COLOR
+        # Without a noise ceiling, what is not tested has an RDM that says nothing.
+        others[BELOW_CEILING if table["ceiling_lower"].notna().any() else WITHOUT_RDM] = BELOW_CEILING_COLOR
         labels = np.where(table["tested"], labels, n + 2)
     names, shades, groups = [*names, *others], [*shades, *others.values()], [*groups, *[""] * len(others)]
     if "explained" in table:
@@ -358,7 +364,9 @@ def save_montage(outputs: Outputs, maps: Sequence[Map], look: Look, notes: Seque
     assert isinstance(labels, LabelMap)
     stability = next(own.data for own in maps if own.key == "stability")
     # Where nothing is significant there is no winner, however often it comes first.
-    nobody = [k for k, name in enumerate(labels.names, start=1) if name in (NOT_SIGNIFICANT, BELOW_CEILING)]
+    nobody = [
+        k for k, name in enumerate(labels.names, start=1) if name in (NOT_SIGNIFICANT, BELOW_CEILING, WITHOUT_RDM)
+    ]
     won = (labels.data > 0) & ~np.isin(labels.data, nobody)
     figure = montage(labels, look, " ".join(notes), np.where(won, stability, np.nan))
     save_figure(figure, outputs.path("figure.svg"), outputs.path("figure.png"))

@@ -6,6 +6,7 @@ The page of all maps of a figure is that of `plotting.explorer`, the still pictu
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,18 +68,21 @@ def _slices(label_map: LabelMap) -> str:
     from nibabel import Nifti1Image
     from nilearn.plotting import view_img
 
-    view = view_img(
-        Nifti1Image(label_map.data.astype(np.int16), label_map.affine),
-        bg_img="MNI152" if is_mni(label_map.space) else None,
-        cmap=ListedColormap(["#ffffff", *label_map.colors]),
-        vmin=-0.5,
-        vmax=len(label_map.names) + 0.5,
-        threshold=0.5 if label_map.data.any() else None,
-        symmetric_cmap=False,
-        colorbar=False,
-        black_bg=False,
-        resampling_interpolation="nearest",
-    )
+    with warnings.catch_warnings():
+        # Of the background, which is empty, where voxels are no cubes; labels are taken from the nearest voxels.
+        warnings.filterwarnings("ignore", "Resampling binary images")
+        view = view_img(
+            Nifti1Image(label_map.data.astype(np.int16), label_map.affine),
+            bg_img="MNI152" if is_mni(label_map.space) else None,
+            cmap=ListedColormap(["#ffffff", *label_map.colors]),
+            vmin=-0.5,
+            vmax=len(label_map.names) + 0.5,
+            threshold=0.5 if label_map.data.any() else None,
+            symmetric_cmap=False,
+            colorbar=False,
+            black_bg=False,
+            resampling_interpolation="nearest",
+        )
     # Its parts have random names, by which every page would differ from the last.
     return re.sub(r"-[0-9a-f]{32}\b", "-0", view.get_standalone())
 

@@ -430,4 +430,7 @@ def _warn_of_missing(rows: Sequence[Mapping[str, Any]], job: SearchlightJob, fol
             stacklevel=3,
         )
     if len(rows) == 1:
-        warnings.warn("one subject has no noise ceiling; Fig 1 and Fig 3a need two subjects or more", stacklevel=3)
+        warnings.warn(
+            "one subject has no noise ceiling: Fig 1 and Fig 3a test all searchlights, and say nothing of other people",
+            stacklevel=3,
+        )

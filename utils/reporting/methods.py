@@ -91,6 +91,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "location": "searchlight" if searchlights else "ROI",
         "n_searchlights": data.get("n_searchlights"),
         "n_tested": data["n_tested" if searchlights else "n_rois"],
+        "ceiling": data.get("ceiling", options.get("ceiling")),
         "n_conditions": n_conditions,
         "n_pairs": n_pairs_of(n_conditions),
         "n_blocks": data.get("n_blocks"),

@@ -14,7 +14,7 @@ from utils.analysis.settings import Settings
 _WELL_EXPLAINED = 0.6
 
 
-def searchlight_colours(what: str, table: pd.DataFrame, settings: Settings) -> list[str]:
+def searchlight_colours(what: str, table: pd.DataFrame, settings: Settings, summary: Mapping[str, Any]) -> list[str]:
     """What the colours of Fig 1 and Fig 3a mean, and how many searchlights have them.
 
     Parameters
@@ -23,6 +23,8 @@ def searchlight_colours(what: str, table: pd.DataFrame, settings: Settings) -> l
     table : DataFrame
         One row per searchlight, with columns significant and explained.
     settings : Settings
+    summary : mapping
+        Has `n_subjects`.
     """
     winner = {
         "network": "the network that explains its RDM best (adjusted R²)",
@@ -41,22 +43,39 @@ def searchlight_colours(what: str, table: pd.DataFrame, settings: Settings) -> l
     return [
         f"Full colour ({solid:,} searchlights): {winner}, where it leads every other {what}.",
         f"Pale ({explained - solid:,}): more is explained than by chance, but no {what} leads every other.",
-        f"Leads: {errors(settings)}; {corrected}, level {settings.alpha:g}.",
+        f"Leads: {errors(settings, summary['n_subjects'])}; {corrected}, level {settings.alpha:g}.",
     ]
 
 
-def errors(settings: Settings) -> str:
+def errors(settings: Settings, n_subjects: int | str) -> str:
     """How standard errors were found."""
-    over = {"both": "images and participants", "images": "images", "people": "participants"}[settings.generalise]
+    population = "images" if _is_one(n_subjects) else settings.generalise
+    over = {"both": "images and participants", "images": "images", "people": "participants"}[population]
     return f"jackknife over {over}"
+
+
+def _is_one(n_subjects: int | str) -> bool:
+    return str(n_subjects) == "1"
+
+
+def one_person(n_subjects: int | str, before: str = "") -> str:
+    """What results of a single participant do not say, with something before it; empty for several."""
+    if not _is_one(n_subjects):
+        return ""
+    return (
+        f"{before}One participant: results are about other images, not about other people, and what is explained has "
+        "no noise ceiling to be compared with."
+    )
 
 
 def searchlight_tests(settings: Settings, summary: Mapping[str, Any]) -> list[str]:
     """How searchlights were tested, and how many of them."""
+    ceiling = summary["ceiling"]
+    threshold = ", all that have RDMs" if ceiling is None else f", lower noise ceiling ≥ {ceiling:g}"
     return [
         significance(settings, summary["n_subjects"], "searchlights"),
-        f"Tested: {summary['n_tested']:,} of {summary['n_searchlights']:,} searchlights, lower noise ceiling "
-        f"≥ {settings.ceiling:g}.",
+        f"Tested: {summary['n_tested']:,} of {summary['n_searchlights']:,} searchlights{threshold}.",
+        *filter(None, [one_person(summary["n_subjects"])]),
     ]
 
 
@@ -74,8 +93,9 @@ def significance(settings: Settings, n_subjects: int | str, locations: str) -> s
         test = f"t-test over {n_subjects} participants against {against}"
     else:
         times = f"{settings.n_permutations:,} times"
+        whose = "RDM of one participant" if _is_one(n_subjects) else f"mean RDM of {n_subjects} participants"
         what = settings.permute + (" within blocks" if settings.blocks and settings.permute == "conditions" else "")
-        test = f"permutation of {what}, {times}, mean RDM of {n_subjects} participants"
+        test = f"permutation of {what}, {times}, {whose}"
     searchlights = locations == "searchlights"
     corrected = {
         "max": "family-wise by the maximum statistic",
@@ -90,11 +110,12 @@ def bars(settings: Settings, n_subjects: int | str) -> str:
     if settings.as_published:
         subsets = f"{settings.bootstrap_ratio:.0%} of the conditions"
         return f"Bars: unique variance ± SD over subsets of {subsets}; asterisk: above chance; bracket: the two differ."
-    variance = "variance" if str(n_subjects) == "1" else "explainable variance"
+    variance = "variance" if _is_one(n_subjects) else "explainable variance"
     ranked = " Ranked by cross-validated values." if settings.cross_validate else ""
     return (
-        f"Bars: unique variance ± standard error ({errors(settings)}); filled asterisk: above chance and more than "
-        f"{settings.minimum_effect:.2g} of the {variance}; hollow: above chance; bracket: the two differ.{ranked}"
+        f"Bars: unique variance ± standard error ({errors(settings, n_subjects)}); filled asterisk: above chance and "
+        f"more than {settings.minimum_effect:.2g} of the {variance}; hollow: above chance; bracket: the two differ."
+        f"{ranked}{one_person(n_subjects, ' ')}"
     )
 
 
