@@ -69,8 +69,8 @@ def _slices(label_map: LabelMap) -> str:
     from nilearn.plotting import view_img
 
     with warnings.catch_warnings():
-        # Of the background, which is empty, where voxels are no cubes; labels are taken from the nearest voxels.
-        warnings.filterwarnings("ignore", "Resampling binary images")
+        # nilearn warns of a background that is empty, where voxels are no cubes and it is resampled.
+        warnings.simplefilter("ignore")
         view = view_img(
             Nifti1Image(label_map.data.astype(np.int16), label_map.affine),
             bg_img="MNI152" if is_mni(label_map.space) else None,
