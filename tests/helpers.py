@@ -44,14 +44,14 @@ def gain_rdms(rng: np.random.Generator, n_rdms: int, n_conditions: int = 20, spr
 STUDY_CONDITIONS = 8
 
 
-def write_study(root: Path, rng: np.random.Generator, n_conditions: int = STUDY_CONDITIONS) -> Path:
+def write_study(root: Path, rng: np.random.Generator, n_conditions: int = STUDY_CONDITIONS, space: str = "MNI") -> Path:
     """A small data set in the generic layout: three models, two layers, two ROIs, four subjects, some searchlights.
 
     The first ROI and half of the searchlights follow the model `net`.
     """
-    import nibabel as nib
     from scipy.io import savemat
 
+    from utils.io.output import write_volume
     from utils.rdm import expand, n_pairs_of
     from utils.rdms.searchlights import block_geometry
 
@@ -71,8 +71,8 @@ def write_study(root: Path, rng: np.random.Generator, n_conditions: int = STUDY_
     mask = np.zeros((8, 7, 6), dtype=bool)
     mask[2:6, 2:5, 1:5] = True
     affine = np.array([[3.0, 0, 0, -12], [0, 3, 0, -90], [0, 0, 3, -6], [0, 0, 0, 1]])
-    nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), root / "mask.nii.gz")
-    geometry = block_geometry(mask, affine)
+    write_volume(root / "mask.nii.gz", mask.astype(np.uint8), affine, space=space)
+    geometry = block_geometry(mask, affine, space)
     geometry.save(root / "searchlight_rdms" / "geometry.npz")
     follows = np.arange(len(geometry)) % 2
     signal = follows[:, None] * net[np.triu_indices(n_conditions, k=1)]
@@ -81,7 +81,7 @@ def write_study(root: Path, rng: np.random.Generator, n_conditions: int = STUDY_
         np.save(root / "searchlight_rdms" / f"sub-{subject:02d}.npy", rdms)
     atlas = np.zeros(mask.shape, dtype=np.int16)
     atlas[3:5, 3:5, 2:4], atlas[5:7, 3:5, 2:4] = 3, 7
-    nib.save(nib.Nifti1Image(atlas, affine), root / "atlas.nii.gz")
+    write_volume(root / "atlas.nii.gz", atlas, affine, space=space)
     return root
 
 

@@ -211,7 +211,7 @@ def test_voxels_without_a_searchlight_are_counted(betas):
 
 
 def test_data_folders_say_their_space(tmp_path, rng):
-    study = write_study(tmp_path / "study", rng)
+    study = write_study(tmp_path / "study", rng, space="aligned")
     geometry = study / "searchlight_rdms" / "geometry.npz"
     with np.load(geometry) as arrays:
         np.savez(geometry, **{name: arrays[name] for name in ("shape", "affine", "offsets", "voxels")})
@@ -291,7 +291,7 @@ def test_maps_beside_the_cortex_are_told(mni_map):
 def drawn(tmp_path_factory):
     """Figures of a study in another space, and with its space said to be MNI."""
     root = tmp_path_factory.mktemp("spaces")
-    write_study(root / "study", np.random.default_rng(3))
+    write_study(root / "study", np.random.default_rng(3), space="aligned")
     with pytest.MonkeyPatch.context() as patch:
         for figure in ("Fig1", "Fig3b"):
             common = ("--data", root / "study", "-np", 99, "--no-open", "-q")
@@ -304,13 +304,12 @@ def drawn(tmp_path_factory):
 @pytest.mark.parametrize("figure", ["Fig1", "Fig3b"])
 def test_figures_are_drawn_where_the_data_are(drawn, figure):
     other, mni = drawn / "other" / figure, drawn / "mni" / figure
-    name = {"Fig1": "unknown", "Fig3b": "aligned"}[figure]
     names = [path.name for path in (other / "maps").iterdir()]
-    assert names and all(own.startswith(f"space-{name}_") for own in names)
+    assert names and all(own.startswith("space-aligned_") for own in names)
     assert 'id="planes"' in (other / "brain_map.html").read_text()
     assert "another space" in (other / "report.html").read_text()
     assert written_codes(other) == {2}
-    assert json.loads((other / "run.json").read_text())["data"]["space"] == name
+    assert json.loads((other / "run.json").read_text())["data"]["space"] == "aligned"
     names = [path.name for path in (mni / "maps").iterdir()]
     assert {own.split("_")[0] for own in names} == {"space-MNI152NLin6Asym", "hemi-L", "hemi-R"}
     assert "plotly" in (mni / "brain_map.html").read_text()
@@ -339,7 +338,7 @@ def alone(tmp_path_factory):
         np.save(study / "roi_rdms" / f"{name}.npy", np.where(np.eye(12), 0, own))
     with pytest.MonkeyPatch.context() as patch:
         for figure in ("Fig1", "Fig2", "Fig3a", "Fig3b"):
-            arguments = ("--data", study, "-np", 99, "--no-open", "-q", "--results", root, "--space", "MNI")
+            arguments = ("--data", study, "-np", 99, "--no-open", "-q", "--results", root)
             assert run_script(patch, figure, *arguments) == 0
     return root
 
@@ -378,7 +377,7 @@ def test_rois_of_one_person(alone, figure):
 @pytest.mark.slow
 def test_ceiling_none_tests_all(alone, tmp_path, monkeypatch, capfd):
     study = write_study(tmp_path / "study", np.random.default_rng(6), 12)
-    arguments = ("--data", study, "-np", 99, "--no-open", "-q", "--results", tmp_path, "--space", "MNI")
+    arguments = ("--data", study, "-np", 99, "--no-open", "-q", "--results", tmp_path)
     assert run_script(monkeypatch, "Fig1", *arguments, "--ceiling", "none") == 0
     assert "ceiling" not in capfd.readouterr().err
     with np.load(tmp_path / "Fig1" / "arrays.npz") as arrays:
