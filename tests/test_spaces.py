@@ -90,6 +90,15 @@ def test_damaged_files_are_named(tmp_path):
         read_space([tmp_path / "a.nii.gz"])
 
 
+def test_surface_files_say_nothing_of_a_volume(tmp_path):
+    from nibabel import cifti2
+
+    axes = cifti2.ScalarAxis(["one"]), cifti2.BrainModelAxis.from_surface(np.arange(3), 5, "CortexLeft")
+    nib.save(cifti2.Cifti2Image(np.ones((1, 3), np.float32), header=axes), tmp_path / "a.dscalar.nii")
+    (tmp_path / "a.func.gii").write_text("not read")
+    assert read_space([tmp_path / "a.dscalar.nii", tmp_path / "a.func.gii"]) == "unknown"
+
+
 @pytest.mark.parametrize("text", ["", "MNI 152", "a/b", "MNI152_2009"])
 def test_no_names_of_spaces(text):
     with pytest.raises(InputError, match="is no name of a space"):

@@ -102,10 +102,13 @@ def _most_telling(paths: Iterable[Path]) -> str:
 def _space_in_header(path: Path) -> str:
     """The space that `write_space` put into a header, else the name of its code."""
     import nibabel as nib
+    from nibabel.spatialimages import SpatialImage
 
     with readable(path, "NIfTI image"):
         image: Any = nib.load(path)
-    header = image.header
+    if not isinstance(image, SpatialImage):  # such as CIFTI: no volume
+        return UNKNOWN
+    header: Any = image.header
     noted = _ENTITY.match(bytes(header["descrip"]).decode("latin-1"))
     code = int(header["sform_code"]) or int(header["qform_code"])
     return noted[1] if noted and _code(noted[1]) == code else _CODES.get(code, UNKNOWN)
