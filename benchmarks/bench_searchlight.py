@@ -42,6 +42,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from utils.parallel.threads import available_cores
+from utils.rdms.measure import Responses
 from utils.rdms.searchlights import Searchlights, member_rdms, sphere_searchlights
 
 HOME = Path(__file__).resolve().parent.parent
@@ -90,7 +91,9 @@ def compute_all(searchlights: Searchlights, patterns: np.ndarray, n_jobs: int) -
     lookup = searchlights.lookup(np.ones(len(patterns), dtype=bool))
     parts = [slice(start, start + STRETCH) for start in range(0, len(searchlights), STRETCH)]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_jobs) as pool:
-        for _ in pool.map(lambda part: member_rdms(patterns, searchlights.members(lookup, part)).shape, parts):
+        for _ in pool.map(
+            lambda part: member_rdms(Responses(patterns), searchlights.members(lookup, part)).shape, parts
+        ):
             pass
 
 
@@ -121,7 +124,7 @@ class Subset:
         self.factor = len(whole) / len(self.centers)
         members = whole.members(whole.lookup(np.ones(len(patterns), dtype=bool)), slice(None))[:: self.step]
         self.rows = [row[row >= 0] for row in members]
-        self.rdms = member_rdms(patterns, members)
+        self.rdms = member_rdms(Responses(patterns), members)
 
     def difference(self, rdms: np.ndarray) -> float:
         return float(np.abs(rdms - self.rdms).max())

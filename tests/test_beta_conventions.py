@@ -81,7 +81,7 @@ def test_first_level_folders_of_spm(rng, tmp_path, spm_mat):
         assert subject.runs == ["run-1", "run-2"]
         expected = np.stack([(own["1", name] + own["2", name]) / 2 for name in ("face", "house")], axis=1)
         np.testing.assert_allclose(betas.load(subject, EVERYWHERE), expected, atol=1e-6)
-        by_run = np.stack([np.stack([own[run, name] for name in ("face", "house")], axis=1) for run in "12"])
+        by_run = np.stack([np.stack([own[run, name] for name in ("face", "house")], axis=1) for run in "12"], axis=1)
         np.testing.assert_array_equal(betas.load_runs(subject, EVERYWHERE), by_run)
     assert lines(betas) == [
         "2 subject(s): sub-01, sub-02; 2 conditions, 2 run(s) each",
@@ -276,7 +276,7 @@ def test_trees_of_sessions_and_runs(rng, tmp_path):
     assert betas.conditions == ("face", "house")
     assert betas.subjects[1].runs == ["ses-1_run-1", "ses-1_run-2", "ses-2_run-1"]
     by_run = betas.load_runs(betas.subjects[1], EVERYWHERE)
-    np.testing.assert_array_equal(by_run[2, :, 1], data["sub-02", "ses-2", "run-1", "house"])
+    np.testing.assert_array_equal(by_run[:, 2, 1], data["sub-02", "ses-2", "run-1", "house"])
     other = tmp_path / "sub-01" / "ses-1" / "func" / "sub-01_ses-1_run-1_space-T1w_condition-face_stat-effect.nii.gz"
     save(other, volume(rng))
     with pytest.raises(
@@ -328,7 +328,7 @@ def test_single_trials_of_glmsingle(rng, tmp_path, kind):
         np.testing.assert_allclose(betas.load(subject, EVERYWHERE), expected, atol=1e-6)
         assert subject.runs == ["run-1", "run-2"]
         first = np.stack([flat[:, :4][:, of[:4] == n].mean(axis=1) for n in (1, 2, 3)], axis=1)
-        np.testing.assert_allclose(betas.load_runs(subject, EVERYWHERE)[0], first, atol=1e-6)
+        np.testing.assert_allclose(betas.load_runs(subject, EVERYWHERE)[:, 0], first, atol=1e-6)
     assert find_betas([tmp_path / "sub-01"]).conditions == ("1", "2", "3")
 
 

@@ -278,8 +278,8 @@ def test_single_trials_named_by_a_table_are_averaged(tmp_path, trials):
     expected = np.stack([(one[:, 0] + one[:, 1] + two[:, 1]) / 3, (one[:, 2] + two[:, 0]) / 2], axis=1)
     np.testing.assert_allclose(betas.load(first, np.arange(60)), expected, atol=1e-6)
     np.testing.assert_array_equal(betas.load(second, np.arange(60)), other[:, ::-1])
-    by_run = [[one[:, :2].mean(axis=1), one[:, 2]], [two[:, 1], two[:, 0]]]
-    np.testing.assert_allclose(betas.load_runs(first, np.arange(60)), np.swapaxes(by_run, 1, 2), atol=1e-6)
+    by_run = np.array([[one[:, :2].mean(axis=1), one[:, 2]], [two[:, 1], two[:, 0]]])
+    np.testing.assert_allclose(betas.load_runs(first, np.arange(60)), by_run.transpose(2, 0, 1), atol=1e-6)
     assert str(betas).splitlines() == [
         "2 subject(s): sub-01, sub-02; 2 conditions, 1 to 2 run(s) each; 1 to 3 map(s) of each condition, which are "
         "averaged",
@@ -327,8 +327,8 @@ def test_a_condition_may_be_missing_in_a_run_but_not_in_a_subject(rng, tmp_path)
     assert "left out for all, as not every subject has them: shoe" in lines
     assert any(line.startswith("runs without some conditions: sub-01 (1)") for line in lines)
     by_run = betas.load_runs(betas.subjects[0], np.arange(60))
-    assert np.isnan(by_run[1, :, 1]).all()
-    assert np.isfinite(by_run[0]).all()
+    assert np.isnan(by_run[:, 1, 1]).all()
+    assert np.isfinite(by_run[:, 0]).all()
     assert np.isfinite(betas.load(betas.subjects[0], np.arange(60))).all()
 
 
@@ -369,10 +369,10 @@ def test_voxels_that_a_run_does_not_cover_are_left_out(rng, tmp_path, conditions
     assert np.isnan(loaded[1]).all()
     assert (loaded[0] == 3.5).all()
     np.testing.assert_allclose(loaded[2:], np.mean(runs, axis=0)[2:], atol=1e-6)
-    by_run = betas.load_runs(betas.subjects[0], np.arange(60)).reshape(2, *SHAPE, 3)
-    assert np.isnan(by_run[0, 0]).all()
-    assert np.isnan(by_run[1, :2]).all()
-    assert np.isfinite(by_run[0, 1:]).all()
+    by_run = betas.load_runs(betas.subjects[0], np.arange(60)).reshape(*SHAPE, 2, 3)
+    assert np.isnan(by_run[0, ..., 0, :]).all()
+    assert np.isnan(by_run[:2, ..., 1, :]).all()
+    assert np.isfinite(by_run[1:, ..., 0, :]).all()
 
 
 def test_masks(rng, tmp_path, conditions):

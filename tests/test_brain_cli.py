@@ -627,3 +627,116 @@ def test_a_reader_that_has_enough_ends_the_command_without_a_word():
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=300) == 1
+
+
+# ----------------------------------------------------------------------------------------------------- cross-validated
+
+
+@pytest.fixture(scope="module")
+def in_runs(tmp_path_factory) -> Path:
+    """Beta maps of three subjects in three or four runs, and residuals of two files each."""
+    root, rng = tmp_path_factory.mktemp("in_runs"), np.random.default_rng(8)
+    for subject, n_runs in (("sub-01", 3), ("sub-02", 4), ("sub-03", 3)):
+        signal = rng.standard_normal((*SHAPE, 8))
+        for run in range(1, n_runs + 1):
+            noise = 2 * rng.standard_normal((*SHAPE, 8)) + rng.standard_normal((*SHAPE, 1))
+            save(root / subject / f"run-{run}.nii.gz", (signal + noise).astype(np.float32))
+        for part in (1, 2):
+            residuals = rng.standard_normal((*SHAPE, 40)) * rng.uniform(0.5, 2, (*SHAPE, 1))
+            save(root / "residuals" / f"{subject}_part-{part}.nii.gz", residuals.astype(np.float32))
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:-1, 1:-1, 1:-1] = 1
+    save(root / "mask.nii.gz", mask)
+    (root / "conditions.txt").write_text("\n".join(NAMES) + "\n")
+    return root
+
+
+def of_runs(root: Path, out: Path, *extra) -> list[str]:
+    subjects = [root / name for name in ("sub-01", "sub-02", "sub-03")]
+    return arguments(root, out, "--geometry", "spheres", "--radius-mm", 6, "-q", *extra, betas=subjects)
+
+
+@pytest.mark.parametrize("noise", ["none", "runs", "residuals"])
+def test_crossnobis_of_spheres_as_rsatoolbox(in_runs, tmp_path, noise):
+    from rsatoolbox.data import Dataset
+    from rsatoolbox.data.noise import prec_from_residuals
+    from rsatoolbox.rdm import calc_rdm
+
+    files = sorted((in_runs / "residuals").iterdir())
+    searchlight.main(
+        of_runs(in_runs, tmp_path, "--metric", "crossnobis", "--noise", *(files if noise == "residuals" else [noise]))
+    )
+    found = np.load(tmp_path / "searchlight_rdms" / "sub-02.npy")
+    assert (found < 0).any()
+    geometry = Geometry.load(tmp_path / "searchlight_rdms" / "geometry.npz")
+    runs = [nib.load(in_runs / "sub-02" / f"run-{r}.nii.gz").get_fdata() for r in range(1, 5)]
+    series = [nib.load(path).get_fdata() for path in files if path.name.startswith("sub-02")]
+    for place in (0, 40, len(geometry) - 1):
+        near = np.linalg.norm((np.argwhere(inside(in_runs)) - np.argwhere(geometry.to_volume(
+            np.arange(len(geometry)) == place))[0]) * 3, axis=1) <= 6  # fmt: skip
+        own = tuple(np.argwhere(inside(in_runs))[near].T)
+        patterns = np.stack([run[own].T for run in runs])  # (4, 8, n_voxels)
+        if noise == "residuals":
+            rows = np.concatenate([(part[own] - part[own].mean(axis=1, keepdims=True)).T for part in series])
+            precision = prec_from_residuals(rows, dof=len(rows) - 2, method="shrinkage_eye")
+        elif noise == "runs":
+            rows = patterns - patterns.mean(axis=0) - patterns.mean(axis=1, keepdims=True) + patterns.mean(axis=(0, 1))
+            precision = prec_from_residuals(rows.reshape(32, -1), dof=21, method="shrinkage_eye")
+        run, condition = np.indices((4, 8)).reshape(2, -1)
+        data = Dataset(patterns.reshape(32, -1), obs_descriptors={"run": run, "condition": condition})
+        theirs = calc_rdm(data, method="crossnobis", descriptor="condition", cv_descriptor="run",
+                          noise=None if noise == "none" else precision)  # fmt: skip
+        np.testing.assert_allclose(found[place], theirs.dissimilarities[0], atol=2e-5 * np.abs(found).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["crossnobis", "cross-validated-correlation"])
+def test_negative_distances_reach_the_figures(in_runs, tmp_path, monkeypatch, metric):
+    labels = np.zeros(SHAPE, np.int16)
+    labels[1:4, 1:4, 1:4], labels[4:7, 1:4, 1:4] = 1, 2
+    save(tmp_path / "atlas.nii.gz", labels)
+    (tmp_path / "labels.csv").write_text("id,roi\n1,EVC\n2,IT\n")
+    data = tmp_path / "data"
+    searchlight.main(of_runs(in_runs, data, "--metric", metric))
+    subjects = [in_runs / name for name in ("sub-01", "sub-02", "sub-03")]
+    atlas = ["--atlas", str(tmp_path / "atlas.nii.gz"), "--labels", str(tmp_path / "labels.csv"), "-q"]
+    rois.main([*arguments(in_runs, data, "--metric", metric, betas=subjects, mask=False), *atlas])
+    with_models(data)
+    rdms = np.load(data / "roi_rdms" / "EVC.npy")
+    assert (condense(rdms) < 0).any() == (metric == "crossnobis")
+    for figure in ("Fig1", "Fig3b"):
+        assert run_script(monkeypatch, figure, "--data", data, "--results", tmp_path, "-np", 99) == 0
+
+
+def test_what_cross_validation_needs(in_runs, study, tmp_path):
+    def refused(message, given):
+        with pytest.raises(InputError, match=message) as caught:
+            searchlight.main(given)
+        assert "\n" not in str(caught.value)
+
+    one = spheres(study, tmp_path / "a", "--metric", "crossnobis")
+    refused(r"sub-01.nii.gz: subject sub-01 has one run, expected two or more for cross-validated distances", one)
+    refused(r"`noise` is for the metric crossnobis, but the metric is correlation",
+            of_runs(in_runs, tmp_path / "a", "--noise", "runs"))  # fmt: skip
+    refused(r"nowhere.nii: no such file; expected residuals",
+            of_runs(in_runs, tmp_path / "a", "--metric", "crossnobis", "--noise", "nowhere.nii"))  # fmt: skip
+    part = in_runs / "residuals" / "sub-01_part-1.nii.gz"
+    refused(r"`noise` has no residuals of sub-02, sub-03",
+            of_runs(in_runs, tmp_path / "a", "--metric", "crossnobis", "--noise", part))  # fmt: skip
+    other = save(tmp_path / "sub-09.nii.gz", np.zeros((*SHAPE, 5), np.float32))
+    refused(r"sub-09.nii.gz: is of no subject of the beta maps \(sub-01, sub-02, sub-03\)",
+            of_runs(in_runs, tmp_path / "a", "--metric", "crossnobis", "--noise", other))  # fmt: skip
+    flat = save(tmp_path / "sub-01.nii.gz", np.zeros(SHAPE, np.float32))
+    refused(r"sub-01.nii.gz: holds 1 volume\(s\) on a grid of .*, expected a time series of residuals",
+            of_runs(in_runs, tmp_path / "a", "--metric", "crossnobis", "--noise", flat))  # fmt: skip
+    refused(r"`center` does not change crossnobis distances",
+            of_runs(in_runs, tmp_path / "a", "--metric", "crossnobis", "--center"))  # fmt: skip
+    rows = ["file\tindex\tcondition\trun", *(f"run-{r}.nii.gz\t{i}\t{name}\t{r}" for r in (1, 2, 3, 4)
+                                           for i, name in enumerate(NAMES))]  # fmt: skip
+    table = tmp_path / "table.tsv"
+    table.write_text("\n".join(rows).replace(f"run-2.nii.gz\t7\t{NAMES[7]}", "run-2.nii.gz\t7\tn/a").replace(
+        f"run-3.nii.gz\t7\t{NAMES[7]}", "run-3.nii.gz\t7\tn/a"))  # fmt: skip
+    given = of_runs(in_runs, tmp_path / "a", "--metric", "crossnobis")
+    given[given.index("--conditions") + 1] = str(table)
+    refused(rf"sub-01 has fewer than two runs with both {NAMES[0]} and {NAMES[7]} \(7 such pair\(s\)\)", given)
+    assert not (tmp_path / "a").exists()

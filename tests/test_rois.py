@@ -11,6 +11,7 @@ from utils import InputError
 from utils.datasets import simulated
 from utils.rdms.atlas import WANG_ROIS, read_atlas, read_roi_names
 from utils.rdms.beta_files import Grid
+from utils.rdms.measure import Responses
 from utils.rdms.roi_rdms import roi_rdm
 
 
@@ -24,7 +25,7 @@ def atlas(rng) -> np.ndarray:
 def test_rdms_equal_scipy(rng, atlas):
     betas = rng.standard_normal((8, 5, 6, 7)).astype(np.float32)
     for roi in (3, 1):
-        rdm = roi_rdm(betas[:, atlas == roi], f"ROI {roi}")
+        rdm = roi_rdm(Responses(betas[:, atlas == roi].T), f"ROI {roi}")
         assert rdm.dtype == np.float64
         np.testing.assert_allclose(rdm, pdist(betas[:, atlas == roi].astype(float), "correlation"), atol=1e-12)
 
@@ -36,22 +37,22 @@ def test_constant_and_missing_voxels_are_left_out(rng, atlas):
     betas[3, *inside[1]] = np.nan
     betas[5, *inside[2]] = np.inf
     expected = pdist(np.stack([betas[:, *voxel] for voxel in inside[3:]], axis=1), "correlation")
-    np.testing.assert_allclose(roi_rdm(betas[:, atlas == 2], "ROI 2"), expected, atol=1e-12)
+    np.testing.assert_allclose(roi_rdm(Responses(betas[:, atlas == 2].T), "ROI 2"), expected, atol=1e-12)
 
 
 def test_rois_that_cannot_be_used_are_named(rng, atlas):
     betas = rng.standard_normal((8, 5, 6, 7))
     with pytest.raises(InputError, match=r"ROI FEF \(label 25\): the atlas has no voxel with that label"):
-        roi_rdm(betas[:, atlas == 25], "ROI FEF (label 25)")
+        roi_rdm(Responses(betas[:, atlas == 25].T), "ROI FEF (label 25)")
     with pytest.raises(InputError, match=r"ROI 9: 1 of its 1 voxel\(s\) are usable .* expected 2 or more"):
-        roi_rdm(betas[:, atlas == 9], "ROI 9")
+        roi_rdm(Responses(betas[:, atlas == 9].T), "ROI 9")
     betas[:, atlas == 2] = 0
     with pytest.raises(InputError, match=r"ROI V2d \(label 2\): 0 of its \d+ voxel\(s\) are usable"):
-        roi_rdm(betas[:, atlas == 2], "ROI V2d (label 2)")
+        roi_rdm(Responses(betas[:, atlas == 2].T), "ROI V2d (label 2)")
     betas = rng.standard_normal((8, 5, 6, 7))
     betas[4] = 1.0
     with pytest.raises(InputError, match=r"ROI 1: a condition has the same value in all \d+ usable voxels"):
-        roi_rdm(betas[:, atlas == 1], "ROI 1")
+        roi_rdm(Responses(betas[:, atlas == 1].T), "ROI 1")
 
 
 # ------------------------------------------------------------------------------------------------------------- atlases

@@ -8,6 +8,7 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from utils import InputError
+from utils.rdms.measure import Measure, Responses
 from utils.rdms.searchlights import (
     Geometry,
     block_geometry,
@@ -152,7 +153,9 @@ def block_rdms(betas: np.ndarray, mask: np.ndarray) -> np.ndarray:
     flat = betas.reshape(len(betas), -1)[:, searchlights.voxels]
     lookup = searchlights.lookup(usable_voxels(flat))
     everywhere = slice(0, len(searchlights))
-    return member_rdms(np.ascontiguousarray(flat.T), searchlights.members(lookup, everywhere), dtype=np.float64)
+    return member_rdms(
+        Responses(np.ascontiguousarray(flat.T)), searchlights.members(lookup, everywhere), dtype=np.float64
+    )
 
 
 def block_patterns(betas: np.ndarray, block: np.ndarray) -> np.ndarray:
@@ -243,7 +246,7 @@ def test_spheres_equal_a_literal_loop(rng, affine, radius_mm):
     usable = np.ones(len(betas), dtype=bool)
     np.testing.assert_array_equal(searchlights.counts(usable), [len(spheres[i]) for i in kept])
     members = searchlights.members(searchlights.lookup(usable), slice(0, len(kept)))
-    rdms = member_rdms(betas, members, min_voxels=4)
+    rdms = member_rdms(Responses(betas), members, min_voxels=4)
     assert rdms.dtype == np.float32
     for rdm, i in zip(rdms, kept, strict=True):
         patterns = betas[number[tuple(spheres[i].T)]].T.astype(np.float64)
@@ -257,7 +260,7 @@ def test_unusable_voxels_leave_spheres_smaller(rng):
     betas[~usable] = np.nan
     searchlights = sphere_searchlights(mask, AFFINE, 3, 2)
     members = searchlights.members(searchlights.lookup(usable), slice(0, 125))
-    rdms = member_rdms(betas, members, min_voxels=3)
+    rdms = member_rdms(Responses(betas), members, min_voxels=3)
     for center, (rdm, voxels) in enumerate(zip(rdms, literal_spheres(mask, AFFINE, 3), strict=True)):
         own = np.ravel_multi_index(tuple(voxels.T), mask.shape)
         patterns = betas[own[usable[own]]].T
@@ -271,15 +274,15 @@ def test_unusable_voxels_leave_spheres_smaller(rng):
 def test_single_precision_holds_where_means_are_large(rng):
     betas = (1000 + rng.standard_normal((200, 12))).astype(np.float32)
     members = np.stack([rng.permutation(200)[:60] for _ in range(50)])
-    exact = member_rdms(betas, members, dtype=np.float64)
-    np.testing.assert_allclose(member_rdms(betas, members), exact, atol=1e-5)
+    exact = member_rdms(Responses(betas), members, dtype=np.float64)
+    np.testing.assert_allclose(member_rdms(Responses(betas), members), exact, atol=1e-5)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "sqeuclidean"])
 def test_other_metrics_equal_scipy(rng, metric):
     betas = rng.standard_normal((40, 7))
     members = np.array([[*range(10), -1], [*range(20, 30), 39]])
-    rdms = member_rdms(betas, members, metric, center=True)
+    rdms = member_rdms(Responses(betas), members, Measure(metric, center=True))
     for rdm, own in zip(rdms, (range(10), [*range(20, 30), 39]), strict=True):
         patterns = betas[list(own)].T
         np.testing.assert_allclose(rdm, pdist(patterns - patterns.mean(axis=0), metric), rtol=1e-5)
@@ -301,7 +304,7 @@ def test_spheres_equal_rsatoolbox(rng):
     for number, i in enumerate(order):
         own = searchlights.voxels[members[number][members[number] >= 0]]
         assert sorted(neighbours[i]) == own.tolist()
-    np.testing.assert_allclose(member_rdms(patterns, members), expected.dissimilarities[order], atol=2e-6)
+    np.testing.assert_allclose(member_rdms(Responses(patterns), members), expected.dissimilarities[order], atol=2e-6)
 
 
 def test_spheres_that_cannot_be_are_refused():

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from utils import InputError
 from utils.cli import command as cli
-from utils.cli.options import BETAS, add_data_options
-from utils.rdm import METRICS
+from utils.cli.options import BETAS, add_data_options, add_metric_options
 
 _HELP = """ROI RDMs of every subject from beta maps and an atlas, for Fig 2 and Fig 3b.
 
@@ -48,10 +47,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from utils.io.spaces import is_mni, read_space
     from utils.rdms.atlas import read_atlas
     from utils.rdms.betas import find_betas, read_mask
+    from utils.rdms.measure import find_measure
     from utils.rdms.roi_rdms import subject_rdms, write_roi_rdms
 
     data = DataFolder(options.out)
     maps = find_betas(options.betas, options.conditions, data.conditions, drop_incomplete=options.drop_incomplete)
+    measure = find_measure(options.metric, options.center, options.noise, maps)
     if options.dry_run or not options.quiet:
         print(maps, flush=True)
     if options.dry_run:
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--space MNI152NLin2009cAsym, otherwise bring the atlas to their space first"
         )
     with cli.progress("ROIs", options) as advance:
-        rdms, counts = subject_rdms(maps, atlas, inside, metric=options.metric, center=options.center, progress=advance)
+        rdms, counts = subject_rdms(maps, atlas, inside, measure=measure, progress=advance)
     record = partial(provenance, "rois", vars(options), device="cpu", started=started)
     files = write_roi_rdms(maps, atlas, data, record, rdms, counts)
     if not options.quiet:
@@ -91,8 +92,7 @@ def _parser() -> cli.Parser:
     group.add_argument("--threshold", type=float, metavar="P",
                        help="volumes are probability maps; take voxels of P or more, in the unit of the maps"
                        )  # fmt: skip
-    group.add_argument("--metric", choices=tuple(METRICS), default="correlation", help="correlation is 1 - Pearson")
-    group.add_argument("--center", action="store_true", help="subtract the mean over conditions from every voxel first")
+    add_metric_options(group)
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but warnings")
     return parser
 

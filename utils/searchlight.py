@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from utils.cli import command as cli
-from utils.cli.options import BETAS, add_data_options
-from utils.rdm import METRICS
+from utils.cli.options import BETAS, add_data_options, add_metric_options
 from utils.rdms.searchlights import MIN_VOXELS
 
 _HELP = """Searchlight RDMs of every subject from beta maps, for Fig 1 and Fig 3a.
@@ -38,10 +37,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from utils.io.provenance import provenance
     from utils.io.spaces import read_space
     from utils.rdms import betas, searchlight_rdms
+    from utils.rdms.measure import find_measure
     from utils.rdms.searchlights import block_searchlights, sphere_searchlights
 
     data = DataFolder(options.out)
     maps = betas.find_betas(options.betas, options.conditions, data.conditions, drop_incomplete=options.drop_incomplete)
+    measure = find_measure(options.metric, options.center, options.noise, maps)
     if options.dry_run or not options.quiet:
         print(maps, flush=True)
     if options.dry_run:
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         cli.warn(f"{options.mask}: {uncovered:,} of {mask.sum():,} voxels of the mask belong to no searchlight: {why}")
     job = searchlight_rdms.SearchlightJob(
-        maps, mask, searchlights, options.metric, options.center, options.min_voxels, exact=options.geometry == "blocks"
+        maps, mask, searchlights, measure, options.min_voxels, exact=options.geometry == "blocks"
     )
     record = partial(provenance, "searchlight", vars(options), device="cpu", started=started)
     with cli.workers(options) as workers, cli.progress("searchlights", options) as advance:
@@ -84,8 +85,7 @@ def _parser() -> cli.Parser:
                        help=f"searchlights with fewer voxels have no RDM; spheres with fewer voxels in the mask are "
                             f"left out (default: {_MIN_VOXELS_OF_SPHERE} for spheres, {MIN_VOXELS} for blocks)"
                        )  # fmt: skip
-    shape.add_argument("--metric", choices=tuple(METRICS), default="correlation", help="correlation is 1 - Pearson")
-    shape.add_argument("--center", action="store_true", help="subtract the mean over conditions from every voxel first")
+    add_metric_options(shape)
     run = parser.add_argument_group("run")
     cli.add_threads_option(run, "--n-jobs")
     cli.add_dask_option(run)

@@ -324,3 +324,18 @@ def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = T
                        help="print how files are understood (subjects, runs, conditions), and stop")  # fmt: skip
     group.add_argument("--out", type=Path, required=True, metavar="DATA",
                        help="data folder, in the layout of data/README.md; made if needed")  # fmt: skip
+
+
+def add_metric_options(group: argparse._ArgumentGroup) -> None:
+    """Options of the same commands: how dissimilarities are measured."""
+    from utils.rdms.measure import ALL_METRICS
+
+    group.add_argument("--metric", choices=ALL_METRICS, default="correlation",
+                       help="correlation is 1 - Pearson; crossnobis and cross-validated-correlation compare runs with "
+                            "each other, so that noise does not bias them, and need two runs or more")  # fmt: skip
+    group.add_argument("--noise", nargs="+", metavar="FILE",
+                       help="what crossnobis distances are in units of: 4-D files with the residuals of every subject, "
+                            "runs (how runs deviate from each other; the default) or none")  # fmt: skip
+    group.add_argument("--center", action="store_true",
+                       help="subtract the mean over conditions from every voxel first; for correlation and cosine"
+                       )  # fmt: skip

@@ -26,6 +26,7 @@ from utils.io.readers import open_array
 from utils.io.spaces import MNI
 from utils.parallel.resources import Progress, ignore
 from utils.rdm import expand
+from utils.rdms.measure import Responses
 from utils.rdms.roi_rdms import roi_rdm
 from utils.rdms.searchlight_rdms import ceilings_of
 from utils.rdms.searchlights import Searchlights, block_searchlights, member_rdms, slices, usable_voxels
@@ -575,10 +576,11 @@ def _write_subjects(data: DataFolder, brain: _Brain, n_subjects: int, world: Wor
     for subject in range(1, n_subjects + 1):
         betas = _beta_maps(brain, simulated, subject, world)
         flat = betas.reshape(N_CONDITIONS, -1)[:, brain.searchlights.voxels]
-        rdms = member_rdms(np.ascontiguousarray(flat.T), brain.members(usable_voxels(flat)), dtype=np.float64)
+        responses = Responses(np.ascontiguousarray(flat.T))
+        rdms = member_rdms(responses, brain.members(usable_voxels(flat)), dtype=np.float64)
         np.save(folder.rdms(f"sub-{subject:02d}"), rdms)
         for number, (name, stack) in enumerate(in_rois.items(), start=1):
-            stack.append(roi_rdm(betas[:, brain.atlas == number], f"ROI {name}"))
+            stack.append(roi_rdm(Responses(betas[:, brain.atlas == number].T), f"ROI {name}"))
         yield subject
     for name, stack in in_rois.items():
         np.save(data.roi_rdm(name), expand(np.stack(stack)).astype(np.float32))

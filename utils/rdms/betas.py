@@ -138,7 +138,7 @@ class Betas:
 
         Returns
         -------
-        ndarray of `dtype`, shape (n_runs, n_voxels, n_conditions)
+        ndarray of `dtype`, shape (n_voxels, n_runs, n_conditions)
             In the order of `subject.runs`. NaN where a map is NaN, where a run has no map of a condition, and for
             voxels that have the same value in all conditions of a run.
 
@@ -153,7 +153,7 @@ class Betas:
             patterns, uncovered = self._average(subject, own, voxels)
             patterns[uncovered.get(run, np.zeros(len(voxels), dtype=bool))] = np.nan
             runs.append(patterns)
-        return np.stack(runs)
+        return np.stack(runs, axis=1)
 
     def _average(
         self, subject: Subject, maps: Sequence[BetaMap], voxels: NDArray[np.int64]
@@ -332,7 +332,7 @@ def _by_subject(paths: Sequence[Path], files: Found) -> dict[str, list[BetaMap]]
         find_maps(path, files)
         folders = {owner for owner, _ in files.maps[before:]}
         owners += [(path if len(folders) == 1 else owner, entry) for owner, entry in files.maps[before:]]
-    own = _own_names(list(dict.fromkeys(owner for owner, entry in owners if not _subject_token(entry.path))))
+    own = _own_names(list(dict.fromkeys(owner for owner, entry in owners if not subject_token(entry.path))))
     if len(own) > 1 and all(re.fullmatch(r"run[-_]?\d+([-_].*)?", name) for name in own.values()):
         warnings.warn(
             f"`betas`: {few(list(own.values()))} are taken for {len(own)} subjects, as no name says sub-…; if they "
@@ -341,11 +341,12 @@ def _by_subject(paths: Sequence[Path], files: Found) -> dict[str, list[BetaMap]]
         )
     grouped: dict[str, list[BetaMap]] = {}
     for owner, entry in owners:
-        grouped.setdefault(_subject_token(entry.path) or own[owner], []).append(entry)
+        grouped.setdefault(subject_token(entry.path) or own[owner], []).append(entry)
     return {name: grouped[name] for name in sorted(grouped, key=natural_key)}
 
 
-def _subject_token(path: Path) -> str:
+def subject_token(path: Path) -> str:
+    """`sub-…` in the name of a file, or failing that of a folder above; empty if there is none."""
     for part in (path.name, *reversed(path.parent.parts)):
         found = _SUBJECT.findall(part)
         if found:

@@ -15,29 +15,28 @@ from utils.io.data_folder import RECORD, DataFolder
 from utils.io.output import staged, write_conditions, write_lines, write_rows, write_volume
 from utils.io.provenance import fingerprint
 from utils.parallel.resources import Progress, ignore
-from utils.rdm import expand, pattern_rdms
+from utils.rdm import expand
 from utils.rdms.atlas import Atlas
 from utils.rdms.betas import Betas
+from utils.rdms.measure import PEARSON, Measure, Responses
 from utils.rdms.searchlights import MIN_VOXELS, usable_voxels
 
 # An RDM of so few voxels is worth a warning: it is noise for the most part.
 _FEW_VOXELS = 10
 
 
-def roi_rdm(patterns: NDArray, title: str, metric: str = "correlation", center: bool = False) -> NDArray[np.float64]:
+def roi_rdm(responses: Responses, title: str, measure: Measure = PEARSON) -> NDArray[np.float64]:
     """RDM of an ROI, computed in float64.
 
     Voxels that are constant over conditions or not finite in one of them are left out.
 
     Parameters
     ----------
-    patterns : ndarray, shape (n_conditions, n_voxels)
+    responses : Responses
     title : str
         Which ROI it is, for messages.
-    metric : str
-        One of `utils.rdm.METRICS`.
-    center : bool
-        Subtract the mean over conditions from every voxel first.
+    measure : Measure
+        How the RDM is made.
 
     Returns
     -------
@@ -48,16 +47,16 @@ def roi_rdm(patterns: NDArray, title: str, metric: str = "correlation", center: 
     InputError
         If fewer than two voxels are usable, or a condition's pattern over them is constant.
     """
-    n_voxels = patterns.shape[1]
+    n_voxels = len(responses.patterns)
     if n_voxels == 0:
         raise InputError(f"{title}: the atlas has no voxel with that label; check the label, or leave the ROI out")
-    usable = usable_voxels(patterns)
+    usable = usable_voxels(responses.values.T)
     if usable.sum() < MIN_VOXELS:
         raise InputError(
             f"{title}: {usable.sum()} of its {n_voxels} voxel(s) are usable (finite, not the same in all conditions), "
             f"expected {MIN_VOXELS} or more; leave the ROI out, or check that the beta maps cover it"
         )
-    rdm: NDArray[np.float64] = pattern_rdms(patterns[:, usable].astype(np.float64), metric, center=center)
+    rdm: NDArray[np.float64] = measure.rdms(responses[np.flatnonzero(usable)[None]].astype(np.float64))[0]
     if not np.isfinite(rdm).all():
         raise InputError(
             f"{title}: a condition has the same value in all {usable.sum()} usable voxels; leave the ROI out"
@@ -118,8 +117,7 @@ def subject_rdms(
     atlas: Atlas,
     inside: NDArray[np.bool_] | None = None,
     *,
-    metric: str = "correlation",
-    center: bool = False,
+    measure: Measure = PEARSON,
     progress: Progress = ignore,
 ) -> tuple[dict[str, NDArray[np.float32]], list[dict[str, Any]]]:
     """Compute the RDMs of all ROIs and subjects.
@@ -133,10 +131,8 @@ def subject_rdms(
         On the grid of the beta maps.
     inside : ndarray of bool, shape (X, Y, Z), optional
         Brain mask: voxels outside do not count.
-    metric : str
-        One of `utils.rdm.METRICS`.
-    center : bool
-        Subtract the mean over conditions from every voxel first.
+    measure : Measure
+        How RDMs are made.
     progress : callable, optional
         Called with (subjects done, subjects in all).
 
@@ -164,14 +160,14 @@ def subject_rdms(
     rdms: dict[str, list[NDArray]] = {name: [] for name in present.values()}
     counts: list[dict[str, Any]] = []
     for done, subject in enumerate(betas.subjects, start=1):
-        patterns = betas.load(subject, voxels).T
+        responses = measure.load(betas, subject, voxels)
         for number, name in present.items():
-            own = patterns[:, labels[voxels] == number]
-            usable = int(usable_voxels(own).sum())
-            counts.append({"roi": name, "subject": subject.name, "voxels": own.shape[1], "usable": usable})
+            own = responses[labels[voxels] == number]
+            usable = int(usable_voxels(own.values.T).sum())
+            counts.append({"roi": name, "subject": subject.name, "voxels": len(own.patterns), "usable": usable})
             if name in rdms:
                 try:
-                    rdms[name].append(roi_rdm(own, f"ROI {name} (label {number})", metric, center))
+                    rdms[name].append(roi_rdm(own, f"ROI {name} (label {number})", measure))
                 except InputError as error:
                     del rdms[name]
                     finding = str(error).split("; ")[0]

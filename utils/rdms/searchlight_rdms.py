@@ -41,6 +41,7 @@ from utils.io.readers import open_array, read_ceilings, read_volume
 from utils.parallel.resources import Progress
 from utils.rdm import n_pairs_of
 from utils.rdms.betas import Betas, Subject, read_mask
+from utils.rdms.measure import PEARSON, Measure, Responses
 from utils.rdms.searchlights import MIN_VOXELS, Searchlights, member_rdms, slices, usable_voxels
 from utils.rdms.stimuli import few
 from utils.stats.noise_ceiling import noise_ceiling
@@ -64,10 +65,8 @@ class SearchlightJob:
     mask : ndarray of bool, shape (X, Y, Z)
         Brain mask on their grid, to be kept in the data folder.
     searchlights : Searchlights
-    metric : str
-        One of `utils.rdm.METRICS`.
-    center : bool
-        Subtract the mean over conditions from every voxel first.
+    measure : Measure
+        How RDMs are made from responses.
     min_voxels : int
         Searchlights with fewer usable voxels have no RDM: theirs is NaN.
     exact : bool
@@ -77,8 +76,7 @@ class SearchlightJob:
     betas: Betas
     mask: NDArray[np.bool_]
     searchlights: Searchlights
-    metric: str = "correlation"
-    center: bool = False
+    measure: Measure = PEARSON
     min_voxels: int = MIN_VOXELS
     exact: bool = False
 
@@ -92,15 +90,18 @@ class SearchlightJob:
         members = 16 * len(self.searchlights.steps)
         return slices(len(self.searchlights), _PIECE_BYTES // max(4 * self.shape[1], members))
 
+    def load(self, subject: Subject) -> Responses:
+        """Read the responses of a subject that searchlights are made from."""
+        return self.measure.load(self.betas, subject, self.searchlights.voxels)
+
     def rdms(
-        self, patterns: NDArray, lookup: NDArray[np.int32], piece: slice | NDArray[np.int64]
+        self, responses: Responses, lookup: NDArray[np.int32], piece: slice | NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """RDMs of some searchlights, (n, n_pairs), from a subject's `patterns` (n_voxels, n_conditions)."""
+        """RDMs of some searchlights, (n, n_pairs), from a subject's responses."""
         return member_rdms(
-            patterns,
+            responses,
             self.searchlights.members(lookup, piece),
-            self.metric,
-            center=self.center,
+            self.measure,
             min_voxels=self.min_voxels,
             dtype=np.float64 if self.exact else None,
         )
@@ -276,21 +277,20 @@ class _Run:
                 f"{self.folder.folder}: the RDMs of {len(self.todo)} subject(s) take {needed / 1e6:,.0f} MB, but only "
                 f"{free / 1e6:,.0f} MB are free; make room, or choose another `out`"
             )
-        voxels = self.job.searchlights.voxels
-        upcoming = [self.pool.submit(self.job.betas.load, subject, voxels) for subject in self.todo[:1]]
+        upcoming = [self.pool.submit(self.job.load, subject) for subject in self.todo[:1]]
         for number, subject in enumerate(self.todo):
-            patterns = upcoming.pop().result()
-            upcoming += [self.pool.submit(self.job.betas.load, after, voxels) for after in self.todo[number + 1 :][:1]]
-            row = self._compute_subject(subject, patterns, workers)
+            responses = upcoming.pop().result()
+            upcoming += [self.pool.submit(self.job.load, after) for after in self.todo[number + 1 :][:1]]
+            row = self._compute_subject(subject, responses, workers)
             self.notes[subject.name] = {"fingerprint": self.prints[subject.name], "row": row}
             text = json.dumps({"subjects": self.notes, "files": []})
             self.outputs.path(RECORD).write_text(text, encoding="utf-8")
 
-    def _compute_subject(self, subject: Subject, patterns: NDArray, workers: Workers | None) -> dict[str, Any]:
+    def _compute_subject(self, subject: Subject, responses: Responses, workers: Workers | None) -> dict[str, Any]:
         """Write the RDMs of a subject, and the numbers of voxels; returns the row of the table."""
-        job = self.job
-        usable = usable_voxels(patterns.T)
-        finite = np.isfinite(patterns.min(axis=1)) & np.isfinite(patterns.max(axis=1))
+        job, values = self.job, responses.values
+        usable = usable_voxels(values.T)
+        finite = np.isfinite(values.min(axis=1)) & np.isfinite(values.max(axis=1))
         if not usable.any():
             raise InputError(
                 f"{subject.files[0]}: none of the {len(usable)} voxels that searchlights read in {subject.name} is "
@@ -311,10 +311,10 @@ class _Run:
                     self._advance(len(rdms))
 
             if workers is None:
-                compute = partial(job.rdms, patterns, lookup)
+                compute = partial(job.rdms, responses, lookup)
                 list(self.pool.map(lambda number: keep(number, compute(pieces[number])), range(len(pieces))))
             else:
-                workers.run(rdms_on_worker, (job, patterns, lookup), [(piece,) for piece in pieces], keep)
+                workers.run(rdms_on_worker, (job, responses, lookup), [(piece,) for piece in pieces], keep)
         counts = job.searchlights.counts(usable)
         volume = job.searchlights.geometry.to_volume(counts.astype(np.float32))
         write_volume(
@@ -365,19 +365,22 @@ def _fingerprints(job: SearchlightJob, pool: ThreadPoolExecutor) -> dict[str, st
     """Digest of all that the RDMs of each subject depend on."""
     geometry = job.searchlights.geometry
     shared = fingerprint(geometry.affine, geometry.voxels, job.searchlights.voxels, job.searchlights.steps)
-    settings = {"metric": job.metric, "center": job.center, "min_voxels": job.min_voxels}
+    noise = job.measure.noise if isinstance(job.measure.noise, str) else "residuals"
+    measure = {"metric": job.measure.metric, "center": job.measure.center, "noise": noise}
+    settings = {**measure, "min_voxels": job.min_voxels}
     text = json.dumps([_VERSION, shared, settings, job.exact, job.betas.conditions], sort_keys=True)
+    digests = pool.map(partial(_digest_files, job), job.betas.subjects)
     return {
         subject.name: hashlib.blake2b((text + digest).encode(), digest_size=16).hexdigest()
-        for subject, digest in zip(job.betas.subjects, pool.map(_digest_files, job.betas.subjects), strict=True)
+        for subject, digest in zip(job.betas.subjects, digests, strict=True)
     }
 
 
-def _digest_files(subject: Subject) -> str:
+def _digest_files(job: SearchlightJob, subject: Subject) -> str:
     """Digest of the content of a subject's files, and of what their volumes are of."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(str([(entry.index, entry.condition, entry.run) for entry in subject.maps]).encode())
-    for path in subject.files:
+    for path in (*subject.files, *job.measure.residual_files(subject.name)):
         try:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -388,14 +391,14 @@ def _digest_files(subject: Subject) -> str:
 
 
 def rdms_on_worker(
-    job: SearchlightJob, patterns: NDArray, lookup: NDArray[np.int32], piece: slice
+    job: SearchlightJob, responses: Responses, lookup: NDArray[np.int32], piece: slice
 ) -> NDArray[np.float32]:
     """`SearchlightJob.rdms` with all threads of a Dask worker, which computes one piece at a time."""
     from utils.parallel.dask_workers import worker_threads
 
     parts = np.array_split(np.arange(piece.start, piece.stop), worker_threads())
     with _threads(len(parts)) as pool:
-        return np.concatenate(list(pool.map(partial(job.rdms, patterns, lookup), parts)))
+        return np.concatenate(list(pool.map(partial(job.rdms, responses, lookup), parts)))
 
 
 def ceilings_of(paths: Sequence[Path], part: slice) -> NDArray[np.float64]:

@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from utils import InputError
 from utils.io.readers import read_archive
 from utils.io.spaces import UNKNOWN, space_name
-from utils.rdm import n_pairs_of, pattern_rdms
+from utils.rdm import n_pairs_of
+from utils.rdms.measure import PEARSON, Measure, Responses
 
 RADIUS = 1
 MAX_BLOCK_EDGE = 2
@@ -237,11 +238,10 @@ def usable_voxels(betas: NDArray) -> NDArray[np.bool_]:
 
 
 def member_rdms(
-    patterns: NDArray,
+    responses: Responses,
     members: NDArray[np.integer],
-    metric: str = "correlation",
+    measure: Measure = PEARSON,
     *,
-    center: bool = False,
     min_voxels: int = MIN_VOXELS,
     dtype: DTypeLike | None = None,
 ) -> NDArray[np.float32]:
@@ -249,18 +249,16 @@ def member_rdms(
 
     Parameters
     ----------
-    patterns : ndarray, shape (n_voxels, n_conditions)
-        Responses, of usable voxels only as far as they are members.
+    responses : Responses
+        Of usable voxels only as far as they are members.
     members : ndarray of int, shape (n, any)
-        Rows of `patterns` that each of `n` searchlights is made from; -1 is none.
-    metric : str
-        One of `utils.rdm.METRICS`.
-    center : bool
-        Subtract the mean over conditions from every voxel first.
+        Voxels of `responses` that each of `n` searchlights is made from; -1 is none.
+    measure : Measure
+        How RDMs are made.
     min_voxels : int
         Searchlights of fewer voxels have no RDM.
     dtype : dtype, optional
-        Precision of the computation; by default that of `patterns`.
+        Precision of the computation; by default that of the responses.
 
     Returns
     -------
@@ -268,7 +266,7 @@ def member_rdms(
         Condensed RDMs. NaN throughout where there are too few voxels; with a correlation or cosine, NaN in the pairs
         of a condition whose pattern has none.
     """
-    n_conditions = patterns.shape[1]
+    n_conditions, dtype = responses.patterns.shape[-1], dtype or responses.patterns.dtype
     rdms = np.full((len(members), n_pairs_of(n_conditions)), np.nan, dtype=np.float32)
     keep = members >= 0
     counts = keep.sum(axis=1)
@@ -276,9 +274,9 @@ def member_rdms(
     for count in np.unique(counts[counts >= min_voxels]):
         rows = np.flatnonzero(counts == count)
         voxels = members[rows][keep[rows]].reshape(len(rows), count)
-        for part in slices(len(rows), _CHUNK_VALUES // (n_conditions * max(count, n_conditions))):
-            gathered = patterns[voxels[part]].astype(dtype or patterns.dtype, copy=False)
-            rdms[rows[part]] = pattern_rdms(gathered.swapaxes(1, 2), metric, center=center)
+        values = max(responses.size_of_voxel * count, n_conditions**2)
+        for part in slices(len(rows), _CHUNK_VALUES // values):
+            rdms[rows[part]] = measure.rdms(responses[voxels[part]].astype(dtype))
     return rdms
 
 
