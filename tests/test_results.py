@@ -1,5 +1,6 @@
 import errno
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -152,4 +153,16 @@ def test_what_a_killed_run_has_left_goes_with_the_next(tmp_path):
     with staged(tmp_path / "results") as outputs:
         outputs.path("a.txt").write_text("1")
         outputs.publish({})
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"a.txt", "run.json"}
+
+
+def test_a_second_run_may_wait_for_the_first(tmp_path):
+    def write(text):
+        with staged(tmp_path / "results", wait=True) as outputs:
+            outputs.path("a.txt").write_text(text)
+            outputs.publish({})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "abcd"))
+    assert (tmp_path / "results" / "a.txt").read_text() in set("abcd")
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"a.txt", "run.json"}

@@ -438,8 +438,8 @@ def _types(planted: pd.DataFrame) -> pd.Series:
 def ensure_example(folder: str | Path, progress: Progress = ignore, world: str = KIND.name) -> Path:
     """Make the example, unless it is there complete and in this version.
 
-    Until all of it is written nobody sees any of it, and processes that make it at the same time do not disturb each
-    other: they write the same files.
+    Until all of it is written nobody sees any of it. Of processes that start at the same time one makes it, and the
+    others wait for it.
 
     Parameters
     ----------
@@ -464,15 +464,15 @@ def ensure_example(folder: str | Path, progress: Progress = ignore, world: str =
     if _is_complete(folder, made):
         return folder
     _refuse_foreign(folder)
-    with staged(folder, _MARKER, "the example (300 MB)") as outputs:
-        _write(outputs, world=made, progress=progress)
+    with staged(folder, _MARKER, "the example (300 MB)", wait=True) as outputs:
         if not _is_complete(folder, made):  # another process was faster
+            _write(outputs, world=made, progress=progress)
             outputs.publish(_record(outputs, made))
     return folder
 
 
 def _record(outputs: Outputs, world: World) -> dict[str, object]:
-    paths = sorted(path for path in outputs.staging.rglob("*") if path.is_file())
+    paths = sorted(path for path in outputs.staging.rglob("[!.]*") if path.is_file())
     sizes = {path.relative_to(outputs.staging).as_posix(): path.stat().st_size for path in paths}
     named = {} if world is KIND else {"world": world.name}
     return {"version": world.version, **named, "simulated": True, "sizes": sizes}

@@ -95,7 +95,9 @@ class Outputs:
 
 
 @contextmanager
-def staged(folder: Path, record: str = RECORD, what: str = "", *, resume: bool = False) -> Iterator[Outputs]:
+def staged(
+    folder: Path, record: str = RECORD, what: str = "", *, resume: bool = False, wait: bool = False
+) -> Iterator[Outputs]:
     """A folder to be filled in one go: whatever happens in the `with` block, only `Outputs.publish` changes it.
 
     One process at a time writes to a folder; the system gives the lock back however that process ends. What a process
@@ -111,6 +113,8 @@ def staged(folder: Path, record: str = RECORD, what: str = "", *, resume: bool =
         What is written, for messages.
     resume : bool
         Keep what is staged after an error, and begin with what an earlier run has left.
+    wait : bool
+        Wait for another process that writes there, in place of an error.
 
     Yields
     ------
@@ -122,15 +126,8 @@ def staged(folder: Path, record: str = RECORD, what: str = "", *, resume: bool =
         If the folder cannot be written to, another process writes to it, or the disk is full.
     """
     existed, staging = folder.exists(), folder / ".unfinished"
-    lock = FileLock(staging / ".lock", timeout=0)
     with disk_errors(folder, what):
-        staging.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise InputError(
-                f"{folder}: another run is writing here; wait until it has ended, or choose another folder"
-            ) from None
+        lock = _locked(staging, wait)
     try:
         if not resume:
             _empty(staging)
@@ -144,6 +141,23 @@ def staged(folder: Path, record: str = RECORD, what: str = "", *, resume: bool =
         if not existed:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
+
+
+def _locked(staging: Path, wait: bool) -> FileLock:
+    """The lock of a staging folder, which is made if needed."""
+    lock = FileLock(staging / ".lock", timeout=-1 if wait else 0)
+    while True:
+        staging.mkdir(parents=True, exist_ok=True)
+        try:
+            with suppress(FileNotFoundError):  # whoever had the lock has just removed the folder
+                lock.acquire()
+                if Path(lock.lock_file).exists():
+                    return lock
+                lock.release()
+        except Timeout:
+            raise InputError(
+                f"{staging.parent}: another run is writing here; wait until it has ended, or choose another folder"
+            ) from None
 
 
 def _empty(staging: Path) -> None:
