@@ -473,7 +473,7 @@ def write_atlas(root: Path) -> list[str]:
 @pytest.mark.slow
 def test_rois_of_every_subject(study, tmp_path, monkeypatch):
     atlas = write_atlas(tmp_path)
-    with pytest.warns(UserWarning, match=r"ROI none \(label 5\) has no voxel on the grid of the beta maps: the ROI is"):
+    with pytest.warns(UserWarning, match=r"ROI none \(label 5\) has no voxel on the grid of the beta maps: left out"):
         rois.main([*arguments(study, tmp_path / "data", mask=False), *atlas])
     data = tmp_path / "data"
     assert (data / "roi_labels.csv").read_text() == "id,roi\n3,EVC\n7,IT\n"

@@ -429,7 +429,7 @@ def test_bad_model_table(folder, text, message):
 
 
 BAD_LABELS = {
-    "no columns": ("1 V1v\n2 V1d\n", r"roi_labels.csv: no column id, roi"),
+    "no columns": ("id,color\n1,red\n", r"roi_labels.csv: no column roi"),
     "id": ("id,roi\nx,EVC\n", "has id 'x'"),
     "doubled": ("id,roi\n1,EVC\n2,EVC\n", r"EVC occur\(s\)"),
     "no file": ("id,roi\n3,EVC\n4,V9\n", r"no RDM file for 1 ROI.*V9"),
@@ -524,7 +524,7 @@ def test_mat_without_its_variable(tmp_path):
 
 def test_atlas_of_fractions_or_of_other_rois(folder):
     nib.save(nib.Nifti1Image(np.full((3, 3, 3), 0.5, np.float32), np.eye(4)), folder / "atlas.nii.gz")
-    with pytest.raises(InputError, match="not whole numbers"):
+    with pytest.raises(InputError, match=r"not labels \(whole numbers"):
         load_atlas(locate("roi", folder))
     nib.save(nib.Nifti1Image(np.full((3, 3, 3), 99, np.int16), np.eye(4)), folder / "atlas.nii.gz")
     with pytest.raises(InputError, match="holds none of the ids"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gzip
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 
+import nibabel as nib
 import numpy as np
 import pooch
 import pytest
@@ -27,6 +29,8 @@ from utils.cli import command as cli
 from utils.datasets import layout, release
 from utils.io import download as downloads
 from utils.io.data_folder import RELEASE
+from utils.io.roi_tables import read_roi_table
+from utils.rdms.atlas import WANG_ROIS
 
 HOME = Path(__file__).resolve().parents[1]
 
@@ -565,10 +569,33 @@ def test_zip_of_something_else(tmp_path, capsys):
 # --------------------------------------------------------------------------------------------------------------- atlas
 
 
-def atlas_zip(path: Path, content: bytes = b"lh") -> bytes:
+SHAPE = (6, 5, 4)
+MNI = np.array([[-2.0, 0, 0, 5], [0, 2, 0, -90], [0, 0, 2, -10], [0, 0, 0, 1]])
+
+
+def hemispheres(seed: int = 0) -> dict[str, np.ndarray]:
+    """Labels of both: those of the left where x < 0; 25 in both, 3 and 4 in one voxel."""
+    labels = np.random.default_rng(seed).integers(0, 26, SHAPE).astype(np.int16)
+    left = np.where((np.arange(6) >= 3)[:, None, None], labels, 0)
+    right = labels - left
+    left[0, 0, :2] = right[0, 0, 0] = 25
+    left[0, 1, 0], right[0, 1, 0], right[0, 0, 1] = 3, 4, 0
+    return {"lh": left, "rh": right}
+
+
+def atlas_zip(path: Path, seed: int = 0) -> bytes:
     top = "ProbAtlas_v4"
-    files = {f"{top}/subj_vol_all/maxprob_vol_{side}.nii.gz": content for side in ("lh", "rh")}
-    return write_zip(path, files | {f"{top}/ROIfiles_Labeling.txt": b"roi 1 = V1v"}).read_bytes()
+    files = {f"{top}/ROIfiles_Labeling.txt": b"roi 1 = V1v"}
+    for side, labels in hemispheres(seed).items():
+        files[f"{top}/subj_vol_all/maxprob_vol_{side}.nii.gz"] = gzip.compress(nib.Nifti1Image(labels, MNI).to_bytes())
+    return write_zip(path, files).read_bytes()
+
+
+def merged(seed: int = 0) -> np.ndarray:
+    left, right = hemispheres(seed).values()
+    together = np.maximum(left, right)
+    together[0, 1, 0] = 0
+    return together
 
 
 def test_atlas(site, tmp_path, capsys):
@@ -576,18 +603,66 @@ def test_atlas(site, tmp_path, capsys):
     out = tmp_path / "data"
     arguments = ("atlas", "--out", out, "--url", site.url("atlas.zip"), "-q")
     status, printed, errors = run(capsys, *arguments)
-    assert (status, errors) == (0, "")
+    assert status == 0
+    assert (
+        errors.splitlines() == [errors.strip()] and "1 voxel(s) have different labels in the two hemispheres" in errors
+    )
     assert f"SHA-256 {sha256(content)} (not verified, as its publisher states no digest)" in printed
     assert str(out / "ProbAtlas_v4/subj_vol_all/maxprob_vol_rh.nii.gz") in printed
+    assert f"{out / 'atlas.nii.gz'} and {out / 'roi_labels.csv'}: both hemispheres together" in printed
     assert (out / "ProbAtlas_v4.zip.sha256").read_text() == f"{sha256(content)}  ProbAtlas_v4.zip\n"
     assert not (out / "ROIfiles_Labeling.txt").exists()  # the release has a file of that name
-    assert "the same as when it was first downloaded" in run(capsys, *arguments)[1] and len(site.requests) == 1
+    image = nib.load(out / "atlas.nii.gz")
+    np.testing.assert_array_equal(image.get_fdata(), merged())
+    np.testing.assert_array_equal(image.affine, MNI)
+    assert image.get_data_dtype() == np.int16
+    assert read_roi_table(out / "roi_labels.csv") == dict(enumerate(WANG_ROIS, start=1))
+    status, printed, _ = run(capsys, *arguments)
+    assert status == 0 and "the same as when it was first downloaded" in printed and len(site.requests) == 1
     # Another file under the same address is not taken without a word.
     (out / "ProbAtlas_v4.zip").unlink()
-    site.files["atlas.zip"] = atlas_zip(tmp_path / "atlas.zip", b"changed")
+    site.files["atlas.zip"] = atlas_zip(tmp_path / "atlas.zip", 1)
     status, _, errors = run(capsys, *arguments)
     assert status == 2 and f"expected {sha256(content)}" in errors
     assert f"to accept another version, delete {out / 'ProbAtlas_v4.zip.sha256'}" in errors
+
+
+def test_atlas_has_the_ids_of_the_releases_table(tmp_path, capsys):
+    """Whatever they are: names say which area is which, and they have blanks in the release."""
+    ids = {name: 100 - number for number, name in enumerate(WANG_ROIS) if name != "FEF"}
+    rows = [f"{number},{name}{' ' * (name in ('hV4', 'V3a'))}" for name, number in ids.items()]
+    table = tmp_path / "ROIfiles_Labeling.txt"
+    table.write_text("\n".join(["id,roi", *rows]))
+    atlas_zip(tmp_path / "a.zip")
+    status, printed, errors = run(capsys, "atlas", "--out", tmp_path, "--archive", tmp_path / "a.zip", "-q")
+    assert status == 0 and "does not have FEF, which are left out of the atlas" in errors
+    assert f"{tmp_path / 'atlas.nii.gz'}: both hemispheres together" in printed
+    assert not (tmp_path / "roi_labels.csv").exists()
+    expected = np.zeros(SHAPE)
+    for number, name in enumerate(WANG_ROIS, start=1):
+        expected[merged() == number] = ids.get(name, 0)
+    np.testing.assert_array_equal(nib.load(tmp_path / "atlas.nii.gz").get_fdata(), expected)
+    table.write_text("id,roi\n1,EVC\n")
+    status, _, errors = run(capsys, "atlas", "--out", tmp_path, "--archive", tmp_path / "a.zip", "-q")
+    assert status == 2 and "ROIfiles_Labeling.txt: has none of the areas of Wang et al. 2015 (V1v, V1d, " in errors
+
+
+def test_another_atlas_in_the_folder_is_left_alone(tmp_path, capsys):
+    nib.save(nib.Nifti1Image(np.ones(SHAPE, np.int16), MNI), tmp_path / "atlas.nii.gz")
+    before = (tmp_path / "atlas.nii.gz").read_bytes()
+    atlas_zip(tmp_path / "a.zip")
+    status, printed, errors = run(capsys, "atlas", "--out", tmp_path, "--archive", tmp_path / "a.zip", "-q")
+    assert status == 0 and "atlas.nii.gz: is there already with other labels and was left as it is; delete it" in errors
+    assert (tmp_path / "atlas.nii.gz").read_bytes() == before
+    assert not (tmp_path / "roi_labels.csv").exists() and "together" not in printed
+
+
+def test_atlas_whose_volumes_are_damaged(tmp_path, capsys):
+    top = "ProbAtlas_v4/subj_vol_all"
+    archive = write_zip(tmp_path / "a.zip", {f"{top}/maxprob_vol_{side}.nii.gz": b"lh" for side in ("lh", "rh")})
+    status, _, errors = run(capsys, "atlas", "--out", tmp_path / "d", "--archive", archive, "-q")
+    assert status == 2 and "maxprob_vol_lh.nii.gz: is not a readable NIfTI image" in errors
+    assert not (tmp_path / "d" / "atlas.nii.gz").exists()
 
 
 def test_atlas_that_was_put_there_by_hand(closed, tmp_path, capsys):

@@ -9,7 +9,8 @@ from scipy.spatial.distance import pdist
 
 from utils import InputError
 from utils.datasets import simulated
-from utils.rdms.atlas import WANG_ROIS, read_atlas, read_roi_names
+from utils.io.data_folder import DataFolder, roi_of
+from utils.rdms.atlas import WANG_ROIS, read_atlas
 from utils.rdms.beta_files import Grid
 from utils.rdms.measure import Responses
 from utils.rdms.roi_rdms import roi_rdm
@@ -78,36 +79,6 @@ def volume(rng) -> np.ndarray:
     return rng.integers(0, 4, GRID.shape).astype(np.int16)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "id,roi\n1,V1v\n2, V1d\n12,MST \n",
-        "% ROI labels\nROI file labels\n\n01 ....... is V1v\n02 ....... is V1d\n12 ....... is MST\n",
-        "1 V1v\n2 V1d\n12 MST\n",
-        "roi1\t:\tarea\tV1v\nroi2\t:\tarea\tV1d\nroi12\t:\tarea\tMST\n",
-    ],
-)
-def test_tables_of_rois(tmp_path, text):
-    path = tmp_path / "ROIfiles_Labeling.txt"
-    path.write_text(text)
-    assert read_roi_names(path) == {1: "V1v", 2: "V1d", 12: "MST"}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("nothing here\n", "no ROI found; expected a CSV with columns id and roi, or lines such as 1 V1v"),
-        ("1 V1v\n1 V1d\n", r"1 occur\(s\) more than once"),
-        ("1 V1v\n2 V1/V2\n", r"ROI 'V1/V2' \(id 2\) cannot be the name of a file"),
-        ("id,name\n1,V1v\n", "no column roi"),
-    ],
-)
-def test_tables_that_cannot_be_used_are_refused(tmp_path, text, message):
-    (tmp_path / "labels.txt").write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_roi_names(tmp_path / "labels.txt")
-
-
 def test_an_atlas_on_the_grid_of_the_betas_is_taken_as_it_is(tmp_path, table, volume):
     atlas = read_atlas([save(tmp_path / "atlas.nii.gz", volume)], GRID, table)
     np.testing.assert_array_equal(atlas.labels, volume)
@@ -136,7 +107,8 @@ def test_names_of_wang_et_al_are_built_in(tmp_path):
     assert list(names) == list(range(1, 26))
     assert (names[1], names[7], names[12], names[13], names[25]) == ("V1v", "hV4", "MST", "hMT", "FEF")
     with pytest.raises(
-        InputError, match=r"other.nii: names of its ROIs are not known; give a CSV with columns id and roi as `labels`"
+        InputError,
+        match=r"other.nii: names of its ROIs are not known; give the atlas's table of ids and names as `roi_labels`",
     ):
         read_atlas([save(tmp_path / "other.nii", labels)], GRID)
 
@@ -205,13 +177,17 @@ def test_atlases_that_cannot_be_used_are_refused(rng, tmp_path, table, volume):
 
     save(tmp_path / "atlas.nii", volume)
     save(tmp_path / "share.nii", volume / np.float32(3))
+    save(tmp_path / "minus.nii", -volume)
+    save(tmp_path / "inf.nii", np.where(volume == 1, np.inf, volume).astype(np.float32))
     save(tmp_path / "deep.nii", np.stack([volume] * 2, axis=-1))
     save(tmp_path / "lh.nii", volume)
     save(tmp_path / "high.nii", volume + np.int16(40))
     (tmp_path / "broken.nii").write_bytes(b"x")
     refused("gone.nii: no such file", "gone.nii")
     refused("broken.nii: is not a readable NIfTI image", "broken.nii")
-    refused(r"share.nii: holds values that are not labels .* give a `threshold`", "share.nii")
+    refused(r"share.nii: holds values that are not labels .* utils.rois makes labels with a `threshold`", "share.nii")
+    refused("minus.nii: holds values that are not labels", "minus.nii")
+    refused("inf.nii: holds values that are not labels", "inf.nii")
     refused("deep.nii: has 4 dimensions, expected 3-D labels", "deep.nii")
     refused("deep.nii: holds 2 maps, expected 3, one for each ROI", "deep.nii", threshold=1)
     refused("atlas.nii: which ROI it is of is not clear", "atlas.nii", threshold=1)
@@ -224,3 +200,48 @@ def test_labels_without_a_name_are_named_in_a_warning(tmp_path, table, volume):
     volume[0, 0, :2] = 8
     with pytest.warns(UserWarning, match=r"label\(s\) 8 have no name in the table"):
         read_atlas([save(tmp_path / "atlas.nii", volume)], GRID, table)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint8, np.int32, np.float32])
+def test_labels_that_were_scaled_on_disk_are_rounded_and_nan_is_outside(tmp_path, table, volume, kind):
+    volume[0, 0, :3] = 25
+    table.write_text(table.read_text() + "25,FEF\n")
+    if kind == np.float32:
+        path = save(tmp_path / "atlas.nii", np.where(volume > 0, volume, np.nan).astype(kind))
+    else:
+        image = nib.Nifti1Image(volume.astype(float), AFFINE)
+        image.set_data_dtype(kind)
+        path = tmp_path / "atlas.nii"
+        nib.save(image, path)
+        assert (nib.load(path).get_fdata() != volume).any()
+    np.testing.assert_array_equal(read_atlas([path], GRID, table).labels, volume)
+
+
+def test_labels_without_a_name_are_not_taken_for_those_of_the_other_hemisphere(tmp_path, table, volume):
+    """11 is what the right V1v becomes."""
+    left = np.where(np.arange(10)[:, None, None] < 5, np.where(volume == 3, 11, volume), 0).astype(np.int16)
+    right = np.where(np.arange(10)[:, None, None] < 5, 0, np.where(volume == 3, 0, volume)).astype(np.int16)
+    paths = [save(tmp_path / f"{side}.nii", half) for side, half in (("lh", left), ("rh", right))]
+    with pytest.warns(UserWarning, match=r"label\(s\) 11 have no name"):
+        atlas = read_atlas(paths, GRID, table, "separate")
+    assert atlas.names[11] == "V1v_rh"
+    np.testing.assert_array_equal(atlas.labels == 11, right == 1)
+
+
+def test_an_atlas_has_a_grid_of_its_own(tmp_path, table, volume):
+    halves = [np.where((np.arange(10) < 5)[:, None, None] == (side == "lh"), volume, 0) for side in ("lh", "rh")]
+    paths = [save(tmp_path / f"{side}.nii", half) for side, half in zip(("lh", "rh"), halves, strict=True)]
+    atlas = read_atlas(paths, table=table)
+    np.testing.assert_array_equal(atlas.labels, volume)
+    np.testing.assert_array_equal(atlas.affine, AFFINE)
+
+
+@pytest.mark.parametrize(
+    "name", ["V1/V2", "a\\b", "50%", "..", "Area: 4*", "Superior Temporal Gyrus, anterior division"]
+)
+def test_any_name_is_that_of_one_file_in_the_folder(tmp_path, name):
+    path = DataFolder(tmp_path).roi_rdm(name)
+    assert path.parent == tmp_path / "roi_rdms"
+    assert not set(path.name) & set('/\\:*?"<>|')
+    assert roi_of(path) == name
+    assert roi_of(Path("hV4 .mat")) == "hV4"

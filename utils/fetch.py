@@ -20,7 +20,7 @@ from utils import InputError
 from utils.cli import command as cli
 from utils.datasets import release
 from utils.datasets.layout import holds_release
-from utils.io.data_folder import RELEASE, default_data
+from utils.io.data_folder import RELEASE, DataFolder, default_data
 from utils.io.download import unpack
 
 
@@ -83,9 +83,18 @@ def _main_atlas(options: argparse.Namespace) -> None:
     archive = _archive(options, options.url or release.ATLAS_ZIP, f"{release.ATLAS_NAME}.zip", release.ATLAS_PAGE)
     files = unpack(archive, options.out, release.atlas_path)
     volumes = sorted(path for path in files if path.name in release.ATLAS_VOLUMES)
+    print(f"{len(files)} files of the atlas are in {options.out}", *volumes, sep="\n  ")
     if len(volumes) < len(release.ATLAS_VOLUMES):
         cli.warn(f"{archive}: expected the volumes {' and '.join(release.ATLAS_VOLUMES)} in it; is it the right zip?")
-    print(f"{len(files)} files of the atlas are in {options.out}", *volumes, sep="\n  ")
+        return
+    written, lacking = release.merge_atlas(volumes, options.out)
+    if lacking:
+        cli.warn(f"the ROI table in {options.out} does not have {', '.join(lacking)}, which are left out of the atlas")
+    if written:
+        print(f"{' and '.join(map(str, written))}: both hemispheres together, for the brain maps of Fig 2 and Fig 3b")
+    else:
+        cli.warn(f"{DataFolder(options.out).atlas}: is there already with other labels and was left as it is; delete "
+                 "it and run this again to have that of Wang et al. 2015")  # fmt: skip
 
 
 def _archive(options: argparse.Namespace, url: str, name: str, by_hand: str | None = None) -> Path:

@@ -18,8 +18,8 @@ _HELP = """ROI RDMs of every subject from beta maps and an atlas, for Fig 2 and 
 {BETAS}
 
 An atlas is one of
-  - a volume of whole numbers, with --labels, a table of its ids and names: CSV with columns id and roi, or lines of a
-    number and a name as in ROIfiles_Labeling.txt of Wang et al. 2015;
+  - a volume of whole numbers, with --labels, the atlas's own table of numbers and names (CSV or TSV with columns id and
+    roi, dseg.tsv of BIDS, lines of a number and a name, XML of FSL, colour tables of FreeSurfer and others);
   - two such volumes, one per hemisphere, with lh and rh (or left and right) in their names, such as
     maxprob_vol_lh.nii.gz and maxprob_vol_rh.nii.gz of Wang et al. 2015, whose names are built in;
   - with --threshold, probability maps: one 4-D file in the order of the ids, or one file per ROI with its id in the
@@ -63,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         maps = maps.on(grid)
     elif not maps.grid.has_place:
         raise InputError(f"{maps.subjects[0].files[0]}: does not say where its voxels lie; give their `mask`")
-    atlas = read_atlas(options.atlas, maps.grid, options.labels, options.hemisphere, options.threshold)
-    masks = [] if options.mask is None else [options.mask]
+    atlas = read_atlas(options.atlas, maps.grid, options.roi_labels, options.hemisphere, options.threshold)
+    in_mni, masks = is_mni(atlas.space), [] if options.mask is None else [options.mask]
     atlas = replace(atlas, space=options.space or read_space([*maps.files, *masks]))
-    if is_mni(read_space(options.atlas)) and not is_mni(atlas.space):
+    if in_mni and not is_mni(atlas.space):
         cli.warn(
             f"{atlas.source}: is in MNI space, but the beta maps do not say that they are; if they are, say so with "
             "--space MNI152NLin2009cAsym, otherwise bring the atlas to their space first"
@@ -86,7 +86,8 @@ def _parser() -> cli.Parser:
     group = parser.add_argument_group("ROIs")
     group.add_argument("--atlas", type=Path, nargs="+", required=True, metavar="FILE",
                        help="NIfTI volume(s), as explained above")  # fmt: skip
-    group.add_argument("--labels", type=Path, metavar="TABLE", help="ids and names of the ROIs")
+    group.add_argument("--labels", "--roi-labels", dest="roi_labels", type=Path, metavar="TABLE",
+                       help="ids and names of the ROIs")  # fmt: skip
     group.add_argument("--hemisphere", choices=("left", "right", "both", "separate"), default="both",
                        help="one hemisphere, both together, or both as ROIs of their own (V1v_lh, V1v_rh)")  # fmt: skip
     group.add_argument("--threshold", type=float, metavar="P",

@@ -61,8 +61,10 @@ def _add_data_options(parser: Parser, kind: Kind) -> None:
     if kind == "searchlight":
         path("--mask", text="brain mask (NIfTI) that the searchlights were computed in")
     else:
-        path("--roi-labels", "--roi_labels", text="table of ROIs: CSV with columns id and roi")
-        path("--atlas", text="ROI volume (NIfTI with the ids of the table); without one there is no brain map")
+        path("--roi-labels", "--roi_labels", text="table of ROIs: CSV with columns id and roi, or as atlases bring it")
+        group.add_argument("--atlas", type=Path, nargs="+", metavar="FILE",
+                           help="where the ROIs lie: a volume (NIfTI with the ids of the table), or one per hemisphere "
+                                "(lh and rh in the names); without any there is no brain map")  # fmt: skip
         group.add_argument("--rois", nargs="+", metavar="ROI",
                            help="ROIs to show, in this order (default: the paper's 15 where they exist, else "
                                 "all)")  # fmt: skip

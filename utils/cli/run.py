@@ -233,7 +233,8 @@ class FigureRun:
         if self.atlas is None:
             print(
                 "No brain map of the ROIs: there is no atlas. Give one with --atlas FILE (a NIfTI volume whose labels "
-                "are the ids of the ROI table), for the paper's ROIs the probabilistic atlas of Wang et al. 2015."
+                "are the ids of the ROI table); python -m utils.fetch atlas gets that of the paper's ROIs, of Wang et "
+                "al. 2015."
             )
             return
         drawn = maps(RoiLocations(self.atlas, self.rois.ids))
@@ -249,6 +250,7 @@ class FigureRun:
         described = {
             "simulated": self.sources.simulated,
             **{name: str(path) for name, path in vars(self.sources).items() if isinstance(path, Path)},
+            **({"atlas": ", ".join(map(str, self.sources.atlas))} if self.sources.atlas else {}),
             **fit.summary(),
             "networks": dict(Counter(model.group for model in models.models)),
             "layers": models.layers,

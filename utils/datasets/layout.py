@@ -34,9 +34,11 @@ class Sources:
         Folders of RDMs; for searchlights also the published file itself.
     models : Path or None
         Table of models; None for the built-in Taskonomy networks.
-    mask, roi_labels, atlas : Path or None
+    mask, roi_labels : Path or None
         None where the data set has none and the figure can do without; no mask also where the searchlight RDMs bring
         their geometry and no mask was asked for.
+    atlas : tuple of Path
+        One file, one per hemisphere, or none.
     conditions, fmri_conditions : Path or None
         Names of the conditions of the model RDMs and of the fMRI RDMs: the same file unless they lie in two folders.
     published : bool
@@ -53,7 +55,7 @@ class Sources:
     models: Path | None
     mask: Path | None
     roi_labels: Path | None
-    atlas: Path | None
+    atlas: tuple[Path, ...]
     conditions: Path | None
     fmri_conditions: Path | None
     published: bool
@@ -108,7 +110,7 @@ def locate(
     fmri_rdms: Path | None = None,
     mask: Path | None = None,
     roi_labels: Path | None = None,
-    atlas: Path | None = None,
+    atlas: Sequence[Path] | None = None,
     space: str | None = None,
 ) -> Sources:
     """Find the parts of a data set.
@@ -119,8 +121,10 @@ def locate(
         What the figure needs.
     data : Path
         Data folder in either layout.
-    dnn_rdms, fmri_rdms, mask, roi_labels, atlas : Path, optional
+    dnn_rdms, fmri_rdms, mask, roi_labels : Path, optional
         Parts that lie elsewhere.
+    atlas : sequence of Path, optional
+        The same: one file, or one per hemisphere.
     space : str, optional
         Space of the volumes: see `utils.io.spaces`.
 
@@ -133,8 +137,11 @@ def locate(
     InputError
         One message with everything that is missing.
     """
-    given = {"dnn_rdms": dnn_rdms, "fmri_rdms": fmri_rdms, "mask": mask, "roi_labels": roi_labels, "atlas": atlas}
-    missing = [f"{path} (given as `{name}`)" for name, path in given.items() if path and not path.exists()]
+    given = {"dnn_rdms": [dnn_rdms], "fmri_rdms": [fmri_rdms], "mask": [mask], "roi_labels": [roi_labels]}
+    given["atlas"] = [*(atlas or ())]
+    missing = [
+        f"{path} (given as `{name}`)" for name, paths in given.items() for path in paths if path and not path.exists()
+    ]
     if not data.is_dir() and not (dnn_rdms and fmri_rdms):
         raise InputError(f"data folder {data} does not exist: give one in the layout of data/README.md as `data`")
     folder = DataFolder(data)
@@ -150,7 +157,7 @@ def locate(
     if kind == "searchlight" and not (fmri and SearchlightFolder(fmri).geometry.exists()):
         mask = find("mask", mask, required=fmri is not None)
     roi_labels = find("roi_labels", roi_labels, required=kind == "roi")
-    atlas = find("atlas", atlas, required=False)
+    in_folder = folder.find("atlas")
     if missing:
         raise InputError(
             f"{len(missing)} part(s) of the data are missing: {'; '.join(missing)}; "
@@ -166,7 +173,7 @@ def locate(
         models=table,
         mask=mask,
         roi_labels=roi_labels,
-        atlas=atlas,
+        atlas=tuple(atlas or ([in_folder] if in_folder else [])),
         conditions=_conditions_beside(dnn) or folder.find("conditions"),
         fmri_conditions=_conditions_beside(fmri) or folder.find("conditions"),
         published=table is None and fmri.name in RELEASE.values(),

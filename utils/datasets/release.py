@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin
 
+import numpy as np
 import pooch
 import requests
 
 from utils import InputError
 from utils.datasets.layout import Kind, locate
-from utils.io.data_folder import RELEASE
+from utils.io.data_folder import RELEASE, DataFolder
 from utils.io.download import TIMEOUT, Progress, download, safe_path, unpack, why_failed
+from utils.io.output import disk_errors, write_roi_table, write_volume
+from utils.io.readers import read_volume
+from utils.io.roi_tables import read_roi_table
+from utils.rdms.atlas import read_atlas
+from utils.rdms.stimuli import few
 
 OSF_API = "https://api.osf.io/v2"
 OSF_PROJECT = "dj7v2"
@@ -123,6 +130,59 @@ def atlas_path(path: PurePosixPath) -> PurePosixPath:
     PurePosixPath
     """
     return path if path.parts[0] == ATLAS_NAME else PurePosixPath(ATLAS_NAME, path)
+
+
+def merge_atlas(volumes: Sequence[Path], out: Path) -> tuple[list[Path], list[str]]:
+    """Make the data folder's atlas of the two hemispheres of Wang et al. (2015), as Fig 2 and Fig 3b read it.
+
+    Its labels are the ids of the folder's ROI table. Where there is no table, they are those of Wang et al., which are
+    also the release's, and a table is written.
+
+    Parameters
+    ----------
+    volumes : sequence of Path
+        `ATLAS_VOLUMES`.
+    out : Path
+        Data folder.
+
+    Returns
+    -------
+    written : list of Path
+        The atlas, and the table if there was none; nothing if the folder has another atlas, which is left alone.
+    lacking : list of str
+        Areas of the atlas that the ROI table does not have.
+
+    Raises
+    ------
+    InputError
+        If a volume or the table cannot be read, the table has none of the areas, or the disk is full.
+    """
+    atlas, folder = read_atlas(volumes), DataFolder(out)
+    table = folder.find("roi_labels")
+    ids = {name: number for number, name in (read_roi_table(table) if table else atlas.names).items()}
+    lacking = [name for name in atlas.names.values() if name not in ids]
+    if len(lacking) == len(atlas.names):
+        raise InputError(
+            f"{table}: has none of the areas of Wang et al. 2015 ({few(lacking)}), expected the release's ROI table; "
+            "choose another folder as `out`"
+        )
+    labels = np.zeros_like(atlas.labels)
+    for number, name in atlas.names.items():
+        labels[atlas.labels == number] = ids.get(name, 0)
+    if folder.atlas.exists():
+        there, affine = read_volume(folder.atlas)
+        if not (np.array_equal(there, labels) and np.allclose(affine, atlas.affine)):
+            return [], lacking
+    with disk_errors(folder.atlas):
+        unfinished = folder.atlas.with_name(f".unfinished-{folder.atlas.name}")
+        try:
+            write_volume(unfinished, labels, atlas.affine, "label", atlas.space)
+            unfinished.replace(folder.atlas)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    if table is None:
+        write_roi_table(folder.roi_labels, atlas.names)
+    return [folder.atlas, *([folder.roi_labels] if table is None else [])], lacking
 
 
 def fetch_release(out: Path, base: str = OSF_API, progress: Progress | None = None) -> tuple[int, list[Remote]]:

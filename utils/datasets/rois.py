@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.datasets.layout import Sources, longest_names
-from utils.io.readers import check_n_conditions, choose, read_rdms, read_roi_labels, read_volume
-from utils.io.spaces import read_space
+from utils.io.data_folder import roi_of
+from utils.io.readers import check_n_conditions, choose, read_rdms
+from utils.io.roi_tables import read_roi_table
 from utils.rdm import pair_permutation
-from utils.rdms.atlas import Atlas
+from utils.rdms.atlas import Atlas, read_atlas
 from utils.stats.noise_ceiling import noise_ceiling
 
 # The 15 regions of the paper's figures, in its order.
@@ -62,7 +63,7 @@ def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None =
         For an unknown ROI, a table without its columns, missing files, or files that do not hold RDMs.
     """
     assert sources.roi_labels is not None
-    table = read_roi_labels(sources.roi_labels)
+    table = list(read_roi_table(sources.roi_labels).items())
     known = [name for _, name in table]
     if names is None:
         names = PAPER_ROIS if set(PAPER_ROIS) <= set(known) else known
@@ -88,8 +89,8 @@ def _roi_files(folder: Path, known: Sequence[str]) -> dict[str, Path]:
     others = []
     for path in sorted(folder.iterdir()):
         if path.suffix in (".mat", ".npy") and not path.name.startswith("."):
-            if path.stem.strip() in known:
-                files.setdefault(path.stem.strip(), []).append(path)
+            if (name := roi_of(path)) in known:
+                files.setdefault(name, []).append(path)
             else:
                 others.append(path)
     exact = set(files)
@@ -122,14 +123,9 @@ def load_atlas(sources: Sources) -> Atlas | None:
     Raises
     ------
     InputError
-        If values are not whole numbers, or none is the id of an ROI of the table.
+        As `utils.rdms.atlas.read_atlas`.
     """
-    if sources.atlas is None or sources.roi_labels is None:
+    if not sources.atlas or sources.roi_labels is None:
         return None
-    data, affine = read_volume(sources.atlas)
-    if not np.isfinite(data).all() or (data != np.round(data)).any():
-        raise InputError(f"{sources.atlas}: found values that are not whole numbers, expected the ids of the ROI table")
-    labels, names = data.astype(np.int64), dict(read_roi_labels(sources.roi_labels))
-    if not np.isin(labels, list(names)).any():
-        raise InputError(f"{sources.atlas}: holds none of the ids of {sources.roi_labels}; give a matching `atlas`")
-    return Atlas(labels, affine, names, str(sources.atlas), sources.space or read_space([sources.atlas]))
+    atlas = read_atlas(sources.atlas, table=sources.roi_labels)
+    return atlas if sources.space is None else replace(atlas, space=sources.space)

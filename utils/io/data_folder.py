@@ -6,7 +6,9 @@ themselves stand here, below both.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 # The published release. Its parts are recognised by these names, whatever folder they come in.
 RELEASE = {
@@ -75,8 +77,8 @@ class DataFolder:
         return self.dnn_rdms / f"{model}_{layer}.npy"
 
     def roi_rdm(self, name: str) -> Path:
-        """RDMs of an ROI, (n_subjects, n, n)."""
-        return self.roi_rdms / f"{name}.npy"
+        """RDMs of an ROI, (n_subjects, n, n); `roi_of` gives the name back."""
+        return self.roi_rdms / f"{_file_name(name)}.npy"
 
     def candidates(self, part: str) -> list[Path]:
         """Where a part (the name of an attribute) may lie, in order of preference: the release goes first."""
@@ -88,6 +90,20 @@ class DataFolder:
     def find(self, part: str) -> Path | None:
         """The first of the `candidates` that exists."""
         return next((path for path in self.candidates(part) if path.exists()), None)
+
+
+# What no file name may hold, on one system or another.
+_UNSAFE = re.compile(r'[%/\\:*?"<>|\x00-\x1f]|^[.~-]|[. ]$')
+
+
+def _file_name(name: str) -> str:
+    """A name as that of a file: what no file name may hold is spelled as in addresses, V1/V2 as V1%2FV2."""
+    return _UNSAFE.sub(lambda found: "".join(f"%{ord(character):02X}" for character in found[0]), name)
+
+
+def roi_of(path: Path) -> str:
+    """The ROI whose RDMs a file holds, by the file's name; blanks around it do not count, as in "hV4 .mat"."""
+    return unquote(path.stem).strip()
 
 
 class SearchlightFolder:

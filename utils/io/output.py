@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -251,6 +252,12 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Tab-separated text with a header, from rows of the same columns."""
     write_lines(path, ["\t".join(rows[0]), *("\t".join(map(str, row.values())) for row in rows)])
+
+
+def write_roi_table(path: Path, names: Mapping[int, str]) -> None:
+    """CSV with columns id and roi; names with commas stand in quotes."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("id", "roi"), *names.items()])
 
 
 def write_conditions(path: Path, names: Sequence[str]) -> None:

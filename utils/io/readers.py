@@ -48,33 +48,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def read_roi_labels(path: Path) -> list[tuple[int, str]]:
-    """Read the ROI table: CSV with columns id and roi.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    list of (int, str)
-        Ids, from 1 on, and names without blanks around them, in the order of the table.
-
-    Raises
-    ------
-    InputError
-        If a column is missing, an id is not a positive whole number, or an id or name occurs twice.
-    """
-    table = []
-    for row in read_table(path, ",", ("id", "roi")):
-        if not row["id"].isdigit() or int(row["id"]) == 0:
-            raise InputError(f"{path}: ROI {row['roi']} has id '{row['id']}', expected a whole number from 1 on")
-        table.append((int(row["id"]), row["roi"]))
-    for column in zip(*table, strict=True):
-        check_unique(path, column, "ids and names must be unique")
-    return table
-
-
 def check_unique(path: Path, values: Sequence[Any], expected: str) -> None:
     """Raise an InputError with the values that occur more than once, if there are any."""
     repeated = sorted({str(value) for value in values if values.count(value) > 1})

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.io.readers import check_unique, read_roi_labels, read_volume
-from utils.io.spaces import UNKNOWN
+from utils.io.readers import read_volume
+from utils.io.roi_tables import read_roi_table
+from utils.io.spaces import MNI, UNKNOWN, read_space
 from utils.rdms.beta_files import Grid, open_image, read_slice
 from utils.rdms.stimuli import few, natural_key
 
@@ -27,6 +28,8 @@ WANG_ROIS = (
 _WANG_FILE = re.compile(r"(maxprob|perc_VTPM)_vol_", re.IGNORECASE)
 _SIDES = {"lh": "left", "rh": "right", "left": "left", "right": "right", "hemi-l": "left", "hemi-r": "right"}
 _LARGEST_ID = 32767  # label volumes are written as 16-bit integers
+# Labels that were scaled to integers on disk come back so much off: 3 as 2.99992, with 8 bits 3.05.
+_ROUNDING = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Atlas:
 
 def read_atlas(
     paths: Sequence[Path],
-    grid: Grid,
+    grid: Grid | None = None,
     table: Path | None = None,
     hemisphere: Hemisphere = "both",
     threshold: float | None = None,
@@ -67,10 +70,11 @@ def read_atlas(
     ----------
     paths : sequence of Path
         One volume of labels, one per hemisphere, or probability maps.
-    grid : Grid
-        Where it belongs. On another grid, each voxel takes the value of the nearest.
+    grid : Grid, optional
+        Where it belongs: that of the beta maps, by default that of the first volume. On another grid, each voxel takes
+        the value of the nearest.
     table : Path, optional
-        Names: see `read_roi_names`. Not needed for the files of Wang et al. 2015.
+        Names: see `utils.io.roi_tables.read_roi_table`. Not needed for the files of Wang et al. 2015.
     hemisphere : {"left", "right", "both", "separate"}
         "separate" makes ROIs <name>_lh and <name>_rh, and adds a power of ten to the ids of the right ones.
     threshold : float, optional
@@ -86,8 +90,12 @@ def read_atlas(
         If files are unreadable or hold something else, names are missing, or hemispheres are not clear.
     """
     sides = _by_side(paths, hemisphere)
-    names = read_roi_names(table) if table is not None else _wang_names(paths)
-    _warn_of_resampling([path for files in sides.values() for path in files], grid)
+    names = read_roi_table(table) if table is not None else _wang_names(paths)
+    every = [path for files in sides.values() for path in files]
+    where, what = " where the beta maps are", "the beta maps are"
+    if grid is None:
+        grid, where, what = grid_of(every[0]), "", f"{every[0].name} is"
+    _warn_of_resampling(every, grid, what)
     volumes: dict[str, NDArray[np.int32]] = {}
     for side, files in sides.items():
         read = _read_labels(files, grid) if threshold is None else _read_maps(files, grid, names, threshold)
@@ -96,84 +104,41 @@ def read_atlas(
         else:
             volumes[side] = read
     source = ", ".join(str(path) for path in paths[:2]) + (", …" if len(paths) > 2 else "")
-    if max(names) > _LARGEST_ID:
-        raise InputError(f"{table}: id {max(names)} is too large, expected {_LARGEST_ID} or less; renumber the atlas")
-    found = [label for label in np.unique(np.stack(list(volumes.values()))).tolist() if label]
+    found = np.unique(np.concatenate([volume[volume > 0] for volume in volumes.values()])).tolist()
     unnamed = [label for label in found if label not in names]
     if unnamed == found:
         raise InputError(
-            f"{source}: holds none of the {len(names)} ids of {table or 'Wang et al. 2015'} where the beta maps are "
-            f"(found {few(found) or 'nothing'}); give the matching table as `labels`, or an atlas in the space of the "
-            "beta maps"
+            f"{source}: holds none of the {len(names)} ids of {table or 'Wang et al. 2015'}{where} "
+            f"(found {few(found) or 'nothing'}); give the matching table as `roi_labels`, or an atlas in the space of "
+            "the beta maps"
         )
     if unnamed:
         warnings.warn(f"{source}: label(s) {few(unnamed)} have no name in the table and are left out", stacklevel=2)
+        volumes = {side: np.where(np.isin(volume, unnamed), 0, volume) for side, volume in volumes.items()}
+    largest = max(label for label in found if label in names)
+    if largest > _LARGEST_ID:
+        raise InputError(f"{source}: label {largest} is too large, expected {_LARGEST_ID} or less; renumber the atlas")
     if hemisphere == "separate":
-        shift = 10 ** len(str(max(names)))
-        if shift + max(names) > _LARGEST_ID:
+        shift = 10 ** len(str(largest))
+        names = {number: name for number, name in names.items() if number < shift}
+        if shift + largest > _LARGEST_ID:
             raise InputError(
-                f"{source}: ids up to {max(names)} leave no room for those of separate hemispheres (`hemisphere`); "
+                f"{source}: ids up to {largest} leave no room for those of separate hemispheres (`hemisphere`); "
                 "renumber"
             )
         volumes["right"] = np.where(volumes["right"] > 0, volumes["right"] + shift, 0)
         right = {number + shift: f"{name}_rh" for number, name in names.items()}
         names = {number: f"{name}_lh" for number, name in names.items()} | right
     chosen = [volumes[hemisphere]] if hemisphere in volumes else list(volumes.values())
-    return Atlas(_joined(chosen, source), grid.affine, names, source)
-
-
-def read_roi_names(path: Path) -> dict[int, str]:
-    """Read the names of ROIs from a CSV with columns id and roi, or from lines of a number and a name.
-
-    The second is how ROIfiles_Labeling.txt of Wang et al. 2015 has them: blank-separated, with further words between
-    number and name, and a title.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    dict of int to str
-        Names by number.
-
-    Raises
-    ------
-    InputError
-        If the file is neither, a number or name occurs twice, or a name cannot be that of a file.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: is not a readable text table ({error})") from None
-    if "," in next((line for line in lines if line.strip()), ""):
-        pairs = read_roi_labels(path)
-    else:
-        pairs = [pair for line in lines if (pair := _number_and_name(line))]
-    if not pairs:
-        raise InputError(f"{path}: no ROI found; expected a CSV with columns id and roi, or lines such as 1 V1v")
-    for column in zip(*pairs, strict=True):
-        check_unique(path, column, "ids and names must be unique")
-    for number, name in pairs:
-        if re.search(r'[/\\:*?"<>|]', name) or name.startswith("."):
-            raise InputError(f"{path}: ROI '{name}' (id {number}) cannot be the name of a file; call it something else")
-    return dict(pairs)
-
-
-def _number_and_name(line: str) -> tuple[int, str] | None:
-    """Number (perhaps as `roi1` or `01:`) and last word of a line; None for titles and comments."""
-    words = line.replace("\t", " ").split()
-    if not words or words[0][0] in "%#":
-        return None
-    numbers = [m for word in words[:-1] if (m := re.fullmatch(r"(?:roi)?[-_]?0*([1-9]\d*)[.:)]?", word, re.IGNORECASE))]
-    return (int(numbers[0][1]), words[-1].strip("'\",;")) if numbers else None
+    space = MNI if all(map(_WANG_FILE.search, map(str, every))) else read_space(every)
+    return Atlas(_joined(chosen, source), grid.affine, names, source, space)
 
 
 def _wang_names(paths: Sequence[Path]) -> dict[int, str]:
     other = next((path for path in paths if not _WANG_FILE.search(path.name)), None)
     if other is not None:
         raise InputError(
-            f"{other}: names of its ROIs are not known; give a CSV with columns id and roi as `labels` "
+            f"{other}: names of its ROIs are not known; give the atlas's table of ids and names as `roi_labels` "
             "(only those of Wang et al. 2015, maxprob_vol_… and perc_VTPM_vol_…, are built in)"
         )
     return dict(enumerate(WANG_ROIS, start=1))
@@ -231,18 +196,49 @@ def _read_labels(files: Sequence[Path], grid: Grid) -> NDArray[np.int32]:
     if len(files) > 1:
         raise InputError(
             f"{files[1]}: is a second volume of the same hemisphere beside {files[0].name}; expected one, "
-            "or probability maps with a `threshold`"
+            "or probability maps with a `threshold` (utils.rois)"
         )
     data, affine = _read(files[0])
     if data.ndim != 3:
         raise InputError(
-            f"{files[0]}: has {data.ndim} dimensions, expected 3-D labels; for probability maps give a `threshold`"
+            f"{files[0]}: has {data.ndim} dimensions, expected 3-D labels; of probability maps, "
+            "utils.rois makes labels with a `threshold`"
         )
-    if not np.isfinite(data).all() or (data != np.round(data)).any() or data.min() < 0:
+    return _on_grid(as_labels(files[0], data), affine, grid)
+
+
+def as_labels(path: Path, data: NDArray) -> NDArray[np.int32]:
+    """Whole numbers from the values of a file: NaN is outside of all ROIs, and what is nearly whole is rounded.
+
+    Parameters
+    ----------
+    path : Path
+        Whose values they are, for messages.
+    data : ndarray
+
+    Returns
+    -------
+    ndarray of int32
+
+    Raises
+    ------
+    InputError
+        If values are negative, infinite or not nearly whole.
+    """
+    labels = np.where(np.isnan(data), 0, data)
+    rounded = np.rint(labels)
+    if not np.isfinite(labels).all() or (np.abs(labels - rounded) > _ROUNDING).any() or (rounded < 0).any():
         raise InputError(
-            f"{files[0]}: holds values that are not labels (whole numbers); for probability maps give a `threshold`"
+            f"{path}: holds values that are not labels (whole numbers from 0 on); of probability maps, utils.rois "
+            "makes labels with a `threshold`"
         )
-    return _on_grid(data, affine, grid).astype(np.int32)
+    return rounded.astype(np.int32)
+
+
+def grid_of(path: Path) -> Grid:
+    """The grid of a volume of three or four dimensions."""
+    image = open_image(path)
+    return Grid(tuple(image.shape[:3]), np.asarray(image.affine, dtype=np.float64))
 
 
 def _read_maps(files: Sequence[Path], grid: Grid, names: dict[int, str], threshold: float) -> NDArray[np.int32]:
@@ -308,15 +304,14 @@ def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return read_slice(path, np.s_[...], image).astype(np.float64), np.asarray(image.affine)
 
 
-def _warn_of_resampling(files: Sequence[Path], grid: Grid) -> None:
-    """One warning, however many files are on other grids."""
+def _warn_of_resampling(files: Sequence[Path], grid: Grid, what: str) -> None:
+    """One warning, however many files are on other grids than `what`."""
     for path in files:
-        data, affine = _read(path)
-        own = Grid(data.shape[:3], affine)
+        own = grid_of(path)
         if not own.equals(grid):
             warnings.warn(
-                f"{path}: is on a grid of {own}, but the beta maps are on one of {grid}; "
-                "atlas voxels are resampled to those of the beta maps (nearest neighbour)",
+                f"{path}: is on a grid of {own}, but {what} on one of {grid}; atlas voxels are resampled to that "
+                "(nearest neighbour)",
                 stacklevel=3,
             )
             return

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.io.data_folder import RECORD, DataFolder
-from utils.io.output import staged, write_conditions, write_lines, write_rows, write_volume
+from utils.io.output import staged, write_conditions, write_roi_table, write_rows, write_volume
 from utils.io.provenance import fingerprint
 from utils.parallel.resources import Progress, ignore
 from utils.rdm import expand
@@ -20,6 +20,7 @@ from utils.rdms.atlas import Atlas
 from utils.rdms.betas import Betas
 from utils.rdms.measure import PEARSON, Measure, Responses
 from utils.rdms.searchlights import MIN_VOXELS, usable_voxels
+from utils.rdms.stimuli import few
 
 # An RDM of so few voxels is worth a warning: it is noise for the most part.
 _FEW_VOXELS = 10
@@ -105,7 +106,7 @@ def write_roi_rdms(
         for roi, stack in rdms.items():
             np.save(outputs.path(name(data.roi_rdm(roi))), stack)
         write_rows(outputs.path(name(data.roi_rdms / "roi_voxels.tsv")), counts)
-        write_lines(outputs.path(name(data.roi_labels)), ["id,roi", *(f"{ids[roi]},{roi}" for roi in rdms)])
+        write_roi_table(outputs.path(name(data.roi_labels)), {ids[roi]: roi for roi in rdms})
         write_volume(outputs.path(name(data.atlas)), labels.astype(np.int16), atlas.affine, space=atlas.space)
         files = outputs.publish(record(described))
     write_conditions(data.conditions, betas.conditions)
@@ -150,13 +151,16 @@ def subject_rdms(
     """
     labels = np.where(True if inside is None else inside, atlas.labels, 0).reshape(-1)
     voxels = np.flatnonzero(np.isin(labels, list(atlas.names)))
-    present = {number: name for number, name in atlas.names.items() if (labels == number).any()}
+    inside_mask, on_grid = ({*np.unique(numbers).tolist()} for numbers in (labels[voxels], atlas.labels))
+    present = {number: name for number, name in atlas.names.items() if number in inside_mask}
+    absent: dict[str, list[str]] = {}
     for number, name in atlas.names.items():
         if number not in present:
-            where = "inside the mask" if (atlas.labels == number).any() else "on the grid of the beta maps"
-            warnings.warn(
-                f"{atlas.source}: ROI {name} (label {number}) has no voxel {where}: the ROI is left out", stacklevel=2
-            )
+            where = "inside the mask" if number in on_grid else "on the grid of the beta maps"
+            absent.setdefault(where, []).append(f"{name} (label {number})")
+    for where, named in absent.items():
+        verb = "has" if len(named) == 1 else "have"
+        warnings.warn(f"{atlas.source}: ROI {few(named)} {verb} no voxel {where}: left out", stacklevel=2)
     rdms: dict[str, list[NDArray]] = {name: [] for name in present.values()}
     counts: list[dict[str, Any]] = []
     for done, subject in enumerate(betas.subjects, start=1):
