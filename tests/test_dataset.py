@@ -527,7 +527,7 @@ def test_atlas_of_fractions_or_of_other_rois(folder):
     with pytest.raises(InputError, match=r"not labels \(whole numbers"):
         load_atlas(locate("roi", folder))
     nib.save(nib.Nifti1Image(np.full((3, 3, 3), 99, np.int16), np.eye(4)), folder / "atlas.nii.gz")
-    with pytest.raises(InputError, match="holds none of the ids"):
+    with pytest.raises(InputError, match="holds none of the 2 ids of"):
         load_atlas(locate("roi", folder))
 
 
