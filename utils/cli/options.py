@@ -60,11 +60,13 @@ def _add_data_options(parser: Parser, kind: Kind) -> None:
     path("--fmri-rdms", "--fMRI_RDMs_dir", text=f"folder of {brain} RDMs, if not in the data folder")
     if kind == "searchlight":
         path("--mask", text="brain mask (NIfTI) that the searchlights were computed in")
-    else:
-        path("--roi-labels", "--roi_labels", text="table of ROIs: CSV with columns id and roi, or as atlases bring it")
-        group.add_argument("--atlas", type=Path, nargs="+", metavar="FILE",
-                           help="where the ROIs lie: a volume (NIfTI with the ids of the table), or one per hemisphere "
-                                "(lh and rh in the names); without any there is no brain map")  # fmt: skip
+    path("--roi-labels", "--roi_labels", text="table of ROIs: CSV with columns id and roi, or as an atlas brings it")
+    purpose = "outlines and names of ROIs on the map" if kind == "searchlight" else "the brain map"
+    group.add_argument("--atlas", type=Path, nargs="+", metavar="FILE",
+                       help=f"where the ROIs lie, for {purpose}: a volume (NIfTI with the ids of the table), or one "
+                            "file per hemisphere (lh and rh in the names): volumes, or labels of the vertices of "
+                            "fsaverage (.annot, label.gii, .mgz)")  # fmt: skip
+    if kind == "roi":
         group.add_argument("--rois", nargs="+", metavar="ROI",
                            help="ROIs to show, in this order (default: the paper's 15 where they exist, else "
                                 "all)")  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 import webbrowser
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,8 +13,10 @@ from functools import cached_property, partial, wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pandas as pd
 
+from utils import InputError
 from utils.analysis import paper
 from utils.analysis.rois import RoiFit
 from utils.analysis.searchlights import SearchlightFit
@@ -35,6 +38,9 @@ from utils.plotting.colors import study_colors
 from utils.plotting.label_maps import LabelMap, Map, RoiLocations
 from utils.plotting.page_layout import Look, save_figure
 from utils.plotting.roi_figure import RoiPanel, roi_figure
+from utils.plotting.surface import sample
+from utils.rdms.stimuli import few
+from utils.rdms.surface_labels import SurfaceLabels
 from utils.reporting import report
 from utils.reporting.notes import found
 
@@ -102,6 +108,7 @@ class FigureRun:
         with self._exit:
             self._outputs = self._exit.enter_context(staged(self._options.results / self.figure))
             self._device = choose_device(self._options)
+            self._check_atlas()
             main(self)
             self._publish()
 
@@ -123,8 +130,8 @@ class FigureRun:
 
             with self._progress("simulating the example (once)") as advance:
                 folder = ensure_example(default_data() / "example", advance)
-        names = ("mask",) if self.kind == "searchlight" else ("roi_labels", "atlas")
-        given = {name: getattr(options, name) for name in ("dnn_rdms", "fmri_rdms", "space", *names)}
+        names = ("dnn_rdms", "fmri_rdms", "space", "roi_labels", "atlas", *(["mask"] if "mask" in options else []))
+        given = {name: getattr(options, name) for name in names}
         sources = locate(self.kind, folder, **given)
         if sources.simulated:
             print(f"{SIMULATED}. Use --data DIR for real data (see data/README.md).", flush=True)
@@ -158,9 +165,16 @@ class FigureRun:
         return load_rois(self.sources, self.models.n_conditions, self._options.rois)
 
     @cached_property
-    def atlas(self) -> Atlas | None:
-        """The volume in which the ROIs lie, if there is one."""
+    def atlas(self) -> Atlas | SurfaceLabels | None:
+        """Where the ROIs lie, if there is an atlas."""
         return load_atlas(self.sources)
+
+    def _check_atlas(self) -> None:
+        """Refuse an atlas that cannot be read or drawn before anything is computed."""
+        if isinstance(self.atlas, SurfaceLabels):
+            if self._options.surface == NO_SURFACE:
+                raise InputError("`surface` none draws slices, but `atlas` has vertices; leave one out")
+            sample(self.atlas.labels, None, self._options.surface)
 
     # --------------------------------------------------------------------------------------------------------- outputs
 
@@ -196,7 +210,7 @@ class FigureRun:
     def _draw_maps(self, maps: Sequence[Map], notes: Sequence[str], title: str = "") -> Look:
         """Write the brain map pages and the maps for other programs: on the cortex, or as slices in other spaces."""
         assert isinstance(maps[0], LabelMap)
-        look = self._look(title, surface=is_mni(maps[0].space))
+        look = self._look(title, surface=maps[0].affine is None or is_mni(maps[0].space))
         warn_of_space(maps[0])
         save_maps(self._outputs, maps, look, notes, self.atlas)
         self._space = maps[0].space
@@ -232,12 +246,16 @@ class FigureRun:
         """
         if self.atlas is None:
             print(
-                "No brain map of the ROIs: there is no atlas. Give one with --atlas FILE (a NIfTI volume whose labels "
-                "are the ids of the ROI table); python -m utils.fetch atlas gets that of the paper's ROIs, of Wang et "
-                "al. 2015."
+                "No brain map of the ROIs: there is no atlas. Give one with --atlas FILE (a volume whose labels are "
+                "the ids of the ROI table, or labels of vertices); python -m utils.fetch atlas gets that of the paper's "
+                "ROIs, of Wang et al. 2015."
             )
             return
         drawn = maps(RoiLocations(self.atlas, self.rois.ids))
+        there = {*np.unique(self.atlas.labels).tolist()}
+        lacking = [name for name, number in zip(self.rois.names, self.rois.ids, strict=True) if number not in there]
+        if lacking:
+            warnings.warn(f"{self.atlas.source}: does not have {few(lacking)}: not on the brain map", stacklevel=2)
         self._draw_maps(drawn, [drawn[0].note, note], title)
 
     # ------------------------------------------------------------------------------------------------------ the end

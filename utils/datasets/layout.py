@@ -19,6 +19,7 @@ from utils import InputError
 from utils.io.data_folder import RELEASE, DataFolder, SearchlightFolder
 from utils.io.readers import read_conditions
 from utils.io.spaces import MNI
+from utils.rdms.atlas import brings_names
 from utils.rdms.stimuli import few
 
 Kind = Literal["searchlight", "roi"]
@@ -156,8 +157,10 @@ def locate(
     fmri = find("searchlight_rdms" if kind == "searchlight" else "roi_rdms", fmri_rdms, required=True)
     if kind == "searchlight" and not (fmri and SearchlightFolder(fmri).geometry.exists()):
         mask = find("mask", mask, required=fmri is not None)
-    roi_labels = find("roi_labels", roi_labels, required=kind == "roi")
-    in_folder = folder.find("atlas")
+    # The table of the folder's ROI RDMs need not be that of an atlas that only names regions.
+    if kind == "roi" or roi_labels or not (atlas and brings_names(atlas)):
+        roi_labels = find("roi_labels", roi_labels, required=kind == "roi")
+    in_folder = folder.find("atlas") if roi_labels else None
     if missing:
         raise InputError(
             f"{len(missing)} part(s) of the data are missing: {'; '.join(missing)}; "

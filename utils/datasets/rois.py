@@ -16,6 +16,7 @@ from utils.io.readers import check_n_conditions, choose, read_rdms
 from utils.io.roi_tables import read_roi_table
 from utils.rdm import pair_permutation
 from utils.rdms.atlas import Atlas, read_atlas
+from utils.rdms.surface_labels import SurfaceLabels, is_surface, read_surface_labels
 from utils.stats.noise_ceiling import noise_ceiling
 
 # The 15 regions of the paper's figures, in its order.
@@ -108,8 +109,8 @@ def _roi_files(folder: Path, known: Sequence[str]) -> dict[str, Path]:
     return {name: path for name, (path,) in files.items()}
 
 
-def load_atlas(sources: Sources) -> Atlas | None:
-    """Read the ROIs as a volume.
+def load_atlas(sources: Sources) -> Atlas | SurfaceLabels | None:
+    """Read where the ROIs lie.
 
     Parameters
     ----------
@@ -117,15 +118,21 @@ def load_atlas(sources: Sources) -> Atlas | None:
 
     Returns
     -------
-    Atlas or None
-        None where there is no volume or no table of names.
+    Atlas, SurfaceLabels or None
+        A volume, or labels of the vertices of the average brain. None where the data set has neither.
 
     Raises
     ------
     InputError
-        As `utils.rdms.atlas.read_atlas`.
+        As `utils.rdms.atlas.read_atlas` and `utils.rdms.surface_labels.read_surface_labels`, and if vertices are not
+        those of the average brain.
     """
-    if not sources.atlas or sources.roi_labels is None:
+    if not sources.atlas:
         return None
+    if is_surface(sources.atlas[0]):
+        names = None if sources.roi_labels is None else read_roi_table(sources.roi_labels)
+        labels = read_surface_labels(sources.atlas, names)
+        assert labels.space  # that of another brain is refused here
+        return labels
     atlas = read_atlas(sources.atlas, table=sources.roi_labels)
     return atlas if sources.space is None else replace(atlas, space=sources.space)

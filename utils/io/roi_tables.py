@@ -71,7 +71,7 @@ def read_roi_table(path: Path) -> dict[int, str]:
     pairs = _from_xml(path, content) if content.lstrip().startswith(b"<") else _from_text(path, _decoded(path, content))
     pairs = [(number, " ".join(name.split())) for number, name in pairs]
     named = [pair for pair in pairs if pair[0]]
-    lost = [name for number, name in pairs if not number and not _BACKGROUND.fullmatch(name)]
+    lost = [name for number, name in pairs if not number and not is_background(name)]
     if lost:
         warnings.warn(f"{path}: 0 ({lost[0]}) is what is outside of all ROIs and is left out", stacklevel=2)
     if not named:
@@ -82,6 +82,11 @@ def read_roi_table(path: Path) -> dict[int, str]:
     for column in zip(*named, strict=True):
         check_unique(path, column, "ids and names must be unique")
     return dict(named)
+
+
+def is_background(name: str) -> bool:
+    """Whether a name is what atlases call the outside of all ROIs: "Unknown", "???", "Medial_wall" and the like."""
+    return _BACKGROUND.fullmatch(name) is not None
 
 
 def _decoded(path: Path, content: bytes) -> str:

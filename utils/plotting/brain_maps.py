@@ -23,6 +23,7 @@ from utils.plotting.page_layout import Look, save_figure
 from utils.plotting.slices import write_slices
 from utils.plotting.surface import NEAR_CORTEX_MM, sample, share_near_cortex
 from utils.rdms.atlas import Atlas
+from utils.rdms.surface_labels import SurfaceLabels
 
 NOT_SIGNIFICANT = "not significant"
 BELOW_CEILING = "below the noise ceiling"
@@ -280,7 +281,9 @@ def _letters(text: str) -> str:
     return "".join(character for character in text.title() if character.isalnum() and character.isascii())
 
 
-def save_maps(outputs: Outputs, maps: Sequence[Map], look: Look, notes: Sequence[str], atlas: Atlas | None) -> None:
+def save_maps(
+    outputs: Outputs, maps: Sequence[Map], look: Look, notes: Sequence[str], atlas: Atlas | SurfaceLabels | None
+) -> None:
     """Write the page of all maps, nilearn's page of the first, and files for other programs.
 
     Parameters
@@ -291,8 +294,8 @@ def save_maps(outputs: Outputs, maps: Sequence[Map], look: Look, notes: Sequence
     look : Look
     notes : sequence of str
         Sentences below the maps: thresholds, number of permutations, what is not shown.
-    atlas : Atlas or None
-        Names of ROIs for hover texts.
+    atlas : Atlas, SurfaceLabels or None
+        ROIs, for hover texts and outlines.
 
     Raises
     ------
@@ -311,12 +314,14 @@ def save_maps(outputs: Outputs, maps: Sequence[Map], look: Look, notes: Sequence
 
 
 def warn_of_space(label_map: LabelMap) -> None:
-    """Say where the maps of a figure are not drawn on the cortex and why, or that they do not fit it.
+    """Say where volumes are not drawn on the cortex and why, or that they do not fit it.
 
     Parameters
     ----------
     label_map : LabelMap
     """
+    if label_map.affine is None:
+        return
     drawn = label_map.data > 0
     share = share_near_cortex(drawn, label_map.affine) if drawn.any() else 0.0
     near = f"{share:.0%} of the voxels lie within {NEAR_CORTEX_MM:g} mm of the cortex of MNI space"

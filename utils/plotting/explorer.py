@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.io.templates import render
-from utils.plotting.label_maps import OUTSIDE, PALE, SURFACE_NOTE, LabelMap, Map, ValueMap
+from utils.plotting.label_maps import OUTSIDE, PALE, LabelMap, Map, ValueMap
 from utils.plotting.page_layout import Look, text_width
 from utils.plotting.surface import HEMISPHERES, Hemisphere, load_hemisphere, sample, triangle_corners
 from utils.rdms.atlas import Atlas
+from utils.rdms.surface_labels import SurfaceLabels
 
 # How far labels lie above the grey cortex: enough to hide it, too little to be seen.
 _LIFT_MM = 0.35
@@ -35,7 +36,7 @@ _BAR_LETTERS, _BAR_WIDTH = 22, 170
 
 
 def write_explorer(
-    path: str | Path, maps: Sequence[Map], look: Look, notes: Sequence[str], atlas: Atlas | None = None
+    path: str | Path, maps: Sequence[Map], look: Look, notes: Sequence[str], atlas: Atlas | SurfaceLabels | None = None
 ) -> None:
     """Write the page with all maps of a figure, drawn by plotly on both inflated hemispheres.
 
@@ -53,8 +54,8 @@ def write_explorer(
         With a surface.
     notes : sequence of str
         Sentences below the map: thresholds, number of permutations, what is not shown.
-    atlas : Atlas, optional
-        Regions to name; numbers without a name are not shown.
+    atlas : Atlas or SurfaceLabels, optional
+        Regions to name in hover texts, and to outline on demand; numbers without a name are not shown.
 
     Raises
     ------
@@ -76,7 +77,7 @@ def write_explorer(
         "plotting/explorer.html",
         look=look,
         maps=titles,
-        notes=" ".join([*notes, SURFACE_NOTE, _HELP_NOTE, *([_PALE_HELP_NOTE] if first.pale else [])]),
+        notes=" ".join([*notes, first.surface_note, _HELP_NOTE, *([_PALE_HELP_NOTE] if first.pale else [])]),
         pale=PALE,
         tables=[own for own in maps if isinstance(own, LabelMap)],
         plotly=get_plotlyjs(),
@@ -85,7 +86,7 @@ def write_explorer(
     Path(path).write_text(page, encoding="utf-8")
 
 
-def _content(maps: Sequence[Map], first: LabelMap, surface: str, atlas: Atlas | None) -> dict[str, Any]:
+def _content(maps: Sequence[Map], first: LabelMap, surface: str, atlas: Atlas | SurfaceLabels | None) -> dict[str, Any]:
     """What the script of the page draws. Vertices and triangles are those of the left, then of the right hemisphere."""
     halves = [load_hemisphere(hemi, surface) for hemi in HEMISPHERES]
     start = len(halves[0].pial)
@@ -199,7 +200,9 @@ def color_steps(colormap: str, n: int) -> list[tuple[float, str]]:
     return [(float(at), to_hex(colormaps[colormap](at))) for at in np.linspace(0, 1, n)]
 
 
-def _region_codes(atlas: Atlas | None, surface: str, n_vertices: int) -> tuple[NDArray[np.integer], list[str]]:
+def _region_codes(
+    atlas: Atlas | SurfaceLabels | None, surface: str, n_vertices: int
+) -> tuple[NDArray[np.integer], list[str]]:
     """Position of every vertex's region in a list of names, and that list; the first is no region."""
     if atlas is None:
         return np.zeros(n_vertices, dtype=np.int64), [""]

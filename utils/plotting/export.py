@@ -37,24 +37,30 @@ def save_map(outputs: Outputs, own: Map, *, simulated: bool, surface: str | None
     surface : str or None
         Average brain of the GIFTI files; None for no such files, as for maps that are not in MNI space.
     """
-    volume = f"maps/space-{own.space}"
+    mesh = own.space if own.affine is None else surface  # vertices are written as they came
+    stem = f"maps/space-{own.space}" if own.affine is not None else f"maps/{_of_mesh(own.space)}"
     described: dict[str, Any] = {"Description": f"{own.title}. {own.note}", "Simulated": simulated}
     if isinstance(own, LabelMap):
         described["Description"] = f"{described['Description']} {own.pale_note}".strip()
         name, suffix, intent = f"desc-{own.key}_dseg", "label.gii", "label"
         described["BackgroundValue"] = 0
-        _write_tables(outputs, f"{volume}_{name}", own)
+        _write_tables(outputs, f"{stem}_{name}", own)
     else:
         name, suffix, intent = f"stat-{own.key}_statmap", "func.gii", "none"
         described |= {"Units": own.unit, "BackgroundValue": "NaN"}
-    write_volume(outputs.path(f"{volume}_{name}.nii.gz"), own.data, own.affine, intent, own.space)
-    _write_json(outputs.path(f"{volume}_{name}.json"), {**described, "SpatialReference": reference(own.space)})
-    if surface is None:
+    if own.affine is not None:
+        write_volume(outputs.path(f"{stem}_{name}.nii.gz"), own.data, own.affine, intent, own.space)
+        _write_json(outputs.path(f"{stem}_{name}.json"), {**described, "SpatialReference": reference(own.space)})
+    if mesh is None:
         return
-    for hemi, values in sample(own.data, own.affine, surface).items():
-        stem = f"maps/hemi-{hemi[0].upper()}_space-fsaverage_den-{_DENSITIES[surface]}_{name}"
+    for hemi, values in sample(own.data, own.affine, mesh).items():
+        stem = f"maps/hemi-{hemi[0].upper()}_{_of_mesh(mesh)}_{name}"
         _write_gifti(outputs.path(f"{stem}.{suffix}"), own, values, hemi)
-        _write_json(outputs.path(f"{stem}.json"), {**described, "SpatialReference": surface})
+        _write_json(outputs.path(f"{stem}.json"), {**described, "SpatialReference": mesh})
+
+
+def _of_mesh(mesh: str) -> str:
+    return f"space-fsaverage_den-{_DENSITIES[mesh]}"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -12,12 +12,14 @@ from utils import InputError
 from utils.io.spaces import MNI
 from utils.rdms.atlas import Atlas
 from utils.rdms.searchlights import Geometry
+from utils.rdms.surface_labels import SurfaceLabels
 
 OUTSIDE = "outside the map"
 SURFACE_NOTE = (
     "Counts refer to the volume: an isolated label that falls between the vertices of the surface, or outside the "
     "average cortex, is counted but may not be visible."
 )
+VERTEX_NOTE = "Labels are those of vertices: a very small region may lie between those of the surface that is drawn."
 PALE = "lead not established"
 PALE_NOTE = (
     "Solid: the lead over all others is established. Pale: more is explained than by chance, but the lead is not "
@@ -31,7 +33,7 @@ class RoiLocations:
 
     Attributes
     ----------
-    atlas : Atlas
+    atlas : Atlas or SurfaceLabels
     ids : sequence of int
         Number of each ROI in the atlas, in the order of the values.
 
@@ -41,7 +43,7 @@ class RoiLocations:
         If the atlas holds none of them.
     """
 
-    atlas: Atlas
+    atlas: Atlas | SurfaceLabels
     ids: Sequence[int]
 
     def __post_init__(self) -> None:
@@ -50,21 +52,21 @@ class RoiLocations:
             raise InputError(f"`atlas` holds none of the ROIs {names}; its labels must be the ids of the ROI table")
 
     @property
-    def affine(self) -> NDArray[np.float64]:
-        """Voxel indices to mm, (4, 4)."""
+    def affine(self) -> NDArray[np.float64] | None:
+        """Voxel indices to mm, (4, 4); None for vertices."""
         return self.atlas.affine
 
     @property
     def space(self) -> str:
-        """What these millimetres are coordinates of."""
+        """What these millimetres are coordinates of, or which mesh the vertices are of."""
         return self.atlas.space
 
     def to_volume(self, values: ArrayLike, background: float = 0) -> NDArray:
-        """Volume with the value of each ROI in its voxels, and `background` elsewhere; same dtype as `values`."""
-        values = np.asarray(values)
-        volume = np.full(self.atlas.labels.shape, background, dtype=values.dtype)
+        """The value of each ROI in its voxels or vertices, and `background` elsewhere; same dtype as `values`."""
+        values, labels = np.asarray(values), self.atlas.labels
+        volume = np.full(labels.shape, background, dtype=values.dtype)
         for number, value in zip(self.ids, values, strict=True):
-            volume[self.atlas.labels == number] = value
+            volume[labels == number] = value
         return volume
 
 
@@ -74,17 +76,18 @@ Locations = Geometry | RoiLocations
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A volume of labels with what a legend needs.
+    """Labels of the voxels of a volume, or of the vertices of the average brain, with what a legend needs.
 
     A place may have a label in one of two states: solid where its lead over all others is established, pale where it is
     not. A pale state is a label of its own, with its number in the volume, its name, colour and count.
 
     Attributes
     ----------
-    data : ndarray of int, shape (X, Y, Z)
-        0 where there is no label, ``k + 1`` where the k-th one holds.
-    affine : ndarray, shape (4, 4)
-        Voxel indices to mm.
+    data : ndarray of int, shape (X, Y, Z) or (n_vertices,)
+        0 where there is no label, ``k + 1`` where the k-th one holds. Vertices of the left, then of the right
+        hemisphere.
+    affine : ndarray, shape (4, 4), or None
+        Voxel indices to mm; None for vertices.
     names, colors, legend_groups : list of str
         One per label: its name, its colour as ``#rrggbb``, and the group it is listed under ("" for none).
     counts : list of int
@@ -97,12 +100,13 @@ class LabelMap:
         Letters and digits: names its files, as BIDS entity "desc".
     pale : mapping of int to int
         Index, in the lists, of the pale state of a label, by the index of its solid state; empty if there are none.
-    candidates : ndarray of int, shape (X, Y, Z), optional
+    candidates : ndarray of int, shape of `data`, optional
         Index in `candidate_names` of those that are not told apart at a pale place; 0 elsewhere.
     candidate_names : sequence of str
         Such as "2D or 3D"; the first is "".
     space : str
-        What the millimetres are coordinates of: see `utils.io.spaces`. Only MNI space has a surface to draw on.
+        What the millimetres are coordinates of: see `utils.io.spaces`. Only MNI space has a surface to draw on. Of
+        vertices, the mesh: one of `utils.rdms.surface_labels.FSAVERAGE`.
 
     Raises
     ------
@@ -112,7 +116,7 @@ class LabelMap:
     """
 
     data: NDArray[np.integer]
-    affine: NDArray[np.floating]
+    affine: NDArray[np.floating] | None
     names: Sequence[str]
     colors: Sequence[str]
     legend_groups: Sequence[str]
@@ -133,7 +137,7 @@ class LabelMap:
                 f"{len(self.names)} names, {len(self.colors)} colours, {len(self.legend_groups)} legend groups and "
                 f"{len(self.counts)} counts: expected one of each per label"
             )
-        if self.data.ndim != 3 or not np.issubdtype(self.data.dtype, np.integer):
+        if self.data.ndim != _n_axes(self.affine) or not np.issubdtype(self.data.dtype, np.integer):
             raise ValueError(f"expected a volume of integers, got {self.data.dtype} of shape {self.data.shape}")
         if self.data.min() < 0 or self.data.max() > len(self.names):
             raise ValueError(
@@ -141,6 +145,11 @@ class LabelMap:
             )
         if self.candidates is not None and self.candidates.shape != self.data.shape:
             raise ValueError(f"candidates of shape {self.candidates.shape}: expected that of the labels")
+
+    @property
+    def surface_note(self) -> str:
+        """What may be missing on a surface."""
+        return VERTEX_NOTE if self.affine is None else SURFACE_NOTE
 
     @property
     def pale_note(self) -> str:
@@ -160,14 +169,14 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class ValueMap:
-    """A volume of values with what a colour bar needs.
+    """Values of the voxels of a volume, or of the vertices of the average brain, with what a colour bar needs.
 
     Attributes
     ----------
-    data : ndarray of float, shape (X, Y, Z)
+    data : ndarray of float, shape (X, Y, Z) or (n_vertices,)
         NaN where there is no value.
-    affine : ndarray, shape (4, 4)
-        Voxel indices to mm.
+    affine : ndarray, shape (4, 4), or None
+        Voxel indices to mm; None for vertices.
     title : str
         Name of the map among others.
     unit : str
@@ -192,7 +201,7 @@ class ValueMap:
     """
 
     data: NDArray[np.floating]
-    affine: NDArray[np.floating]
+    affine: NDArray[np.floating] | None
     title: str
     unit: str
     name: str = ""
@@ -204,7 +213,7 @@ class ValueMap:
     space: str = MNI
 
     def __post_init__(self) -> None:
-        if self.data.ndim != 3 or not np.issubdtype(self.data.dtype, np.floating):
+        if self.data.ndim != _n_axes(self.affine) or not np.issubdtype(self.data.dtype, np.floating):
             raise ValueError(f"expected a volume of floats, got {self.data.dtype} of shape {self.data.shape}")
         if not all(np.isfinite(end) for end in (self.low, self.high) if end is not None):
             raise ValueError(f"{self.title}: colour bar from {self.low} to {self.high}, expected finite numbers")
@@ -216,6 +225,10 @@ class ValueMap:
         high = float(finite.max()) if finite.size else 1.0
         low, high = (low if self.low is None else self.low), (high if self.high is None else self.high)
         return low, high if high > low else low + 1
+
+
+def _n_axes(affine: NDArray[np.floating] | None) -> int:
+    return 1 if affine is None else 3
 
 
 Map = LabelMap | ValueMap

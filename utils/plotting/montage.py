@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.plotting.colors import hatch_color, to_published_color
-from utils.plotting.label_maps import OUTSIDE, PALE, SURFACE_NOTE, LabelMap
+from utils.plotting.label_maps import OUTSIDE, PALE, LabelMap
 from utils.plotting.page_layout import (
     FONT,
     MARGIN,
@@ -104,7 +104,7 @@ def montage(label_map: LabelMap, look: Look, note: str, stability: NDArray[np.fl
     with drawing_style():
         bands = [_labels(label_map, look), *_legend(label_map, outside=look.surface is not None)]
         notes = [note, label_map.pale_note.replace("Pale:", "Pale and hatched:")]
-        notes.append(SURFACE_NOTE if look.surface else f"{slices_note(label_map.space)} {_AXIAL_NOTE}")
+        notes.append(label_map.surface_note if look.surface else f"{slices_note(label_map.space)} {_AXIAL_NOTE}")
         if stability is not None:
             bands += [_scale(), _steps(label_map, _in_steps(stability, label_map.data.shape), look)]
             notes.append(STABILITY_NOTE)
@@ -283,7 +283,7 @@ def _cortex(
 
 def _triangle_colors(
     data: NDArray[np.integer],
-    affine: NDArray[np.floating],
+    affine: NDArray[np.floating] | None,
     colors: Sequence[str],
     greys: tuple[float, float],
     surface: str,

@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.io.spaces import is_mni
 from utils.io.templates import render
-from utils.plotting.label_maps import OUTSIDE, SURFACE_NOTE, LabelMap
+from utils.plotting.label_maps import OUTSIDE, LabelMap
 from utils.plotting.page_layout import Look
 from utils.plotting.slices import slices_note
 from utils.plotting.surface import HEMISPHERES, fetch_meshes, load_hemisphere, sample
@@ -50,7 +50,7 @@ def write_nilearn_page(path: str | Path, label_map: LabelMap, look: Look, notes:
         viewers, outside, more = {"": _slices(label_map)}, "", [slices_note(label_map.space), _SLICES_NOTE]
     else:
         viewers = {f"{hemi} hemisphere": _viewer(label_map, hemi, look.surface) for hemi in HEMISPHERES}
-        outside, more = OUTSIDE, [SURFACE_NOTE, _VIEWER_NOTE]
+        outside, more = OUTSIDE, [label_map.surface_note, _VIEWER_NOTE]
     page = render(
         "plotting/nilearn_page.html",
         look=look,

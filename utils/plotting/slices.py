@@ -32,7 +32,7 @@ def slices_note(space: str) -> str:
     return f"Slices of the volume, as it may not be in MNI space: {known}." if known else "Slices of the volume."
 
 
-def to_canonical(affine: NDArray[np.floating], *volumes: NDArray) -> tuple[NDArray[np.float64], list[NDArray]]:
+def to_canonical(affine: NDArray[np.floating] | None, *volumes: NDArray) -> tuple[NDArray[np.float64], list[NDArray]]:
     """Turn volumes so that their axes lead to the right, to the front and upwards, as nearly as voxels allow.
 
     Parameters
@@ -49,6 +49,7 @@ def to_canonical(affine: NDArray[np.floating], *volumes: NDArray) -> tuple[NDArr
     """
     from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
+    assert affine is not None  # vertices have no slices
     orientation = io_orientation(affine)
     turned = affine @ inv_ornt_aff(orientation, volumes[0].shape)
     return np.asarray(turned, dtype=np.float64), [apply_orientation(volume, orientation) for volume in volumes]

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
+from utils.rdms.surface_labels import FSAVERAGE
 
-# Vertices of both hemispheres: 20,484, 81,924 and 327,684. nilearn ships the first and downloads the others.
-SURFACES = ("fsaverage5", "fsaverage6", "fsaverage")
+# nilearn ships the first and downloads the others.
+SURFACES = tuple(FSAVERAGE)
 DEFAULT_SURFACE = "fsaverage5"
 HEMISPHERES = ("left", "right")
 NEAR_CORTEX_MM = 6.0
@@ -150,15 +151,16 @@ def vertex_voxels(
     return flat
 
 
-def sample(data: NDArray, affine: NDArray[np.floating], surface: str = DEFAULT_SURFACE) -> dict[str, NDArray]:
-    """Label or value of every vertex: exactly that of the voxel it stands for.
+def sample(data: NDArray, affine: NDArray[np.floating] | None, surface: str = DEFAULT_SURFACE) -> dict[str, NDArray]:
+    """Label or value of every vertex: exactly that of the voxel it stands for, or its own.
 
     Parameters
     ----------
-    data : ndarray of int or float, shape (X, Y, Z)
-        Labels, or values.
-    affine : ndarray, shape (4, 4)
-        Voxel indices to mm in MNI space.
+    data : ndarray of int or float, shape (X, Y, Z) or (n_vertices,)
+        Labels, or values. Of a finer mesh of the average brain, those vertices that the coarser one has too, which are
+        its first.
+    affine : ndarray, shape (4, 4), or None
+        Voxel indices to mm in MNI space; None for data of the vertices of the left, then of the right hemisphere.
     surface : str
         One of `SURFACES`.
 
@@ -166,9 +168,24 @@ def sample(data: NDArray, affine: NDArray[np.floating], surface: str = DEFAULT_S
     -------
     dict of str to ndarray, shape (n_vertices,)
         "left" and "right": labels as int64, 0 outside of the volume; values as float32, NaN outside.
+
+    Raises
+    ------
+    InputError
+        If the data are of a coarser mesh.
     """
     dtype, outside = (np.int64, 0) if np.issubdtype(data.dtype, np.integer) else (np.float32, np.nan)
     sampled: dict[str, NDArray] = {}
+    if affine is None:
+        n_vertices, n_own = FSAVERAGE[surface], len(data) // 2
+        if n_own < n_vertices:
+            own = next(name for name, n in FSAVERAGE.items() if n == n_own)
+            raise InputError(
+                f"`atlas` has the vertices of {own}, fewer than `surface` {surface}; draw it on `surface` {own}"
+            )
+        return {
+            hemi: half[:n_vertices].astype(dtype) for hemi, half in zip(HEMISPHERES, data.reshape(2, -1), strict=True)
+        }
     for hemi in HEMISPHERES:
         voxels = vertex_voxels(data.shape, affine, hemi, surface)
         sampled[hemi] = np.where(voxels >= 0, data.reshape(-1)[voxels], outside).astype(dtype)

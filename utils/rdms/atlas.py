@@ -25,7 +25,7 @@ WANG_ROIS = (
     "V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4", "VO1", "VO2", "PHC1", "PHC2", "MST", "hMT", "LO2", "LO1", "V3b",
     "V3a", "IPS0", "IPS1", "IPS2", "IPS3", "IPS4", "IPS5", "SPL1", "FEF",
 )  # fmt: skip
-_WANG_FILE = re.compile(r"(maxprob|perc_VTPM)_vol_", re.IGNORECASE)
+_WANG_FILE = re.compile(r"(maxprob|perc_VTPM)_vol_|wang15_mplbl", re.IGNORECASE)
 _SIDES = {"lh": "left", "rh": "right", "left": "left", "right": "right", "hemi-l": "left", "hemi-r": "right"}
 _LARGEST_ID = 32767  # label volumes are written as 16-bit integers
 # Labels that were scaled to integers on disk come back so much off: 3 as 2.99992, with 8 bits 3.05.
@@ -89,8 +89,8 @@ def read_atlas(
     InputError
         If files are unreadable or hold something else, names are missing, or hemispheres are not clear.
     """
-    sides = _by_side(paths, hemisphere)
-    names = read_roi_table(table) if table is not None else _wang_names(paths)
+    sides = files_by_side(paths, hemisphere)
+    names = read_roi_table(table) if table is not None else wang_names(paths)
     every = [path for files in sides.values() for path in files]
     where, what = " where the beta maps are", "the beta maps are"
     if grid is None:
@@ -134,21 +134,44 @@ def read_atlas(
     return Atlas(_joined(chosen, source), grid.affine, names, source, space)
 
 
-def _wang_names(paths: Sequence[Path]) -> dict[int, str]:
+def brings_names(paths: Sequence[Path]) -> bool:
+    """Whether the names of an atlas's ROIs are known without a table, by the names of its files."""
+    return all(path.suffix in (".annot", ".gii") or _WANG_FILE.search(path.name) for path in paths)
+
+
+def wang_names(paths: Sequence[Path]) -> dict[int, str]:
+    """The built-in names of the areas of Wang et al. 2015; an InputError if files are not named as that atlas's."""
     other = next((path for path in paths if not _WANG_FILE.search(path.name)), None)
     if other is not None:
         raise InputError(
             f"{other}: names of its ROIs are not known; give the atlas's table of ids and names as `roi_labels` "
-            "(only those of Wang et al. 2015, maxprob_vol_… and perc_VTPM_vol_…, are built in)"
+            "(only those of Wang et al. 2015 are built in: maxprob_vol_…, perc_VTPM_vol_… and wang15_mplbl…)"
         )
     return dict(enumerate(WANG_ROIS, start=1))
 
 
-def _by_side(paths: Sequence[Path], wanted: Hemisphere) -> dict[str, list[Path]]:
-    """Files of each hemisphere, or of the whole brain; without those that are not wanted."""
+def files_by_side(paths: Sequence[Path], wanted: Hemisphere) -> dict[str, list[Path]]:
+    """Files of each hemisphere, or of the whole brain, by what their names say.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    wanted : {"left", "right", "both", "separate"}
+        Files of another hemisphere are left out.
+
+    Returns
+    -------
+    dict of str to list of Path
+        "left" and "right", or "whole" if names say no hemisphere.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, a wanted hemisphere has none, or only some of the names say a hemisphere.
+    """
     for path in paths:
         if not path.is_file():
-            raise InputError(f"{path}: no such file; expected an atlas volume (NIfTI)")
+            raise InputError(f"{path}: no such file; expected an atlas")
     sides: dict[str, list[Path]] = {}
     for path in sorted(dict.fromkeys(paths), key=lambda path: natural_key(path.name)):
         words = re.split(r"[_.]", path.name.lower())
