@@ -247,8 +247,8 @@ class FigureRun:
         if self.atlas is None:
             print(
                 "No brain map of the ROIs: there is no atlas. Give one with --atlas FILE (a volume whose labels are "
-                "the ids of the ROI table, or labels of vertices); python -m utils.fetch atlas gets that of the paper's "
-                "ROIs, of Wang et al. 2015."
+                "the ids of the ROI table, or labels of vertices); python -m utils.fetch atlas gets that of the "
+                "paper's ROIs, of Wang et al. 2015."
             )
             return
         drawn = maps(RoiLocations(self.atlas, self.rois.ids))

@@ -73,6 +73,7 @@ def write_explorer(
     titles = [own.title for own in maps]
     if "" in titles or len(set(titles)) < len(titles):
         raise ValueError(f"titles of the maps are {titles}: expected one of its own for each")
+    content = _content(maps, first, look.surface, atlas)
     page = render(
         "plotting/explorer.html",
         look=look,
@@ -81,7 +82,7 @@ def write_explorer(
         pale=PALE,
         tables=[own for own in maps if isinstance(own, LabelMap)],
         plotly=get_plotlyjs(),
-        content=_content(maps, first, look.surface, atlas),
+        content=content,
     )
     Path(path).write_text(page, encoding="utf-8")
 
