@@ -716,3 +716,64 @@ def test_legend_has_a_column_of_pale_tints_that_can_be_hidden(browser, pale_page
     hidden = "legendonly"
     assert browser.run("return chart.data.slice(1).map((trace) => trace.visible)") == [hidden] * 4 + [True]
     assert browser.errors() == []
+
+
+# ------------------------------------------------------------------------------------------------------------ outlines
+
+
+NAMES = "#brain .annotation-scene text"
+
+
+def test_outlines_and_names_of_regions_are_off_until_they_are_asked_for(shown):
+    """Each hemisphere is one region, but for what lies on the other side of the midline."""
+    choose(shown, view="lateral")
+    before = shown.pixels()
+    box = shown.find("#outlines")[0]
+    assert not box.is_selected()
+    assert {text.text for text in shown.find(NAMES)} == {"left hemisphere", "right hemisphere"}
+    shown.click(box)
+    named = {text.text: text.rect["x"] for text in shown.find(NAMES) if "hemisphere" not in text.text}
+    assert set(named) == {"L&L", "R"} and named["L&L"] < 580 < named["R"]
+    inside = [same_color(before, color) for color in PALETTE[1::5]]
+    assert all((np.abs(shown.pixels() - before)[area].max(axis=-1) > 2).mean() < 0.1 for area in inside)
+    shown.click(box)
+    np.testing.assert_array_equal(shown.pixels(), before)
+
+
+def test_outlines_run_between_regions(browser, maps, tmp_path):
+    """Two halves of each hemisphere meet at y = -30 mm: the line is where the colours of two labels meet."""
+    affine, xyz = mni_grid()
+    regions = 1 + (xyz[..., 1] > -30).astype(np.int16)
+    colors = ["#E69F00", "#0077BB"]
+    halves = replace(
+        maps[0], data=regions, names=["back", "front"], colors=colors, legend_groups=["", ""], counts=[1, 1]
+    )
+    atlas = Atlas(regions, affine, {1: "Back", 2: "Front"})
+    write_explorer(tmp_path / "a.html", [halves], Look("Halves"), [], atlas=atlas)
+    browser.open(tmp_path / "a.html")
+    choose(browser, view="lateral")
+    back, front = (same_color(browser.pixels(), color) for color in colors)
+    browser.click(browser.find("#outlines")[0])
+    line = (browser.pixels() < 40).all(axis=-1) & (back | front)
+    texts = [text for text in browser.find(NAMES) if text.text in ("Back", "Front")]
+    assert sorted(text.text for text in texts) == ["Back", "Back", "Front", "Front"]
+    for text in texts:
+        x, y = int(text.rect["x"]), int(text.rect["y"])
+        assert (back if text.text == "Back" else front)[y - 8 : y + 20, x - 8 : x + 40].all()
+        line[y - 8 : y + 20, x - 8 : x + 40] = False
+    rows, columns = line.nonzero()
+    assert len(rows) > 300
+    for row, column in zip(rows[::20], columns[::20], strict=True):
+        around = np.s_[row - 15 : row + 16, column - 15 : column + 16]
+        assert back[around].any() and front[around].any()
+    choose(browser, view="posterior")  # names on the other side of the brain are not shown
+    assert [text.text for text in browser.find(NAMES) if text.text in ("Back", "Front")] == ["Back", "Back"]
+    browser.drag((500, 400), (350, 400))  # names follow, those of the hemispheres go
+    assert {text.text for text in browser.find(NAMES)} == {"Back", "Front"}
+    assert browser.errors() == []
+
+
+def test_a_page_without_regions_has_nothing_to_outline(maps, page, tmp_path):
+    write_explorer(tmp_path / "a.html", maps[:1], Look("T"), [])
+    assert 'id="outlines"' not in (tmp_path / "a.html").read_text("utf-8")
+    assert 'id="outlines"' in page.read_text("utf-8")

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -20,6 +21,7 @@ import nibabel as nib
 import numpy as np
 import pooch
 import pytest
+from helpers import run_script
 from scipy.io import savemat
 
 from models import checkpoints
@@ -27,6 +29,7 @@ from models.tasks import TASKS
 from utils import InputError, fetch
 from utils.cli import command as cli
 from utils.datasets import layout, release
+from utils.datasets.rois import PAPER_ROIS
 from utils.io import download as downloads
 from utils.io.data_folder import RELEASE
 from utils.io.roi_tables import read_roi_table
@@ -645,6 +648,23 @@ def test_atlas_has_the_ids_of_the_releases_table(tmp_path, capsys):
     table.write_text("id,roi\n1,EVC\n")
     status, _, errors = run(capsys, "atlas", "--out", tmp_path, "--archive", tmp_path / "a.zip", "-q")
     assert status == 2 and "ROIfiles_Labeling.txt: has none of the areas of Wang et al. 2015 (V1v, V1d, " in errors
+
+
+@pytest.mark.slow
+def test_the_release_gets_its_brain_maps(published_sample, tmp_path, monkeypatch, capsys):
+    """Fig 2 and Fig 3b of the release's files have none; with the atlas, they have."""
+    data = tmp_path / "data"
+    shutil.copytree(published_sample, data)
+    atlas_zip(tmp_path / "a.zip")
+    assert run(capsys, "atlas", "--out", data, "--archive", tmp_path / "a.zip", "-q")[0] == 0
+    table = read_roi_table(data / "ROIfiles_Labeling.txt")
+    for figure in ("Fig2", "Fig3b"):
+        arguments = ["--data", data, "--results", tmp_path / "results", "-np", 9]
+        assert run_script(monkeypatch, figure, *arguments) == 0
+        assert (tmp_path / "results" / figure / "brain_map.html").is_file()
+        labels = next((tmp_path / "results" / figure / "maps").glob("space-MNI_desc-*_dseg.nii.gz"))
+        shown = np.asarray(nib.load(labels).dataobj) > 0
+        np.testing.assert_array_equal(shown, np.isin(merged(), [k for k, name in table.items() if name in PAPER_ROIS]))
 
 
 def test_another_atlas_in_the_folder_is_left_alone(tmp_path, capsys):

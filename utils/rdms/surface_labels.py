@@ -158,7 +158,8 @@ def _read(path: Path) -> tuple[NDArray[np.int32], dict[int, str] | None]:
         return _read_gifti(path)
     image = open_image(path)
     if not _is_line(image.shape):
-        raise InputError(f"{path}: has shape {image.shape}, expected one number per vertex, as in the other hemisphere")
+        shape = " x ".join(map(str, image.shape))
+        raise InputError(f"{path}: holds {shape} values, expected one number per vertex, as in the other hemisphere")
     try:
         data = np.asarray(image.dataobj, dtype=np.float64).reshape(-1)
     except (OSError, EOFError, ValueError) as error:
@@ -170,7 +171,8 @@ def _read_annotation(path: Path) -> tuple[NDArray[np.int32], dict[int, str]]:
     from nibabel.freesurfer import read_annot
 
     try:
-        labels, _, names = read_annot(path)
+        with np.errstate(over="ignore"):  # of a damaged file
+            labels, _, names = read_annot(path)
     except (OSError, ValueError, IndexError, TypeError, MemoryError, struct.error) as error:
         raise InputError(f"{path}: is not a readable FreeSurfer annotation ({one_line(error)})") from None
     texts = [name.decode("utf-8", "replace").strip() for name in names]
