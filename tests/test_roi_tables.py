@@ -121,7 +121,7 @@ def test_a_table_that_counts_from_zero_is_told(tmp_path):
         (b"1 V1v\n2 V1d\nand so on\n", "line 3 does not begin with a number; expected"),
         ("id,roi\n1,Größe\n".encode("latin-1"), "line 2 is not UTF-8 text, expected a text table; save it as UTF-8"),
         (b"id,roi\n1,V\x001\n", "is no text"),
-        (b"<atlas>", "is not readable XML"),
+        (b"<atlas>", "is not a readable table in XML"),
         (b"<atlas><data><label index='x'>V1</label></data></atlas>", "label 'V1' has index 'x', expected a whole"),
         (b"1 " + b"x" * 400, "is too long to name files"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from utils import InputError
-from utils.io.readers import check_unique
+from utils.io.readers import check_unique, readable
 
 # Headings of columns, in lower case, the best first.
 _NUMBER_COLUMNS = (
@@ -102,10 +102,8 @@ def _decoded(path: Path, content: bytes) -> str:
 
 
 def _from_xml(path: Path, content: bytes) -> list[tuple[int, str]]:
-    try:
+    with readable(path, "table in XML"):
         root = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
-        raise InputError(f"{path}: is not readable XML ({error}); {_EXPECTED}") from None
     # In an atlas of FSL's type Label, indices are values of voxels; else they count maps of a 4-D file, from 0.
     first = 0 if root.findtext("header/type", "").strip().lower() == "label" else 1
     pairs = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.io.readers import one_line, open_image
+from utils.io.readers import readable
 from utils.io.roi_tables import is_background
 from utils.rdms.atlas import as_labels, files_by_side, wang_names
+from utils.rdms.beta_files import open_image, read_slice
 from utils.rdms.stimuli import few
 
 # Vertices of one hemisphere of FreeSurfer's average brain; those of a coarser mesh are the first of a finer one.
@@ -160,21 +160,14 @@ def _read(path: Path) -> tuple[NDArray[np.int32], dict[int, str] | None]:
     if not _is_line(image.shape):
         shape = " x ".join(map(str, image.shape))
         raise InputError(f"{path}: holds {shape} values, expected one number per vertex, as in the other hemisphere")
-    try:
-        data = np.asarray(image.dataobj, dtype=np.float64).reshape(-1)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read to its end ({one_line(error)}); copy or make it again") from None
-    return as_labels(path, data), None
+    return as_labels(path, read_slice(path, np.s_[...], image).reshape(-1).astype(np.float64)), None
 
 
 def _read_annotation(path: Path) -> tuple[NDArray[np.int32], dict[int, str]]:
     from nibabel.freesurfer import read_annot
 
-    try:
-        with np.errstate(over="ignore"):  # of a damaged file
-            labels, _, names = read_annot(path)
-    except (OSError, ValueError, IndexError, TypeError, MemoryError, struct.error) as error:
-        raise InputError(f"{path}: is not a readable FreeSurfer annotation ({one_line(error)})") from None
+    with readable(path, "FreeSurfer annotation"), np.errstate(over="ignore"):
+        labels, _, names = read_annot(path)
     texts = [name.decode("utf-8", "replace").strip() for name in names]
     # Vertices without a label have -1, those with one its position in the list.
     return (labels + 1).astype(np.int32), {k: name for k, name in enumerate(texts, start=1) if not is_background(name)}
@@ -183,12 +176,10 @@ def _read_annotation(path: Path) -> tuple[NDArray[np.int32], dict[int, str]]:
 def _read_gifti(path: Path) -> tuple[NDArray[np.int32], dict[int, str] | None]:
     import nibabel as nib
 
-    try:
+    with readable(path, "GIFTI file"):
         image: Any = nib.load(path)
         arrays = [array.data for array in image.darrays]
         names = image.labeltable.get_labels_as_dict()
-    except Exception as error:  # expat, base64, zlib and nibabel each raise errors of their own
-        raise InputError(f"{path}: is not a readable GIFTI file ({one_line(error)})") from None
     if len(arrays) != 1 or arrays[0].ndim != 1:
         raise InputError(
             f"{path}: holds {len(arrays)} array(s) of shape {arrays[0].shape if arrays else ()}, expected one number "
