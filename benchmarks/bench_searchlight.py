@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -42,11 +43,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from utils.parallel.threads import available_cores
-from utils.rdms.measure import Responses
+from utils.rdms.cross_validated import deviations
+from utils.rdms.measure import PEARSON, Measure, Responses
 from utils.rdms.searchlights import Searchlights, member_rdms, sphere_searchlights
 
 HOME = Path(__file__).resolve().parent.parent
 N_CONDITIONS, RADIUS_MM, STRETCH = 50, 9.0, 1700
+N_RUNS, N_RESIDUALS = 8, 1000
 
 
 def write_study(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -87,13 +90,15 @@ def run_command(folder: Path, n_jobs: int) -> tuple[float, float]:
     return time.perf_counter() - started, used.ru_maxrss / 1024
 
 
-def compute_all(searchlights: Searchlights, patterns: np.ndarray, n_jobs: int) -> None:
+def compute_all(
+    searchlights: Searchlights, patterns: np.ndarray, n_jobs: int, measure: Measure = PEARSON, noise: Noise = (None, 0)
+) -> None:
     lookup = searchlights.lookup(np.ones(len(patterns), dtype=bool))
+    present = np.ones(patterns.shape[1:], dtype=bool)
+    compute = partial(member_rdms, Responses(patterns, present, *noise))
     parts = [slice(start, start + STRETCH) for start in range(0, len(searchlights), STRETCH)]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_jobs) as pool:
-        for _ in pool.map(
-            lambda part: member_rdms(Responses(patterns), searchlights.members(lookup, part)).shape, parts
-        ):
+        for _ in pool.map(lambda part: compute(searchlights.members(lookup, part), measure).shape, parts):
             pass
 
 
@@ -109,6 +114,52 @@ def write_stream(folder: Path, n_bytes: int) -> float:
     seconds = seconds_of(write)
     (folder / "stream").unlink()
     return seconds
+
+
+# ---------------------------------------------------------------------------------------------- cross-validated metrics
+
+Noise = tuple[np.ndarray | None, float]
+
+
+def compare_metrics(whole: Searchlights, patterns: np.ndarray, options: argparse.Namespace) -> None:
+    """Time cross-validated RDMs of the same spheres in turns with Pearson RDMs, and rsatoolbox on some of them."""
+    rng = np.random.default_rng(1)
+    noise = rng.standard_normal((len(patterns), N_RUNS, N_CONDITIONS)).astype(np.float32)
+    runs = patterns[:, None] + patterns.std() * noise
+    own = partial(compute_all, whole, n_jobs=options.n_jobs)
+    residuals = rng.standard_normal((len(patterns), N_RESIDUALS)).astype(np.float32)
+    kinds: dict[str, tuple[str, Noise]] = {
+        "crossnobis, no noise": ("crossnobis", (None, 0)),
+        "crossnobis, noise of runs": ("crossnobis", deviations(runs)),
+        f"crossnobis, {N_RESIDUALS} residuals": ("crossnobis", (residuals, N_RESIDUALS - 1)),
+        "cross-validated correlation": ("cross-validated-correlation", (None, 0)),
+    }
+    print(f"cross-validated RDMs of the same spheres, {N_RUNS} runs; ratio to Pearson RDMs of their mean, in turns:")
+    for name, (metric, given) in kinds.items():
+        times, ratios = [], []
+        for _ in range(options.repeats):
+            pearson = seconds_of(partial(own, patterns))
+            times.append(seconds_of(partial(own, runs, measure=Measure(metric), noise=given)))
+            ratios.append(times[-1] / pearson)
+        print(f"  {name:28} {spread(times)}, {statistics.median(ratios):.1f} times as long")
+    seconds, factor = time_crossnobis_of_rsatoolbox(whole, runs)
+    print(f"  rsatoolbox, no noise, on {int(len(whole) / factor)} spheres, multiplied by {factor:.0f}: {seconds:.0f} s")
+
+
+def time_crossnobis_of_rsatoolbox(whole: Searchlights, runs: np.ndarray, n: int = 100) -> tuple[float, float]:
+    from rsatoolbox.data import Dataset
+    from rsatoolbox.rdm import calc_rdm
+
+    step = max(1, len(whole) // n)
+    members = whole.members(whole.lookup(np.ones(len(runs), dtype=bool)), slice(None))[::step]
+    run, condition = np.indices(runs.shape[1:]).reshape(2, -1)
+    started = time.perf_counter()
+    for row in members:
+        values = runs[row[row >= 0]].reshape(-1, len(run)).T.astype(np.float64)
+        data = Dataset(values, obs_descriptors={"run": run, "condition": condition})
+        calc_rdm(data, method="crossnobis", descriptor="condition", cv_descriptor="run")
+    factor = len(whole) / len(members)
+    return factor * (time.perf_counter() - started), factor
 
 
 # ------------------------------------------------------------------------------------------------------ other packages
@@ -249,6 +300,7 @@ def main() -> None:
     own = [seconds_of(compute) for _ in range(options.repeats)]
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
     print(f"computation alone                      {spread(own)}, {grown:.0f} MB more than before")
+    compare_metrics(whole, patterns, options)
     subset = Subset(mask, affine, patterns, whole, options.subset)
     print(f"other packages on {len(subset.centers):,} spheres (every {subset.step}th), time multiplied by "
           f"{subset.factor:.1f}; ratio to the computation alone, in turns with it:")  # fmt: skip

@@ -7,7 +7,8 @@ from rsatoolbox.data.noise import cov_from_residuals, prec_from_residuals
 from rsatoolbox.rdm import calc_rdm
 from sklearn.covariance import LedoitWolf
 
-from utils.rdms.cross_validated import cross_validated_rdms, deviations, shrunk_covariance
+from utils.rdms import cross_validated
+from utils.rdms.cross_validated import deviations, prepare, shrunk_covariance
 
 R, C, V = 5, 7, 11
 
@@ -18,6 +19,14 @@ def runs(rng) -> np.ndarray:
     mixing = rng.standard_normal((V, V)) / 3 + np.eye(V)
     noise = rng.standard_normal((3, R, C, V)) @ mixing
     return rng.standard_normal((3, 1, C, V)) + noise + 5 * rng.standard_normal((3, R, 1, V))
+
+
+def cross_validated_rdms(runs: np.ndarray, metric: str, noise: np.ndarray | None = None, dof: float = 0) -> np.ndarray:
+    """RDMs of runs (n, R, C, V) and noise (n, T, V)."""
+    prepared = [prepare(one.transpose(2, 0, 1), metric) for one in runs]
+    values = np.stack([own for own, _ in prepared])
+    residuals = None if noise is None else noise.swapaxes(1, 2)
+    return cross_validated.cross_validated_rdms(values, prepared[0][1], metric, residuals, dof)
 
 
 def dataset(runs: np.ndarray) -> Dataset:
@@ -72,8 +81,8 @@ def test_with_the_deviations_of_runs_as_rsatoolbox(runs):
 def test_shrinkage_as_rsatoolbox_and_scikit_learn(rng, n_residuals):
     residuals = rng.standard_normal((2, n_residuals, V)) @ rng.standard_normal((V, V))
     residuals -= residuals.mean(axis=1, keepdims=True)
-    found = shrunk_covariance(residuals, n_residuals - 1)
-    for own, covariance in zip(residuals, found, strict=True):
+    for own in residuals:
+        covariance = shrunk_covariance(own.T, n_residuals - 1)
         theirs = cov_from_residuals(own, method="shrinkage_eye")
         np.testing.assert_allclose(covariance, theirs, rtol=1e-9, atol=1e-12)
         sklearn = LedoitWolf(assume_centered=True).fit(own).covariance_ * n_residuals / (n_residuals - 1)
@@ -81,8 +90,8 @@ def test_shrinkage_as_rsatoolbox_and_scikit_learn(rng, n_residuals):
 
 
 def test_residuals_that_are_already_spherical_stay_so():
-    residuals = np.repeat(np.eye(3), 2, axis=0)[None] * np.array([1, -1, 1, -1, 1, -1])[None, :, None]
-    np.testing.assert_allclose(shrunk_covariance(residuals, 6)[0], np.eye(3) / 3)
+    residuals = np.repeat(np.eye(3), 2, axis=1) * np.array([1, -1, 1, -1, 1, -1])
+    np.testing.assert_allclose(shrunk_covariance(residuals, 6), np.eye(3) / 3)
 
 
 def literal_distances(runs: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from utils import InputError
 from utils.rdm import METRICS, pattern_rdms
 from utils.rdms.beta_files import BetaMap, read_header, read_maps
 from utils.rdms.betas import Betas, Subject, subject_token
-from utils.rdms.cross_validated import CROSS_VALIDATED, cross_validated_rdms, deviations
+from utils.rdms.cross_validated import CROSS_VALIDATED, cross_validated_rdms, deviations, prepare
 from utils.rdms.stimuli import few
 
 ALL_METRICS = (*METRICS, *CROSS_VALIDATED)
@@ -58,11 +58,15 @@ class Measure:
         if not self.cross_validated:
             return Responses(betas.load(subject, voxels))
         runs = betas.load_runs(subject, voxels)
+        values, present = prepare(runs, self.metric)
         if self.noise == "none":
-            return Responses(runs)
-        if self.noise == "runs":
-            return Responses(runs, *deviations(runs))
-        return Responses(runs, *_read_residuals(betas, self.residual_files(subject.name), voxels))
+            return Responses(values, present)
+        noise = (
+            deviations(runs)
+            if self.noise == "runs"
+            else _read_residuals(betas, self.residual_files(subject.name), voxels)
+        )
+        return Responses(values, present, *noise)
 
     def rdms(self, responses: Responses) -> NDArray:
         """RDMs of a stack of locations.
@@ -78,9 +82,9 @@ class Measure:
         """
         if not self.cross_validated:
             return np.asarray(pattern_rdms(responses.patterns.swapaxes(1, 2), self.metric, center=self.center))
-        runs = responses.patterns.transpose(0, 2, 3, 1)
-        noise = None if responses.residuals is None else responses.residuals.swapaxes(1, 2)
-        return cross_validated_rdms(runs, self.metric, noise, responses.dof)
+        return cross_validated_rdms(
+            responses.patterns, responses.present, self.metric, responses.residuals, responses.dof
+        )
 
 
 PEARSON = Measure()
@@ -93,7 +97,9 @@ class Responses:
     Attributes
     ----------
     patterns : ndarray, shape (n_voxels, n_conditions) or (n_voxels, n_runs, n_conditions)
-        The latter with NaN in all voxels where a run has no response to a condition.
+        The latter as from `utils.rdms.cross_validated.prepare`.
+    present : ndarray of bool, shape (n_runs, n_conditions)
+        Where there are responses, of runs.
     residuals : ndarray, shape (n_voxels, n_residuals), or None
         Noise of the voxels, centred.
     dof : float
@@ -101,24 +107,24 @@ class Responses:
     """
 
     patterns: NDArray
+    present: NDArray[np.bool_] = field(default_factory=lambda: np.ones((0, 0), dtype=bool))
     residuals: NDArray | None = None
     dof: float = 0
 
     def __getitem__(self, voxels: NDArray) -> Responses:
         """Of some voxels; any number of axes may take the place of that of voxels."""
-        return Responses(self.patterns[voxels], None if self.residuals is None else self.residuals[voxels], self.dof)
+        residuals = None if self.residuals is None else self.residuals[voxels]
+        return Responses(self.patterns[voxels], self.present, residuals, self.dof)
 
     def astype(self, dtype: DTypeLike) -> Responses:
         """In another precision."""
         residuals = None if self.residuals is None else self.residuals.astype(dtype, copy=False)
-        return Responses(self.patterns.astype(dtype, copy=False), residuals, self.dof)
+        return Responses(self.patterns.astype(dtype, copy=False), self.present, residuals, self.dof)
 
     @property
     def values(self) -> NDArray:
         """All responses there are, (n_voxels, n_responses)."""
-        flat = self.patterns.reshape(len(self.patterns), -1)
-        if self.patterns.ndim == 3:
-            flat = flat[:, ~np.isnan(flat).all(axis=0)]
+        flat = self.patterns if self.patterns.ndim == 2 else self.patterns[:, self.present]
         if self.residuals is None or np.isfinite(self.residuals).all():
             return flat
         return np.where(np.isfinite(self.residuals).all(axis=1)[:, None], flat, np.nan)
