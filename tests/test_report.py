@@ -516,6 +516,32 @@ def test_browser_shows_significant_searchlights_first_and_all_on_demand(browser,
     assert shown(browser, 0) == [] and output.text == "none of 230 rows"
 
 
+@pytest.mark.parametrize(
+    ("metric", "noise", "centered", "expected", "cited"),
+    [
+        ("correlation", "none", True, "1 minus the Pearson correlation of patterns after subtraction of the mean", ""),
+        ("cosine", "none", False, "were cosine distances of patterns.", ""),
+        ("crossnobis", "none", False, "cross-validated squared Euclidean distances (Walther et al., 2016)", "Walther"),
+        (
+            "crossnobis",
+            "runs",
+            False,
+            "from the deviations of responses from the effects of conditions and runs",
+            "Ledoit",
+        ),
+        ("crossnobis", "residuals", False, "from residual time series and shrunk towards a multiple of", "Ledoit"),
+        ("cross-validated-correlation", "none", False, "1 minus cross-validated correlations of patterns", "Guggenmos"),
+        (None, None, None, "", ""),
+    ],
+)
+def test_the_measure_of_brain_responses_is_named(metric, noise, centered, expected, cited):
+    data = {"brain_metric": metric, "brain_noise": noise, "brain_centered": centered} if metric else {}
+    found = methods_text(make_record("Fig1", data=data))
+    assert expected in found.paragraphs[0]
+    assert ("Dissimilarities of brain responses were" in found.paragraphs[0]) == bool(metric)
+    assert any(reference.startswith(cited) for reference in found.references)
+
+
 def test_browser_copies_the_methods_text(browser, folder):
     write_report(folder / "report.html", make_record("Fig1"), make_table("Fig1"), title="Fig 1")
     browser.open(folder / "report.html")

@@ -27,8 +27,8 @@ from utils.datasets.layout import Kind, Sources, holds_release, locate
 from utils.datasets.models import ModelRdms, load_models
 from utils.datasets.rois import Atlas, RoiRdms, load_atlas, load_rois
 from utils.datasets.searchlights import SearchlightRdms, load_searchlights
-from utils.io.data_folder import default_data
-from utils.io.output import staged, write_arrays, write_table
+from utils.io.data_folder import RECORD, default_data
+from utils.io.output import read_record, staged, write_arrays, write_table
 from utils.io.provenance import fingerprint, provenance
 from utils.io.spaces import is_mni
 from utils.parallel.resources import Resources
@@ -278,11 +278,22 @@ class FigureRun:
             described["space"] = self._space
         if nuisance:
             described["n_nuisance"] = len(nuisance[0])
+        described |= self._brain_rdms()
         if self.settings.blocks:
             described["n_blocks"] = len({*self.settings.blocks})
         if self.resources.workers is not None:
             described["dask_workers"] = self.resources.workers.n_workers
         return provenance(self.figure, vars(self._options), described, self._device, self._started)
+
+    def _brain_rdms(self) -> dict[str, Any]:
+        """How brain RDMs were made, where a command of this program made them."""
+        folder = self.sources.fmri_rdms if self.sources.fmri_rdms.is_dir() else self.sources.fmri_rdms.parent
+        made = read_record(folder / RECORD).get("options", {})
+        if not isinstance(made, dict) or "metric" not in made:
+            return {}
+        noise = (made.get("noise") or ["runs"]) if made["metric"] == "crossnobis" else ["none"]
+        kind = noise[0] if noise in (["runs"], ["none"]) else "residuals"
+        return {"brain_metric": made["metric"], "brain_centered": bool(made.get("center")), "brain_noise": kind}
 
     def _publish(self) -> None:
         """Write the report, move all results into place, say which files there are, and open the report."""

@@ -95,6 +95,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "n_conditions": n_conditions,
         "n_pairs": n_pairs_of(n_conditions),
         "n_blocks": data.get("n_blocks"),
+        **{name: data.get(f"brain_{name}") for name in ("metric", "centered", "noise")},
         "n_nuisance": data.get("n_nuisance"),
         "n_subjects": str(data["n_subjects"]).replace("-", "–"),
         "one_subject": str(data["n_subjects"]) == "1",
