@@ -1,4 +1,4 @@
-"""The Taskonomy encoder, its verified checkpoints, and the layers of any network.
+"""The Taskonomy encoder and its verified checkpoints.
 
 The architecture is the ResNet-50 of the Taskonomy task bank (Zamir et al. 2018), in the form in which the
 `visualpriors` package published its weights for PyTorch (Sax et al. 2018). It departs from the usual ResNet-50: the
@@ -9,16 +9,14 @@ convolution compresses them to 8 channels. Unlike in `visualpriors`, no group no
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
-import importlib
 import pickle
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +24,6 @@ from torch import Tensor, nn
 from models.checkpoints import fetch_checkpoint, hub_folder
 from models.tasks import TASKS, Task
 from utils import InputError
-
-# Names of the paper's layers, as in the task bank -> modules of the encoder below.
-LAYER_MODULES = {"block4": "layer4", "encoder_output": "relu1"}
 
 _MAX_NAMED = 6
 
@@ -88,6 +83,9 @@ class TaskonomyEncoder(nn.Module):
     in_channels : int
         3, or 1 for colorization.
     """
+
+    # Names of the paper's layers, as in the task bank.
+    aliases: ClassVar = {"block4": "layer4", "encoder_output": "relu1"}
 
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
@@ -327,172 +325,3 @@ def optimise(model: nn.Module, layers: Sequence[str] = ()) -> nn.Module:
                 setattr(parent, name.rpartition(".")[2], fuse_conv_bn_eval(module, norm).requires_grad_(False))
                 setattr(parent, following.rpartition(".")[2], nn.Identity())
     return model.to(memory_format=torch.channels_last)
-
-
-# ------------------------------------------------------------------------------------------------- layers, any network
-
-
-class _Extractor(nn.Module):
-    """Returns the outputs of layers under the requested names, in the requested order."""
-
-    def __init__(self, graph: nn.Module, nodes: Mapping[str, str]) -> None:
-        super().__init__()
-        self.graph = graph
-        self.nodes = dict(nodes)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        found = self.graph(x)
-        return {layer: found[node] for layer, node in self.nodes.items()}
-
-
-def extractor(model: nn.Module, layers: Sequence[str]) -> nn.Module:
-    """A network that returns the outputs of layers.
-
-    Layers are nodes of the graph traced by torchvision's `create_feature_extractor`: modules, and operations between
-    them. The name of a module with parts refers to its last node. Nothing beyond the last layer is computed.
-    In-place activations are replaced by ordinary ones, as they would overwrite the preceding layers.
-
-    Parameters
-    ----------
-    model : nn.Module
-        In eval mode.
-    layers : sequence of str
-        Names of nodes; for a `TaskonomyEncoder` also "block4" and "encoder_output", the paper's names.
-
-    Returns
-    -------
-    nn.Module
-        Maps images, shape (N, C, H, W), to a dict of layer to output, in the order of `layers`.
-
-    Raises
-    ------
-    InputError
-        If there is no such layer or none is given (the message lists those that exist), or the network cannot be
-        traced.
-    """
-    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
-
-    aliases = LAYER_MODULES if isinstance(model, TaskonomyEncoder) else {}
-    try:
-        available = get_graph_node_names(model, suppress_diff_warning=True)[1][1:]  # without the input
-        if not layers:
-            raise InputError(f"`layers` is missing; choose from {', '.join([*aliases, *available])}")
-        nodes = {layer: _node(layer, model, available, aliases) for layer in layers}
-        # Exact names only: of two names for one node, or a module and its part, torchvision would return only one.
-        graph = create_feature_extractor(model, sorted(set(nodes.values())), suppress_diff_warning=True)
-    except InputError:
-        raise
-    except Exception as error:  # tracing runs the network's own code, which can fail in any way
-        reason = str(error).splitlines()[0] if str(error) else ""
-        raise InputError(
-            f"{type(model).__name__} cannot be traced to find its layers ({type(error).__name__}: {reason}); its "
-            "forward must not branch on values or sizes of tensors: wrap it in a module whose forward does not"
-        ) from error
-    graph.eval()
-    _work_out_of_place(graph)
-    return _Extractor(graph, nodes).eval()
-
-
-def _node(layer: str, model: nn.Module, available: Sequence[str], aliases: Mapping[str, str]) -> str:
-    """Name of the node that a layer refers to: itself, or the last one inside a module."""
-    name = aliases.get(layer, layer)
-    if name in available:
-        return name
-    inside = [node for node in available if node.startswith(f"{name}.")]
-    if inside:
-        return inside[-1]
-    listed = [*aliases, *available]
-    close = difflib.get_close_matches(layer, listed, n=1)
-    guess = f" (did you mean {close[0]}?)" if close else ""
-    raise InputError(f"{type(model).__name__} has no layer '{layer}'{guess}; there are {', '.join(listed)}")
-
-
-def _work_out_of_place(graph: Any) -> None:
-    """Replace in-place modules and functions of a traced network by ordinary ones where their result is used.
-
-    `x += y` needs nothing: tracing turns it into an ordinary addition.
-    """
-    for node in graph.graph.nodes:
-        if not node.users:
-            continue
-        if node.op == "call_function" and node.kwargs.get("inplace"):
-            node.kwargs = {**node.kwargs, "inplace": False}
-        elif node.op == "call_module":
-            module: Any = graph.get_submodule(node.target)
-            if getattr(module, "inplace", False):
-                module.inplace = False
-    graph.recompile()
-
-
-def load_network(spec: str, seed: int = 0) -> nn.Module:
-    """A network of the user's own, or one of torchvision's.
-
-    Parameters
-    ----------
-    spec : str
-        ``module:function``, where the function takes no arguments and returns an `nn.Module`; or a torchvision model,
-        untrained (``resnet18``) or with weights, which are kept in torch hub's cache (``resnet18:DEFAULT``).
-    seed : int
-        Seed of everything random while the network is built; the global random state is restored afterwards.
-
-    Returns
-    -------
-    nn.Module
-        In eval mode, without gradients.
-
-    Raises
-    ------
-    InputError
-        If there is no such module, function, model or set of weights, or the function fails.
-    """
-    from torchvision.models import list_models
-
-    name, _, rest = spec.partition(":")
-    with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(seed)
-        if name in list_models():
-            network = _torchvision_network(name, rest)
-        elif rest:
-            network = _user_network(spec, name, rest)
-        else:
-            close = difflib.get_close_matches(name, list_models(), n=3)
-            raise InputError(
-                f"torchvision has no model '{name}'{' (did you mean ' + ' or '.join(close) + '?)' if close else ''}; "
-                "give one of its names, or module:function for a network of your own"
-            )
-    return network.eval().requires_grad_(False)
-
-
-def _torchvision_network(name: str, weights: str) -> nn.Module:
-    from torchvision.models import get_model, get_model_weights
-
-    available: Mapping[str, Any] = get_model_weights(name).__members__
-    if weights and weights not in available:
-        raise InputError(f"{name} has no weights '{weights}'; there are {', '.join(available)}")
-    try:
-        return get_model(name, weights=weights or None)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-        if not weights:
-            raise
-        url = available[weights].url
-        place = hub_folder() / Path(url).name
-        raise InputError(f"{url}: cannot be downloaded ({error}); download it by hand and save it as {place}") from None
-
-
-def _user_network(spec: str, module: str, function: str) -> nn.Module:
-    try:
-        make: Callable[[], Any] | None = getattr(importlib.import_module(module), function, None)
-    except Exception as error:  # the user's module can fail in any way
-        raise InputError(
-            f"module {module} of '{spec}' cannot be imported ({type(error).__name__}: {error}); "
-            "run from the folder that contains it, or add that folder to PYTHONPATH"
-        ) from error
-    if not callable(make):
-        raise InputError(f"module {module} has no function '{function}', as requested by '{spec}'")
-    try:
-        network = make()
-    except Exception as error:
-        raise InputError(f"'{spec}' failed with {type(error).__name__}: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise InputError(f"'{spec}' returned {type(network).__name__}, expected a torch.nn.Module")
-    return network

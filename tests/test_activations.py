@@ -15,7 +15,8 @@ from PIL import Image
 from scipy.spatial.distance import pdist, squareform
 from torch import nn
 
-from models.taskonomy import extractor, load_encoder, random_encoder
+from models.networks import LayerOutputs, load_network
+from models.taskonomy import load_encoder, random_encoder
 from models.tasks import TASK_LAYERS, Model
 from utils import InputError
 from utils.activations import main
@@ -88,19 +89,8 @@ class Guard(nn.Module):
         return x
 
 
-torch.fx.wrap("len")
-
-
 @pytest.fixture(autouse=True)
-def leaf(monkeypatch):
-    """The guard runs as it is, instead of being traced."""
-    from torchvision.models import feature_extraction
-
-    class Tracer(feature_extraction.NodePathTracer):
-        def is_leaf_module(self, module, name):
-            return isinstance(module, Guard) or super().is_leaf_module(module, name)
-
-    monkeypatch.setattr(feature_extraction, "NodePathTracer", Tracer)
+def nothing_seen():
     Guard.seen = []
 
 
@@ -224,7 +214,7 @@ def test_activations_are_those_of_the_network(tmp_path, stimuli):
     run(tmp_path, stimuli, save_activations=True)
     images = load_batch([path for _, path in stimuli], get_preprocessing("visual-prior"))
     with torch.inference_mode():
-        expected = extractor(Tiny().eval(), list(LAYERS))(images)
+        expected = LayerOutputs(Tiny().eval(), list(LAYERS))(images)
     for node, name in LAYERS.items():
         found = np.load(tmp_path / "activations" / f"tiny_{name}.npy")
         np.testing.assert_allclose(found, expected[node].numpy(), atol=1e-5)
@@ -400,7 +390,8 @@ def test_records_say_what_an_rdm_is(tmp_path, stimuli):
         "weights": "seed 0",
     }
     assert record["options"]["center"] is True
-    assert {"fingerprint", "sha256", "versions", "device", "finished"} <= set(record)
+    assert {"made_from", "sha256", "versions", "device", "finished"} <= set(record)
+    assert record["made_from"]["layer"] == "conv"
     assert (tmp_path / "conditions.txt").read_text().split() == [name for name, _ in stimuli]
 
 
@@ -538,8 +529,10 @@ def test_layers_without_a_pattern_per_image_are_refused(tmp_path, stimuli):
             return x.mean((1, 2, 3))
 
     network = Network(Model("flat", "", "", ""), lambda: Flat().eval(), get_preprocessing("imagenet"), "")
-    with pytest.raises(InputError, match=r"flat, layer mean: returns \(5,\) for 5 images, expected one pattern"):
-        compute_rdms(stimuli, [network], DataFolder(tmp_path), ExtractionSettings({"mean": "mean"}))
+    with pytest.raises(
+        InputError, match=r"flat, layer output: returns \(5,\) for 5 images, expected a tensor with one"
+    ):
+        compute_rdms(stimuli, [network], DataFolder(tmp_path), ExtractionSettings({"output": "late"}))
 
 
 def test_dead_layers_are_named_with_the_images(tmp_path, stimuli):
@@ -597,7 +590,7 @@ def test_taskonomy_networks_by_command(tmp_path, stimuli, capsys):
         images = load_batch([path for _, path in stimuli[:4]], get_preprocessing("taskbank", task=task))
         encoder = load_encoder(task, weights, verify=False)
         with torch.inference_mode():
-            outputs = extractor(encoder, TASK_LAYERS)(images)
+            outputs = LayerOutputs(encoder, TASK_LAYERS)(images)
         for layer, output in outputs.items():
             rdm = read_rdms(out / "dnn_rdms" / f"{task}_{layer}.npy", "rdm", task)
             expected = pdist(output.flatten(1).double().numpy(), "correlation")
@@ -620,11 +613,73 @@ def test_a_network_of_ones_own_by_command(tmp_path, stimuli, tiny_module):
     assert files == ["network_early.npy", "network_late.npy", "twin_early.npy", "twin_late.npy"]
 
 
+def test_layers_by_command(tmp_path, capsys, tiny_module):
+    main(["--model", f"{tiny_module}:network", "--list-layers", "--device", "cpu", "-q", "--preprocessing", "imagenet"])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["layer", "class", "output", "for", "one", "image"],
+        ["conv", "Conv2d", "4", "x", "27", "x", "27"],
+        ["norm", "BatchNorm2d", "4", "x", "27", "x", "27"],
+        ["fc", "Linear", "6"],
+        ["output", "Tiny", "6"],
+    ]
+
+
+def test_trained_and_untrained_networks_have_names_of_their_own(monkeypatch):
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda *a, **k: load_network("resnet18").state_dict()
+    )
+    names = {
+        spec: (extraction.custom_network(spec, seed=2).model.key, extraction.custom_network(spec, seed=2).weights)
+        for spec in ("resnet18", "resnet18:DEFAULT", "resnet18:IMAGENET1K_V1")
+    }
+    assert names == {
+        "resnet18": ("resnet18_untrained-seed2", "untrained, seed 2"),
+        "resnet18:DEFAULT": ("resnet18_IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"),
+        "resnet18:IMAGENET1K_V1": ("resnet18_IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"),
+    }
+
+
+def test_networks_of_timm_have_their_own_names_and_transforms():
+    timm = pytest.importorskip("timm")
+    network = extraction.custom_network("timm:vit_tiny_patch16_224", seed=1)
+    assert network.model.key == "vit_tiny_patch16_224_untrained-seed1"
+    config = timm.data.resolve_model_data_config(network.load())
+    image = np.random.default_rng(1).integers(0, 256, (300, 280, 3)).astype(np.uint8)
+    expected = timm.data.create_transform(**config, is_training=False)(Image.fromarray(image))
+    found = network.preprocessing.finish(network.preprocessing.prepare(image)[None])[0]
+    torch.testing.assert_close(found, expected)
+    assert network.preprocessing.name.startswith("timm (input_size (3, 224, 224), interpolation bicubic, crop_pct 0.9")
+
+
+def test_a_layer_chosen_anew_under_the_same_name_is_computed_anew(tmp_path, stimuli):
+    def compute(layer):
+        compute_rdms(stimuli, [tiny()], DataFolder(tmp_path), ExtractionSettings({layer: "early"}))
+        return np.load(tmp_path / "dnn_rdms" / "tiny_early.npy")
+
+    first = compute("conv")
+    with pytest.warns(UserWarning, match=r"tiny_early.npy: its layer changed since it was computed; it is"):
+        second = compute("fc")
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(run(tmp_path / "other", stimuli)["late"], first)
+    np.testing.assert_array_equal(run(tmp_path / "other", stimuli)["late"], second)
+
+
+@pytest.mark.parametrize(("encoding", "good"), [("utf-8-sig", True), ("latin-1", False)])
+def test_conditions_in_other_encodings(tmp_path, stimuli, encoding, good):
+    named = [(f"café {i}", path) for i, (_, path) in enumerate(stimuli)]
+    (tmp_path / "conditions.txt").write_bytes("\r\n".join(name for name, _ in named).encode(encoding))
+    if good:
+        run(tmp_path, named)
+    else:
+        with pytest.raises(InputError, match=r"conditions.txt: is not a readable text file"):
+            run(tmp_path, named)
+
+
 def test_a_torchvision_network_by_command(tmp_path, stimuli):
     call(stimuli, tmp_path, "--model", "squeezenet1_1", "--layers", "features.3", "--memory", "50MB")
-    record = json.loads((tmp_path / "dnn_rdms" / "squeezenet1_1_features.3.json").read_text())
+    record = json.loads((tmp_path / "dnn_rdms" / "squeezenet1_1_untrained-seed0_features.3.json").read_text())
     assert record["data"]["preprocessing"] == "imagenet"
-    assert read_rdms(tmp_path / "dnn_rdms" / "squeezenet1_1_features.3.npy", "rdm", "").size == 55
+    assert read_rdms(tmp_path / "dnn_rdms" / "squeezenet1_1_untrained-seed0_features.3.npy", "rdm", "").size == 55
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from models import taskonomy
-from models.taskonomy import TaskonomyEncoder, extractor, load_encoder, load_network, optimise, random_encoder
+from models.networks import LayerOutputs, describe_layers, load_network
+from models.taskonomy import TaskonomyEncoder, load_encoder, optimise, random_encoder
 from models.tasks import TASKS
 from utils import InputError
 
@@ -103,7 +104,7 @@ def test_equals_the_independent_implementation(encoder, images):
     block4 = []
     other.layer4.register_forward_hook(lambda module, inputs, output: block4.append(output.clone()))
     expected = other(images)
-    found = extractor(encoder, ["block4", "encoder_output"])(images)
+    found = LayerOutputs(encoder, ["block4", "encoder_output"])(images)
     assert relative_difference(found["block4"], block4[0]) < 1e-5
     assert relative_difference(found["encoder_output"], expected) < 1e-5
     assert relative_difference(encoder(images), expected) < 1e-5
@@ -130,7 +131,7 @@ def test_shapes_of_layers(encoder, images):
         "layer2": (512, 16, 16), "layer3": (1024, 16, 16), "layer4": (2048, 16, 16), "block4": (2048, 16, 16),
         "compress1": (8, 16, 16), "encoder_output": (8, 16, 16),
     }  # fmt: skip
-    found = extractor(encoder, list(shapes))(images)
+    found = LayerOutputs(encoder, list(shapes))(images)
     assert {layer: tuple(values.shape[1:]) for layer, values in found.items()} == shapes
     assert list(found) == list(shapes)
     assert torch.equal(found["layer4"], found["block4"])
@@ -140,9 +141,9 @@ def test_shapes_of_layers(encoder, images):
 def test_optimised_encoder_has_the_same_features(encoder, images):
     layers = ["layer2", "block4", "encoder_output"]
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    expected = extractor(encoder, layers)(images)
+    expected = LayerOutputs(encoder, layers)(images)
     fast = optimise(encoder)
-    found = extractor(fast, layers)(images.to(memory_format=torch.channels_last))
+    found = LayerOutputs(fast, layers)(images.to(memory_format=torch.channels_last))
     for layer in layers:
         assert relative_difference(found[layer], expected[layer]) < 1e-4
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
@@ -154,8 +155,8 @@ def test_optimised_encoder_has_the_same_features(encoder, images):
 @pytest.mark.slow
 def test_optimise_keeps_convolutions_that_are_asked_for(encoder, images):
     layers = ["conv1", "layer3.0.downsample.0", "layer4.1.conv2", "layer4.1.bn2", "compress1"]
-    expected = extractor(encoder, layers)(images)
-    found = extractor(optimise(encoder, layers), layers)(images)
+    expected = LayerOutputs(encoder, layers)(images)
+    found = LayerOutputs(optimise(encoder, layers), layers)(images)
     for layer in layers:
         assert relative_difference(found[layer], expected[layer]) < 1e-4
 
@@ -343,12 +344,12 @@ def test_counters_of_batches_may_be_missing(tmp_path, monkeypatch, encoder):
 
 def test_unknown_layer_lists_those_there_are(encoder):
     with pytest.raises(InputError, match=r"no layer 'blok4' \(did you mean block4\?\); there are block4, encoder_outp"):
-        extractor(encoder, ["blok4"])
+        LayerOutputs(encoder, ["blok4"])
     network = load_network("resnet18")
     with pytest.raises(
-        InputError, match=r"ResNet has no layer 'block4'.*there are conv1, bn1, .*layer4\.1\.relu_1.*fc$"
+        InputError, match=r"ResNet has no layer 'block4'.*there are conv1, bn1, .* more \(see `list_layers`\)$"
     ):
-        extractor(network, ["layer1", "block4"])
+        LayerOutputs(network, ["layer1", "block4"])
 
 
 def test_layers_of_torchvision_networks_are_not_overwritten():
@@ -363,7 +364,7 @@ def test_layers_of_torchvision_networks_are_not_overwritten():
     for handle in handles:
         handle.remove()  # tracing would call them too
     layers = ["layer2", "layer1.0.bn2", "layer1.0.bn1", "layer2.1"]
-    found = extractor(network, layers)(images)
+    found = LayerOutputs(network, layers)(images)
     assert list(found) == layers
     for name, values in outputs.items():
         assert torch.equal(found[name], values), name
@@ -381,17 +382,125 @@ def test_functions_do_not_overwrite_layers():
             return nn.functional.relu(self.norm(x), inplace=True)
 
     images = torch.randn(1, 3, 4, 4)
-    found = extractor(Rectified().eval(), ["norm", "relu"])(images)
-    assert (found["norm"] < 0).any() and torch.equal(found["relu"], found["norm"].relu())
+    found = LayerOutputs(Rectified().eval(), ["norm", "output"])(images)
+    assert (found["norm"] < 0).any() and torch.equal(found["output"], found["norm"].relu())
 
 
-def test_network_that_cannot_be_traced():
-    class Branches(nn.Module):
+class Branching(nn.Module):
+    """Runs one layer or the other, twice or once, as the images ask for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.never = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Identity()
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x) if x.sum() > 0 else self.second(x)
+        for _ in range(2 if x.max() > 0.9 else 1):
+            y = self.norm(y).relu_()
+        return y
+
+
+def test_networks_whose_forward_branches():
+    network = Branching().eval()
+    network.norm.running_mean.fill_(0.1)
+    layers = LayerOutputs(network, ["first", "norm"])
+    for images in (torch.full((1, 3, 5, 5), 0.5), torch.full((1, 3, 5, 5), 0.95), torch.full((2, 3, 5, 5), 0.4)):
+        first = network.first(images)
+        once = network.norm(first)
+        twice = network.norm(once.relu())
+        found = layers(images)
+        assert torch.equal(found["first"], first)
+        assert torch.equal(found["norm"], twice if images.max() > 0.9 else once) or layers._used_once
+    with pytest.raises(InputError, match=r"Branching: layer\(s\) first were not used for these images"):
+        LayerOutputs(network, ["first"])(-images)
+    with pytest.raises(InputError, match=r"layer\(s\) never were not used"):
+        LayerOutputs(network, ["never"])(images)
+
+
+def test_nothing_is_computed_beyond_the_last_layer_and_no_hook_stays():
+    calls = []
+
+    class Counted(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x if x.sum() > 0 else -x
+            calls.append(len(x))
+            return x
 
-    with pytest.raises(InputError, match=r"Branches cannot be traced to find its layers \(TraceError"):
-        extractor(Branches(), ["neg"])
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), Counted()).eval()
+    layers, images = LayerOutputs(network, ["0"]), torch.rand(2, 3, 5, 5)
+    for _ in range(3):
+        assert torch.equal(layers(images)["0"], network[0](images))
+    assert len(calls) == 1
+    network(images)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("output", "kind"),
+    [
+        (lambda x: (x, x.sum()), "tensor"), (lambda x: [x], "tensor"), (lambda x: {"out": x, "aux": x + 1}, "tensor"),
+        (lambda x: {"last_hidden_state": x, "pooled": x.mean()}, "tensor"), (lambda x: {"only": x}, "tensor"),
+        (lambda x: {"a": x, "b": x}, "dict"), (lambda x: [{"boxes": x}], "list"), (lambda x: None, "NoneType"),
+    ],
+)  # fmt: skip
+def test_layers_that_return_more_than_a_tensor(output, kind):
+    class Several(nn.Module):
+        def forward(self, x: torch.Tensor) -> object:
+            return output(x)
+
+    images = torch.rand(2, 3, 4, 4)
+    found = LayerOutputs(nn.Sequential(Several()), ["0"])(images)["0"]
+    assert type(found).__name__.lower() == kind.lower()
+    if kind == "tensor":
+        assert torch.equal(found, images)
+
+
+def test_layers_are_described_in_order(encoder, images):
+    rows = describe_layers(encoder, images[:1])
+    names = [name for name, _, _ in rows]
+    assert names.index("conv1") < names.index("block4") < names.index("encoder_output") < names.index("output")
+    assert ("block4", "Sequential", "2048 x 16 x 16") in rows
+    assert ("encoder_output", "ReLU", "8 x 16 x 16") in rows
+    assert LayerOutputs(encoder, names[:-1])(images[:1]).keys() == set(names[:-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fcn_resnet50", "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_fpn"])
+def test_untrained_networks_download_nothing(monkeypatch, name):
+    def fail(*args, **kwargs):
+        raise AssertionError("a download")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    network = load_network(name, seed=2)
+    assert not network.training
+    layer = "backbone.layer1" if name == "fcn_resnet50" else "backbone"
+    found = LayerOutputs(network, [layer])(torch.rand(1, 3, 64, 64))[layer]
+    assert name != "fcn_resnet50" or found.shape == (1, 256, 16, 16)
+
+
+def test_networks_of_timm():
+    timm = pytest.importorskip("timm")
+    network = load_network("timm:vit_tiny_patch16_224", seed=3)
+    assert type(network) is type(timm.create_model("vit_tiny_patch16_224"))
+    assert torch.equal(network.head.weight, load_network("timm:vit_tiny_patch16_224", seed=3).head.weight)
+    found = LayerOutputs(network, ["blocks.3", "norm"])(torch.rand(1, 3, 224, 224))
+    assert found["blocks.3"].shape == (1, 197, 192)
+    for spec, message in {
+        "timm:vit_tiny_patch16_225": r"timm has no model 'vit_tiny_patch16_225' \(did you mean vit_tiny_patch16_",
+        "timm:resnet18.mine": r"timm has no weights 'mine' of resnet18; give one of resnet18\.a1_in1k, ",
+        "timm:resnet18:BEST": r"timm has no weights 'BEST' of resnet18",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            load_network(spec)
+
+
+def test_timm_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(
+        InputError, match=r"timm is not installed, which networks named timm:… need; run `pip install timm`"
+    ):
+        load_network("timm:resnet18")
 
 
 def test_networks_of_torchvision():
@@ -431,7 +540,7 @@ def test_network_of_the_user(tmp_path, monkeypatch):
     network = load_network("my_networks:small", seed=1)
     assert not network.training
     assert torch.equal(network[0].weight, load_network("my_networks:small", seed=1)[0].weight)
-    found = extractor(network, ["0", "1"])(torch.rand(1, 3, 8, 8))
+    found = LayerOutputs(network, ["0", "1"])(torch.rand(1, 3, 8, 8))
     assert (found["0"] < 0).any() and torch.equal(found["1"], found["0"].relu())
     assert optimise(network)[0].weight.is_contiguous(memory_format=torch.channels_last)
     for spec, match in {

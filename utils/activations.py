@@ -15,8 +15,11 @@ RDM records what it was computed from; RDMs of the same images, weights and sett
         a torchvision network. The figure scripts compare networks layer by layer, so give corresponding layers of
         different networks the same name, here early and late
 
+  python -m utils.activations --model timm:vit_base_patch16_224:DEFAULT --list-layers
+        the layers of a network of timm (pip install timm), with the shapes of their outputs
+
   python -m utils.activations --images stimuli --out my_nets --model my_module:my_network --layers conv2=early fc=late
-        your own network: my_network() in my_module.py returns a torch.nn.Module
+        your own network: my_network() in my_module.py returns a torch.nn.Module, perhaps from another package
 """
 
 from __future__ import annotations
@@ -50,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from utils.io.data_folder import DataFolder
     from utils.rdms import extraction, network_rdms, stimuli
 
-    images, data = stimuli.list_images(options.images), DataFolder(options.out)
     if options.model:
         given = ("key", "label", "group", "preprocessing", "seed")
         networks = [extraction.custom_network(options.model, **{name: getattr(options, name) for name in given})]
@@ -58,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         networks = extraction.taskonomy_networks(
             options.tasks, options.weights, not options.unverified_weights, options.preprocessing, options.seed
         )
+    if options.list_layers:
+        print(_table_of_layers(extraction.layers_of(networks[0])))
+        return
+    images, data = stimuli.list_images(options.images), DataFolder(options.out)
     with cli.progress(f"{len(images)} images, {len(networks)} network(s)", options) as advance:
         computed, kept = network_rdms.compute_rdms(images, networks, data, settings, advance)
     if options.unverified_weights:
@@ -66,24 +72,35 @@ def main(argv: Sequence[str] | None = None) -> None:
           f"{time.time() - started:.1f} s, {len(kept)} existed already")  # fmt: skip
 
 
+def _table_of_layers(rows: Sequence[tuple[str, str, str]]) -> str:
+    """Layers as text in columns."""
+    titled = [("layer", "class", "output for one image"), *rows]
+    widths = [max(len(row[i]) for row in titled) for i in range(2)]
+    return "\n".join(f"{name:{widths[0]}}  {kind:{widths[1]}}  {shape}" for name, kind, shape in titled)
+
+
 def _parser() -> cli.Parser:
     # fmt: off
     parser = cli.Parser(prog="python -m utils.activations", description=__doc__)
     group = parser.add_argument_group("images and networks")
     either, add = group.add_mutually_exclusive_group(), group.add_argument
-    add("--images", type=Path, required=True, metavar="DIR",
+    add("--images", type=Path, metavar="DIR",
         help="folder of images, or a text file that lists them (one path per line, relative to that file); stimuli are "
              "named after their files, without suffix")
-    add("--out", type=Path, required=True, metavar="DATA", help="data folder, created if needed")
+    add("--out", type=Path, metavar="DATA", help="data folder, created if needed")
     either.add_argument("--tasks", nargs="+", metavar="TASK",
                         help="Taskonomy networks, and random, the untrained one (default: all)")
-    either.add_argument("--model", metavar="SPEC", help="another network: module:function, or a torchvision model, "
-                        "untrained (resnet18) or with weights (resnet18:DEFAULT)")
+    either.add_argument("--model", metavar="SPEC", help="another network: module:function, or one of torchvision, "
+                        "untrained (resnet18) or with weights (resnet18:DEFAULT), or of timm (timm:resnet18, "
+                        "timm:resnet18.a1_in1k)")
+    add("--list-layers", action="store_true",
+        help="print the layers of the network of --model, or of the first of --tasks, and stop; each is a module "
+             "of the network, and output is what the network itself returns")
     add("--layers", nargs="+", metavar="LAYER", type=_layer,
         help="layers, or LAYER=NAME to set the name in files (default with --tasks: block4 encoder_output)")
     add("--preprocessing", choices=PREPROCESSINGS,
         help="how images become network input (default: with --tasks taskbank, as published for each task; with "
-             "--model imagenet, using the transforms that belong to the weights)")
+             "--model imagenet, using the transforms that belong to the weights or to the network of timm)")
     for name, text in (("key", "name in files"), ("label", "name in figures"), ("group", "group in figures")):
         add(f"--{name}", help=f"{text} of the network given by --model")
     add("--weights", type=Path, metavar="DIR",
@@ -129,6 +146,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--key, --label and --group require --model; the Taskonomy networks have their own")
     if options.model is not None and (options.weights or options.unverified_weights):
         parser.error("--weights and --unverified-weights require --tasks; give weights as in --model resnet18:DEFAULT")
+    if not options.list_layers and (options.images is None or options.out is None):
+        parser.error("the following arguments are required: --images, --out")
     options.layers = options.layers or ([] if options.model else [(layer, layer) for layer in TASK_LAYERS])
     return options
 

@@ -16,9 +16,17 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model_weights, list_models
+from torchvision.models import list_models
 
-from models.taskonomy import extractor, load_encoder, load_network, optimise
+from models.networks import (
+    TIMM,
+    LayerOutputs,
+    describe_layers,
+    load_network,
+    timm_pretrained,
+    torchvision_weights,
+)
+from models.taskonomy import load_encoder, optimise
 from models.tasks import TASKS, Model
 from utils import InputError
 from utils.io.output import disk_errors, written_whole
@@ -99,17 +107,18 @@ def custom_network(
     preprocessing: str | None = None,
     seed: int = 0,
 ) -> Network:
-    """A network of torchvision's or of one's own, loaded at once.
+    """A network of torchvision's, of timm's or of one's own, loaded at once.
 
     Parameters
     ----------
     model : str
-        `spec` of `models.taskonomy.load_network`.
+        `spec` of `models.networks.load_network`.
     key, label, group : str, optional
-        Name in files, name in figures and group in figures. By default the name of the model, of its weights or of the
-        function, then `key`, and "other". A label or group replaces that of an existing row of models.tsv.
+        Name in files, name in figures and group in figures. By default the name of the model with its weights or seed,
+        or of the function; then `key`, and "other". A label or group replaces that of an existing row of models.tsv.
     preprocessing : str, optional
-        By default "imagenet": the transforms of torchvision's weights, if it has such weights.
+        By default "imagenet": the transforms of torchvision's weights, or those that timm has for the network, if it
+        has such weights or is of timm.
     seed : int
         Of untrained networks.
 
@@ -124,16 +133,49 @@ def custom_network(
     """
     module = load_network(model, seed)
     name, _, rest = model.partition(":")
-    weights: Any = get_model_weights(name)[rest] if rest and name in list_models() else None
-    key = key or (rest if rest and weights is None else name)
+    weights, source, own = None, model, rest
+    untrained = f"untrained, seed {seed}"
+    if name == TIMM:
+        own, pretrained = timm_pretrained(rest)
+        source = f"timm {own}" if pretrained else untrained
+    elif name in list_models():
+        weights = torchvision_weights(name, rest)
+        own, source = (f"{name}_{weights.name}", str(weights)) if weights else (name, untrained)
+    # A trained and an untrained network never have one name.
+    key = key or own + (f"_untrained-seed{seed}" if source == untrained else "")
     if not FILE_NAME.fullmatch(key):
         raise InputError(f"'{key}' cannot be part of a file name; set `key` to {WANTED}")
     overrides = bool(label or group)
     label, group = (label or key).strip(), (group or "other").strip()
     if not (label + group).isprintable():
         raise InputError("`label` and `group` must not contain tabs or line breaks")
-    steps = get_preprocessing(preprocessing or "imagenet", weights=weights)
-    return Network(Model(key, label, group, ""), lambda: module, steps, model, overrides)
+    own_steps = module if name == TIMM and preprocessing is None else None
+    steps = get_preprocessing(preprocessing or "imagenet", weights=weights, timm_network=own_steps)
+    return Network(Model(key, label, group, ""), lambda: module, steps, source, overrides)
+
+
+def layers_of(network: Network) -> list[tuple[str, str, str]]:
+    """Name, class and shape of the output of each layer that a network uses, in the order in which they are computed.
+
+    Raises
+    ------
+    InputError
+        If the network cannot process images of the size that its preprocessing makes.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
+    images = network.preprocessing.finish(network.preprocessing.prepare(noise)[None])
+    try:
+        return describe_layers(network.load(), images)
+    except Exception as error:
+        raise InputError(_cannot_process(network.model.key, images.shape[1:], error)) from error
+
+
+def _cannot_process(key: str, shape: Sequence[int], error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"{key}: cannot process images of shape {tuple(shape)} ({reason}); choose another `preprocessing`, or check "
+        "the network"
+    )
 
 
 class FeatureExtractor:
@@ -274,7 +316,7 @@ class _RunningNetwork:
         # Tensor cores want channels last; without them, in true float32, GPUs are faster with channels first.
         fast_last = settings.device == "cpu" or settings.precision != "float32"
         self._format = torch.channels_last if fast_last else torch.contiguous_format
-        extracted: Any = extractor(optimise(module, layers), layers)
+        extracted: Any = LayerOutputs(optimise(module, layers), layers)
         self._module = extracted.to(self._device, self._dtype).to(memory_format=self._format)
 
     def over(self, batches: Iterator[Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -297,21 +339,19 @@ class _RunningNetwork:
             for layer, output in outputs.items():
                 self._require_patterns(layer, output, len(images))
             return {layer: output.float() for layer, output in outputs.items()}
-        except (MemoryError, RuntimeError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # the network's own code can fail in any way
             if _is_lack_of_memory(error):
                 return None
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"{self._key}: cannot process images of shape {tuple(images.shape[1:])} ({reason}); "
-                "choose another `preprocessing`, or check the network"
-            ) from error
+            raise InputError(_cannot_process(self._key, images.shape[1:], error)) from error
 
     def _require_patterns(self, layer: str, output: Any, n: int) -> None:
         if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != n:
-            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise InputError(
-                f"{self._key}, layer {layer}: returns {found} for {n} images, expected one pattern of activations per "
-                "image; choose another layer"
+                f"{self._key}, layer {layer}: returns {found} for {n} images, expected a tensor with one pattern of "
+                "activations per image; choose another layer"
             )
 
     def _shrink(self) -> None:

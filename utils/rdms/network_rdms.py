@@ -8,6 +8,7 @@ import inspect
 import io
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,15 +24,15 @@ from utils import InputError
 from utils.io.data_folder import DataFolder
 from utils.io.output import write_conditions, written_whole
 from utils.io.provenance import provenance
-from utils.io.readers import read_table
+from utils.io.readers import read_conditions, read_table
 from utils.parallel.resources import Progress, ignore
 from utils.rdm import condense, expand, pattern_rdms
 from utils.rdms.extraction import FeatureExtractor, Network
 from utils.rdms.settings import ExtractionSettings
 from utils.rdms.stimuli import Stimulus, few
 
-# Part of the fingerprint: changing it makes every RDM be recomputed.
-_VERSION = 1
+# Changing it makes every RDM be recomputed.
+_VERSION = 2
 _CACHE_BYTES = 2**21
 
 
@@ -86,12 +87,14 @@ def compute_rdms(
     with _tf32(settings.precision == "tf32"):
         for network in networks:
             module = network.load()
-            mark = _fingerprint(digest, module, network, settings)
+            made_from = _made_from(digest, module, network, settings)
             todo = {node: data.dnn_rdm(network.model.key, name) for node, name in settings.layers.items()}
-            finished = [node for node, path in todo.items() if _is_finished(path, mark, data, settings)]
+            finished = [
+                node for node, path in todo.items() if _is_finished(path, {**made_from, "layer": node}, data, settings)
+            ]
             kept += [todo.pop(node) for node in finished]
             if todo or not finished:
-                _run_network(features, network, module, todo, data, mark, advance)
+                _run_network(features, network, module, todo, data, made_from, advance)
             advance(len(names))
             before += len(names)
             _add_to_table(data.models, network)
@@ -105,7 +108,7 @@ def _run_network(
     module: nn.Module,
     todo: Mapping[str, Path],
     data: DataFolder,
-    mark: str,
+    made_from: Mapping[str, Any],
     advance: Callable[[int], None],
 ) -> None:
     """Activations of all images, then the RDM of each layer."""
@@ -118,7 +121,7 @@ def _run_network(
         for node, path in todo.items():
             rdm = _rdm(activations[node].flatten(1), network, node, names, settings)
             record = _record(path, network, node, activations[node], settings, started)
-            _write_rdm(path, rdm, {"fingerprint": mark, **record})
+            _write_rdm(path, rdm, {"made_from": {**made_from, "layer": node}, **record})
 
 
 @contextmanager
@@ -188,17 +191,23 @@ def _digest_of_images(stimuli: Sequence[Stimulus], workers: int) -> str:
         return hashlib.sha256("\n".join(pool.map(one, stimuli)).encode()).hexdigest()
 
 
-def _fingerprint(images: str, module: nn.Module, network: Network, settings: ExtractionSettings) -> str:
-    """Digest of everything that determines the RDMs of a network, except rounding."""
+def _made_from(images: str, module: nn.Module, network: Network, settings: ExtractionSettings) -> dict[str, Any]:
+    """Everything that determines the RDMs of a network, except the layer and rounding."""
     digest = hashlib.sha256(repr(module).encode())
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     for source in sorted(_own_code(module)):
         digest.update(source.encode())
-    parts = [_VERSION, images, digest.hexdigest(), network.preprocessing.name]
-    parts += [settings.precision, settings.metric, settings.center]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return {
+        "version": _VERSION,
+        "images": images,
+        "network and weights": digest.hexdigest(),
+        "preprocessing": network.preprocessing.name,
+        "precision": settings.precision,
+        "metric": settings.metric,
+        "center": settings.center,
+    }
 
 
 def _own_code(module: nn.Module) -> set[str]:
@@ -211,16 +220,25 @@ def _own_code(module: nn.Module) -> set[str]:
     return sources
 
 
-def _is_finished(path: Path, mark: str, data: DataFolder, settings: ExtractionSettings) -> bool:
-    """Whether this RDM exists, unchanged, was computed from the same inputs, and need not be recomputed."""
-    if settings.fresh:
+def _is_finished(path: Path, wanted: Mapping[str, Any], data: DataFolder, settings: ExtractionSettings) -> bool:
+    """Whether this RDM exists, unchanged, was computed from the same inputs, and need not be recomputed.
+
+    Warns where an RDM of other inputs will be replaced.
+    """
+    if settings.fresh or not path.exists():
         return False
     try:
         record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        same = record["fingerprint"] == mark and record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        before = dict(record["made_from"])
+        intact = record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ValueError, KeyError, TypeError):
+        before, intact = {}, False
+    changed = [name for name, value in wanted.items() if before.get(name) != value]
+    if changed or not intact:
+        what = f"its {' and '.join(changed)} changed" if intact else "it changed or lost its record"
+        warnings.warn(f"{path}: {what} since it was computed; it is computed anew", stacklevel=3)
         return False
-    return same and (not settings.save_activations or (data.activations / path.name).exists())
+    return not settings.save_activations or (data.activations / path.name).exists()
 
 
 # --- the data folder
@@ -231,10 +249,9 @@ def _prepare_folder(data: DataFolder, names: Sequence[str]) -> None:
     path = data.conditions
     try:
         data.dnn_rdms.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else names
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise InputError(f"{data.root}: cannot be written to ({error}); choose another folder as `out`") from None
-    found = [name.strip() for name in lines if name.strip()]
+    found = read_conditions(path) if path.exists() else list(names)
     if found != list(names):
         pairs = enumerate(zip(found, names, strict=False), start=1)
         differing = [f"condition {i} is '{old}' there and '{new}' here; " for i, (old, new) in pairs if old != new]

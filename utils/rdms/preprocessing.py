@@ -54,7 +54,9 @@ class Preprocessing:
     finish: Callable[[torch.Tensor], torch.Tensor]
 
 
-def get_preprocessing(name: str, *, task: str | None = None, weights: Any = None) -> Preprocessing:
+def get_preprocessing(
+    name: str, *, task: str | None = None, weights: Any = None, timm_network: Any = None
+) -> Preprocessing:
     """A preprocessing by name.
 
     Parameters
@@ -66,6 +68,8 @@ def get_preprocessing(name: str, *, task: str | None = None, weights: Any = None
     weights : torchvision.models.WeightsEnum member, optional
         Weights whose own transforms `imagenet` uses; the default is the usual resizing to 256, cropping to 224 and
         normalization.
+    timm_network : nn.Module, optional
+        Network of timm whose own transforms for evaluation `imagenet` uses.
 
     Returns
     -------
@@ -82,6 +86,8 @@ def get_preprocessing(name: str, *, task: str | None = None, weights: Any = None
         lightness = task == "colorization"
         scale = _lightness if lightness else _to_unit_range
         return Preprocessing("visual-prior lightness" if lightness else name, name, _prepare_port, scale)
+    if name == "imagenet" and timm_network is not None:
+        return _of_timm(timm_network)
     if name == "imagenet" and weights is None:
         normalize = partial(F.normalize, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
         return Preprocessing(name, name, partial(_prepare_port, crop=224), normalize)
@@ -89,6 +95,17 @@ def get_preprocessing(name: str, *, task: str | None = None, weights: Any = None
         transform, name = weights.transforms(), f"transforms of {weights}"
         return Preprocessing(name, name, lambda image: transform(Image.fromarray(image)), lambda images: images)
     raise InputError(f"unknown preprocessing '{name}'; there are {', '.join(PREPROCESSINGS)}")
+
+
+def _of_timm(network: Any) -> Preprocessing:
+    from timm.data import create_transform, resolve_model_data_config
+
+    config = resolve_model_data_config(network)
+    transform: Any = create_transform(**config, is_training=False)
+    shown = ", ".join(f"{key} {config[key]}" for key in ("input_size", "interpolation", "crop_pct", "mean", "std"))
+    return Preprocessing(
+        f"timm ({shown})", f"timm {config}", lambda image: transform(Image.fromarray(image)), lambda images: images
+    )
 
 
 # --- taskbank: published code of the task bank, which relied on scikit-image 0.12.3
