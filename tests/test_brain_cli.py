@@ -415,6 +415,36 @@ def test_conditions_take_the_order_of_the_networks(study, tmp_path, sphere_data,
     np.testing.assert_allclose(reversed_, condense(expand(rdms)[:, ::-1, ::-1]), atol=1e-6)
 
 
+@pytest.mark.parametrize(("memory", "ahead"), [(None, True), (30_000, True), (10_000, False), (6_000, None)])
+def test_memory_decides_whether_subjects_are_read_ahead(study, tmp_path, sphere_data, monkeypatch, memory, ahead):
+    """210 voxels of 8 conditions in float32 are 6,720 bytes."""
+    waiting = []
+    compute = searchlight_rdms.SearchlightJob.load
+    monkeypatch.setattr(
+        searchlight_rdms.SearchlightJob, "load", lambda job, s: waiting.append(s.name) or compute(job, s)
+    )
+    real = searchlight_rdms._Run._compute_subject
+
+    def observed(run, subject, responses, workers):
+        seen.append(len(waiting) > len(seen) + 1)
+        return real(run, subject, responses, workers)
+
+    seen: list[bool] = []
+    monkeypatch.setattr(searchlight_rdms._Run, "_compute_subject", observed)
+    monkeypatch.setattr(cli, "size", int)
+    given = spheres(study, tmp_path / "data", *(["--memory", str(memory)] if memory else []), "--threads", "1")
+    if ahead is None:
+        with pytest.raises(InputError, match=r"the responses of a subject take 0 MB, more than the `memory` of 0 MB"):
+            searchlight.main(given)
+        return
+    searchlight.main(given)
+    assert len(waiting) == 3
+    assert ahead or not any(seen)
+    for name in ("sub-01", "sub-03"):
+        found, expected = (out / "searchlight_rdms" / f"{name}.npy" for out in (tmp_path / "data", sphere_data))
+        assert found.read_bytes() == expected.read_bytes()
+
+
 def test_a_dry_run_only_tells_what_it_understood(study, tmp_path, capsys):
     searchlight.main([*spheres(study, tmp_path / "data"), "--dry-run", "-q"])
     assert capsys.readouterr().out.startswith("3 subject(s): sub-01, sub-02, sub-03; 8 conditions, 1 run(s) each\n")

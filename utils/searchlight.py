@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         cli.warn(f"{options.mask}: {uncovered:,} of {mask.sum():,} voxels of the mask belong to no searchlight: {why}")
     job = searchlight_rdms.SearchlightJob(
-        maps, mask, searchlights, measure, options.min_voxels, exact=options.geometry == "blocks"
+        maps, mask, searchlights, measure, options.min_voxels, exact=options.geometry == "blocks", memory=options.memory
     )
     record = partial(provenance, "searchlight", vars(options), device="cpu", started=started)
     with cli.workers(options) as workers, cli.progress("searchlights", options) as advance:
@@ -88,6 +88,9 @@ def _parser() -> cli.Parser:
     add_metric_options(shape)
     run = parser.add_argument_group("run")
     cli.add_threads_option(run, "--n-jobs")
+    run.add_argument("--memory", type=cli.size, metavar="SIZE",
+                     help="memory for the responses of subjects, such as 4GB; the next one is read ahead only if two fit "
+                          " (default: no limit)")  # fmt: skip
     cli.add_dask_option(run)
     run.add_argument("--fresh", action="store_true", help="compute everything anew, and keep nothing of earlier runs")
     run.add_argument("-q", "--quiet", action="store_true", help="print nothing but warnings")

@@ -40,6 +40,7 @@ from utils.io.provenance import fingerprint
 from utils.io.readers import open_array, read_ceilings, read_volume
 from utils.parallel.resources import Progress
 from utils.rdm import n_pairs_of
+from utils.rdms.beta_files import read_header
 from utils.rdms.betas import Betas, Subject, read_mask
 from utils.rdms.measure import PEARSON, Measure, Responses
 from utils.rdms.searchlights import MIN_VOXELS, Searchlights, member_rdms, slices, usable_voxels
@@ -71,6 +72,8 @@ class SearchlightJob:
         Searchlights with fewer usable voxels have no RDM: theirs is NaN.
     exact : bool
         Compute in float64 whatever the precision of the beta maps.
+    memory : int, optional
+        Bytes for the responses of subjects: the next one is read ahead only if two fit.
     """
 
     betas: Betas
@@ -79,6 +82,16 @@ class SearchlightJob:
     measure: Measure = PEARSON
     min_voxels: int = MIN_VOXELS
     exact: bool = False
+    memory: int | None = None
+
+    def bytes_of_subject(self) -> int:
+        """Memory that the responses of a subject take, at most: maps, and residuals where there are any."""
+        values = max(
+            (len(subject.runs) if self.measure.cross_validated else 1) * len(self.betas.conditions)
+            + sum(read_header(path).n_volumes for path in self.measure.residual_files(subject.name))
+            for subject in self.betas.subjects
+        )
+        return values * len(self.searchlights.voxels) * self.betas.dtype.itemsize
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -277,14 +290,32 @@ class _Run:
                 f"{self.folder.folder}: the RDMs of {len(self.todo)} subject(s) take {needed / 1e6:,.0f} MB, but only "
                 f"{free / 1e6:,.0f} MB are free; make room, or choose another `out`"
             )
+        ahead = self._read_ahead()
         upcoming = [self.pool.submit(self.job.load, subject) for subject in self.todo[:1]]
         for number, subject in enumerate(self.todo):
             responses = upcoming.pop().result()
-            upcoming += [self.pool.submit(self.job.load, after) for after in self.todo[number + 1 :][:1]]
+            following = self.todo[number + 1 :][:1]
+            if ahead:
+                upcoming += [self.pool.submit(self.job.load, after) for after in following]
             row = self._compute_subject(subject, responses, workers)
+            del responses
+            if not ahead:
+                upcoming += [self.pool.submit(self.job.load, after) for after in following]
             self.notes[subject.name] = {"fingerprint": self.prints[subject.name], "row": row}
             text = json.dumps({"subjects": self.notes, "files": []})
             self.outputs.path(RECORD).write_text(text, encoding="utf-8")
+
+    def _read_ahead(self) -> bool:
+        """Whether there is memory for the responses of two subjects, so that the next one can be read meanwhile."""
+        job, needed = self.job, self.job.bytes_of_subject()
+        if job.memory is None:
+            return True
+        if needed > job.memory:
+            raise InputError(
+                f"{job.betas.subjects[0].files[0]}: the responses of a subject take {needed / 1e6:,.4g} MB, more than "
+                f"the `memory` of {job.memory / 1e6:,.4g} MB; allow more, or give a smaller mask"
+            )
+        return 2 * needed <= job.memory
 
     def _compute_subject(self, subject: Subject, responses: Responses, workers: Workers | None) -> dict[str, Any]:
         """Write the RDMs of a subject, and the numbers of voxels; returns the row of the table."""
