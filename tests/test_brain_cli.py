@@ -434,7 +434,9 @@ def test_memory_decides_whether_subjects_are_read_ahead(study, tmp_path, sphere_
     monkeypatch.setattr(cli, "size", int)
     given = spheres(study, tmp_path / "data", *(["--memory", str(memory)] if memory else []), "--threads", "1")
     if ahead is None:
-        with pytest.raises(InputError, match=r"the responses of a subject take 0 MB, more than the `memory` of 0 MB"):
+        with pytest.raises(
+            InputError, match=r"the responses of a subject take 0.00672 MB, more than the `memory` of 0.006 MB"
+        ):
             searchlight.main(given)
         return
     searchlight.main(given)

@@ -89,8 +89,8 @@ def _parser() -> cli.Parser:
     run = parser.add_argument_group("run")
     cli.add_threads_option(run, "--n-jobs")
     run.add_argument("--memory", type=cli.size, metavar="SIZE",
-                     help="memory for the responses of subjects, such as 4GB; the next one is read ahead only if two fit "
-                          " (default: no limit)")  # fmt: skip
+                     help="memory for the responses of subjects, such as 4GB; the next one is read ahead only if two "
+                          "fit (default: no limit)")  # fmt: skip
     cli.add_dask_option(run)
     run.add_argument("--fresh", action="store_true", help="compute everything anew, and keep nothing of earlier runs")
     run.add_argument("-q", "--quiet", action="store_true", help="print nothing but warnings")
