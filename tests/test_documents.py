@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from utils import activations, rois, searchlight
 from utils.cli.options import figure_parser
 
 HOME = Path(__file__).resolve().parents[1]
@@ -78,7 +79,11 @@ def test_every_requirement_has_a_tested_version():
 
 def test_options_in_the_readme_are_known():
     """Among them those of the published scripts."""
-    known = " ".join(figure_parser("Fig1", kind, "").format_help() for kind in ("searchlight", "roi"))
+    parsers = [
+        *(figure_parser("Fig1", kind, "") for kind in ("searchlight", "roi")),
+        *(command._parser() for command in (activations, rois, searchlight)),
+    ]
+    known = " ".join(parser.format_help() for parser in parsers)
     options = re.findall(r"`(--[\w-]+|-np|-stats|-bs_ratio)`", prose(HOME / "README.md"))
     assert len(options) > 10
     assert not [option for option in options if option not in known and option != "--help"]
