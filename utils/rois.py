@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils import InputError
 from utils.cli import command as cli
 from utils.cli.options import BETAS, add_data_options, add_metric_options
+
+if TYPE_CHECKING:
+    from utils.rdms.atlas import Atlas
+    from utils.rdms.beta_files import Grid
+    from utils.rdms.betas import Betas
 
 _HELP = """ROI RDMs of every subject from beta maps and an atlas, for Fig 2 and Fig 3b.
 
@@ -44,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--threshold is {options.threshold:g}, expected a positive number in the unit of the maps")
     from utils.io.data_folder import DataFolder
     from utils.io.provenance import provenance
-    from utils.io.spaces import is_mni, read_space
     from utils.rdms.atlas import read_atlas
     from utils.rdms.betas import find_betas, read_mask
     from utils.rdms.measure import find_measure
@@ -63,14 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         maps = maps.on(grid)
     elif not maps.grid.has_place:
         raise InputError(f"{maps.subjects[0].files[0]}: does not say where its voxels lie; give their `mask`")
-    atlas = read_atlas(options.atlas, maps.grid, options.roi_labels, options.hemisphere, options.threshold)
-    in_mni, masks = is_mni(atlas.space), [] if options.mask is None else [options.mask]
-    atlas = replace(atlas, space=options.space or read_space([*maps.files, *masks]))
-    if in_mni and not is_mni(atlas.space):
-        cli.warn(
-            f"{atlas.source}: is in MNI space, but the beta maps do not say that they are; if they are, say so with "
-            "--space MNI152NLin2009cAsym, otherwise bring the atlas to their space first"
-        )
+    if maps.grid.is_surface:
+        atlas = _surface_atlas(options, maps.grid)
+    else:
+        atlas = read_atlas(options.atlas, maps.grid, options.roi_labels, options.hemisphere, options.threshold)
+        atlas = _in_space(atlas, maps, options)
     with cli.progress("ROIs", options) as advance:
         rdms, counts = subject_rdms(maps, atlas, inside, measure=measure, progress=advance)
     record = partial(provenance, "rois", vars(options), device="cpu", started=started)
@@ -80,12 +83,47 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{len(files)} files are in {options.out}, after {time.time() - started:.1f} s")
 
 
+def _surface_atlas(options: argparse.Namespace, grid: Grid) -> Atlas:
+    """Labels of the vertices that the beta maps have."""
+    from utils.io.roi_tables import read_roi_table
+    from utils.rdms.atlas import Atlas
+    from utils.rdms.surface_labels import read_surface_labels
+
+    if options.threshold is not None or options.hemisphere != "both":
+        raise InputError(
+            "`threshold` and `hemisphere` are for volumes, but the beta maps are of vertices; leave them out"
+        )
+    names = None if options.roi_labels is None else read_roi_table(options.roi_labels)
+    found = read_surface_labels(options.atlas, names)
+    if len(found.labels) != grid.shape[0]:
+        raise InputError(
+            f"{found.source}: has labels of {len(found.labels):,} vertices, but the beta maps have {grid.shape[0]:,}; "
+            "give the labels of their mesh"
+        )
+    return Atlas(found.labels.reshape(grid.shape), grid.affine, found.names, found.source, found.space)
+
+
+def _in_space(atlas: Atlas, maps: Betas, options: argparse.Namespace) -> Atlas:
+    """The atlas in the space of the beta maps, with a warning if it seems to be in another."""
+    from utils.io.spaces import is_mni, read_space
+
+    in_mni, masks = is_mni(atlas.space), [] if options.mask is None else [options.mask]
+    atlas = replace(atlas, space=options.space or read_space([*maps.files, *masks]))
+    if in_mni and not is_mni(atlas.space):
+        cli.warn(
+            f"{atlas.source}: is in MNI space, but the beta maps do not say that they are; if they are, say so with "
+            "--space MNI152NLin2009cAsym, otherwise bring the atlas to their space first"
+        )
+    return atlas
+
+
 def _parser() -> cli.Parser:
     parser = cli.Parser(prog="python -m utils.rois", description=_HELP)
     add_data_options(parser, mask_required=False)
     group = parser.add_argument_group("ROIs")
     group.add_argument("--atlas", type=Path, nargs="+", required=True, metavar="FILE",
-                       help="NIfTI volume(s), as explained above")  # fmt: skip
+                       help="NIfTI volume(s), as explained above; for beta maps of vertices, the labels of both "
+                            "hemispheres (.annot, label.gii, .mgz)")  # fmt: skip
     group.add_argument("--labels", "--roi-labels", dest="roi_labels", type=Path, metavar="TABLE",
                        help="ids and names of the ROIs")  # fmt: skip
     group.add_argument("--hemisphere", choices=("left", "right", "both", "separate"), default="both",

@@ -7,7 +7,9 @@ import math
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
+from utils import InputError
 from utils.cli import command as cli
 from utils.cli.options import BETAS, add_data_options, add_metric_options
 from utils.rdms.searchlights import MIN_VOXELS
@@ -37,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from utils.io.provenance import provenance
     from utils.io.spaces import read_space
     from utils.rdms import betas, searchlight_rdms
-    from utils.rdms.measure import find_measure
-    from utils.rdms.searchlights import block_searchlights, sphere_searchlights
+    from utils.rdms.discs import Discs, surface_discs
+    from utils.rdms.measure import find_measure, usable_vertices
+    from utils.rdms.searchlights import Searchlights, block_searchlights, sphere_searchlights
 
     data = DataFolder(options.out)
     maps = betas.find_betas(options.betas, options.conditions, data.conditions, drop_incomplete=options.drop_incomplete)
@@ -47,14 +50,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(maps, flush=True)
     if options.dry_run:
         return
-    mask, grid = betas.read_mask(options.mask, maps)
-    maps = maps.on(grid)
-    space = options.space or read_space([*maps.files, options.mask])
-    if options.geometry == "spheres":
+    if maps.grid.is_surface != (options.geometry == "discs"):
+        remedy = "add --geometry discs" if maps.grid.is_surface else "discs need GIFTI or MGH files of both hemispheres"
+        raise InputError(f"{maps.files[0]}: holds {maps.grid}, not data for --geometry {options.geometry}; {remedy}")
+    if options.geometry == "discs":
+        mask = usable_vertices(maps, measure)
+    else:
+        mask, grid = betas.read_mask(options.mask, maps)
+        maps, space = maps.on(grid), options.space or read_space([*maps.files, options.mask])
+    searchlights: Searchlights | Discs
+    if options.geometry == "discs":
+        searchlights = surface_discs(mask.size, options.radius_mm, mask.reshape(-1), options.surface_mesh or ())
+    elif options.geometry == "spheres":
         searchlights = sphere_searchlights(mask, grid.affine, options.radius_mm, options.min_voxels, space)
     else:
         searchlights = block_searchlights(mask, grid.affine, space)
-    if uncovered := searchlights.uncovered(mask):
+    if isinstance(searchlights, Searchlights) and (uncovered := searchlights.uncovered(mask)):
         why = (
             f"their spheres hold fewer than {options.min_voxels} voxels of the mask (--min-voxels)"
             if options.geometry == "spheres"
@@ -75,12 +86,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> cli.Parser:
     parser = cli.Parser(prog="python -m utils.searchlight", description=_HELP)
-    add_data_options(parser)
+    add_data_options(parser, mask_required=False)
     shape = parser.add_argument_group("searchlights")
-    shape.add_argument("--geometry", choices=("blocks", "spheres"), default="blocks",
-                       help="the release's blocks (4 x 4 x 4 voxels for every 2 x 2 x 2), or spheres")  # fmt: skip
+    shape.add_argument("--geometry", choices=("blocks", "spheres", "discs"), default="blocks",
+                       help="the release's blocks (4 x 4 x 4 voxels for every 2 x 2 x 2), spheres, or discs on the "
+                            "cortical surface, for data of vertices")  # fmt: skip
     shape.add_argument("--radius-mm", type=float, metavar="R",
-                       help="radius of the spheres in mm, which they need")  # fmt: skip
+                       help="radius of spheres or discs in mm, which they need")  # fmt: skip
+    shape.add_argument("--surface-mesh", type=Path, nargs=2, metavar=("LEFT", "RIGHT"),
+                       help="meshes along which discs are measured (default: halfway between the pial and the white "
+                            "surface of the average brain)")  # fmt: skip
     shape.add_argument("--min-voxels", type=int, metavar="N",
                        help=f"searchlights with fewer voxels have no RDM; spheres with fewer voxels in the mask are "
                             f"left out (default: {_MIN_VOXELS_OF_SPHERE} for spheres, {MIN_VOXELS} for blocks)"
@@ -103,10 +118,17 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.geometry == "blocks" and options.radius_mm is not None:
         parser.error("--radius-mm is the radius of spheres, which blocks do not have; add --geometry spheres")
-    if options.geometry == "spheres" and not (options.radius_mm and 0 < options.radius_mm < math.inf):
-        parser.error("--geometry spheres needs --radius-mm, a positive number; three voxels are usual")
+    if options.geometry != "discs" and options.mask is None:
+        parser.error("the following arguments are required: --mask")
+    if options.geometry != "discs" and options.surface_mesh:
+        parser.error("--surface-mesh is for discs; add --geometry discs")
+    if options.geometry == "discs" and options.mask is not None:
+        parser.error("--mask is for volumes; of vertices, those that vary in every subject are used")
+    if options.geometry != "blocks" and not (options.radius_mm and 0 < options.radius_mm < math.inf):
+        usual = "three voxels are" if options.geometry == "spheres" else "10 is"
+        parser.error(f"--geometry {options.geometry} needs --radius-mm, a positive number; {usual} usual")
     if options.min_voxels is None:
-        options.min_voxels = _MIN_VOXELS_OF_SPHERE if options.geometry == "spheres" else MIN_VOXELS
+        options.min_voxels = MIN_VOXELS if options.geometry == "blocks" else _MIN_VOXELS_OF_SPHERE
     if options.min_voxels < MIN_VOXELS:
         parser.error(f"--min-voxels is {options.min_voxels}, expected {MIN_VOXELS} or more")
     return options

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,10 +18,11 @@ import numpy as np
 from utils import InputError
 from utils.io import glmsingle
 from utils.io.readers import read_mat, readable
-from utils.rdms.beta_files import NOT_A_CONDITION, BetaMap, Header, read_header, stem
+from utils.rdms.beta_files import NOT_A_CONDITION, BetaMap, Grid, Header, is_of_vertices, read_header, stem
 from utils.rdms.stimuli import few, natural_key
 
-_VOLUME = re.compile(r"(\.nii(\.gz)?|\.HEAD)$")
+_VOLUME = re.compile(r"(\.nii(\.gz)?|\.HEAD|\.gii|\.mgh|\.mgz)$")
+_SIDES = {"lh": "left", "left": "left", "hemi-l": "left", "rh": "right", "right": "right", "hemi-r": "right"}
 _SPM_BETA = re.compile(r"beta_(\d{4})")
 _FSL_COPE = re.compile(r"cope(\d+)")
 _SPM_NAME = re.compile(r"Sn\((\d+)\) (.+?)\*bf\((\d+)\)$")
@@ -140,6 +141,8 @@ def _volumes(folder: Path) -> list[Path]:
 def _no_beta(file: Path) -> str:
     """What a file is that is no map of responses, by its name; empty for others."""
     name = stem(file).lower()
+    if file.name.endswith((".surf.gii", ".label.gii")):
+        return "meshes and labels of vertices"
     if re.fullmatch(r"pe\d+", name) and any(_FSL_COPE.fullmatch(stem(other)) for other in file.parent.glob("cope*")):
         return "FSL's parameter estimates beside copes"
     return next((what for pattern, what in _NOT_BETAS.items() if re.fullmatch(pattern, name)), "")
@@ -163,7 +166,7 @@ def _add_file(owner: Path, file: Path, found: Found) -> None:
 
 
 def _named_maps(file: Path, header: Header, found: Found) -> list[BetaMap]:
-    name, run = stem(file), _run_of(file)
+    name, run = without_side(stem(file)), _run_of(file)
     if spm := _SPM_BETA.fullmatch(name):
         found.kinds["first-level folders of SPM"] += 1
         return [_spm_map(file, int(spm[1]), header, found)]
@@ -184,9 +187,70 @@ def _named_maps(file: Path, header: Header, found: Found) -> list[BetaMap]:
     return [BetaMap(file, 0, condition, run)]
 
 
+def side_of(path: Path) -> str:
+    """Hemisphere in the name of a file: "left", "right" or ""."""
+    return next((_SIDES[word] for word in re.split(r"[_.]", path.name.lower()) if word in _SIDES), "")
+
+
+def without_side(name: str) -> str:
+    """A name without its part that says the hemisphere."""
+    words = [word for word in re.split(r"(?<=[_.])", name) if word.lower().rstrip("_.") not in _SIDES]
+    return "".join(words).strip("_.")
+
+
+def pair_hemispheres(maps: Sequence[tuple[Path, BetaMap]], headers: dict[Path, Header]) -> list[tuple[Path, BetaMap]]:
+    """Put the two files of each map of vertices together; other maps stay as they are.
+
+    Parameters
+    ----------
+    maps : sequence of (Path, BetaMap)
+        With the folder or file that each is of.
+    headers : dict of Path to Header
+        Those of left hemispheres become those of both, and those of right ones go.
+
+    Returns
+    -------
+    list of (Path, BetaMap)
+
+    Raises
+    ------
+    InputError
+        If a name says no hemisphere, or a hemisphere is missing.
+    """
+    whole: list[tuple[Path, BetaMap]] = []
+    halves: dict[tuple[Path, str, int], dict[str, tuple[Path, BetaMap]]] = {}
+    for owner, entry in maps:
+        if not is_of_vertices(entry.path, headers[entry.path]):
+            whole.append((owner, entry))
+            continue
+        side = side_of(entry.path)
+        if not side:
+            raise InputError(
+                f"{entry.path}: holds vertices, but its name says no hemisphere; expected lh or rh (or left and right, "
+                "hemi-L and hemi-R) as a part of it"
+            )
+        key = (entry.path.parent, without_side(entry.path.name), entry.index)
+        halves.setdefault(key, {})[side] = (owner, entry)
+    for sides in halves.values():
+        if len(sides) < 2:
+            ((side, (_, entry)),) = sides.items()
+            other = "right" if side == "left" else "left"
+            raise InputError(
+                f"{entry.path}: there is no map {entry.index} of the {other} hemisphere with it; give both "
+                "hemispheres, with the same names but for lh and rh, and the same maps"
+            )
+        (owner, first), (_, second) = sides["left"], sides["right"]
+        whole.append((owner if owner.is_dir() else first.path, replace(first, right=second.path)))
+    for path, partner in dict.fromkeys((entry.path, entry.right) for _, entry in whole):
+        if partner is not None:
+            n_vertices = headers[path].grid.shape[0] + headers.pop(partner).grid.shape[0]
+            headers[path] = replace(headers[path], grid=Grid((n_vertices, 1, 1), np.eye(4)))
+    return whole
+
+
 def _run_of(file: Path) -> str:
     """Session and run in a file's name, or in that of its folder."""
-    for part in (stem(file), file.parent.name):
+    for part in (without_side(stem(file)), file.parent.name):
         found = [word for word in part.split("_") if re.fullmatch(r"(ses|run)-[A-Za-z0-9]+", word)]
         if any(word.startswith("run-") for word in found):
             return "_".join(found)

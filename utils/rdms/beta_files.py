@@ -18,15 +18,26 @@ from utils.io.readers import readable
 _GRID_TOLERANCE_MM = 1e-3
 _READ_BYTES = 64 * 2**20  # of a 4-D file at a time
 NOT_A_CONDITION = "n/a"  # of maps that are left out
-_SUFFIX = re.compile(r"(\.nii(\.gz)?|\.HEAD|\.BRIK(\.gz)?)$")
+_SUFFIX = re.compile(r"(\.nii(\.gz)?|\.HEAD|\.BRIK(\.gz)?|\.(func|shape|time)?\.?gii|\.mgh|\.mgz)$")
+# Of vertices: what GIFTI arrays are that are no values.
+_NO_VALUES = {"NIFTI_INTENT_POINTSET": "a mesh", "NIFTI_INTENT_TRIANGLE": "a mesh", "NIFTI_INTENT_LABEL": "labels"}
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxels of a volume: how many along each axis, and where they are (NaN where files do not say it)."""
+    """Voxels of a volume: how many along each axis, and where they are (NaN where files do not say it).
+
+    The vertices of a surface, those of the left before those of the right hemisphere, are a volume of one axis, as in
+    files of FreeSurfer: (n_vertices, 1, 1).
+    """
 
     shape: tuple[int, ...]
     affine: NDArray[np.float64]
+
+    @property
+    def is_surface(self) -> bool:
+        """Whether these are vertices."""
+        return self.shape[1:] == (1, 1)
 
     @property
     def has_place(self) -> bool:
@@ -40,6 +51,8 @@ class Grid:
         return bool(np.allclose(self.affine, other.affine, rtol=0, atol=_GRID_TOLERANCE_MM))
 
     def __str__(self) -> str:
+        if self.is_surface:
+            return f"{self.shape[0]:,} vertices"
         if not self.has_place:
             return " x ".join(map(str, self.shape)) + " voxels"
         size = np.linalg.norm(self.affine[:3, :3], axis=0)
@@ -60,12 +73,20 @@ class BetaMap:
         Empty where the file does not say it.
     run : str
         Empty where the files do not say it.
+    right : Path or None
+        Of vertices, the file of the right hemisphere; `path` is that of the left one.
     """
 
     path: Path
     index: int = 0
     condition: str = ""
     run: str = ""
+    right: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files."""
+        return (self.path,) if self.right is None else (self.path, self.right)
 
 
 @dataclass(frozen=True)
@@ -104,6 +125,9 @@ def read_header(path: Path) -> Header:
     if glmsingle.is_output(path):
         values = glmsingle.read_values(path)
         return Header(Grid(values.shape[:3], np.full((4, 4), np.nan)), values.shape[3], values.dtype)
+    if path.suffix == ".gii":
+        values = vertex_values(path)
+        return Header(Grid((len(values), 1, 1), np.eye(4)), values.shape[1], values.dtype)
     image = open_image(path)
     shape = image.shape if len(image.shape) != 3 else (*image.shape, 1)
     if len(shape) != 4:
@@ -111,7 +135,8 @@ def read_header(path: Path) -> Header:
     dtype = np.dtype(image.get_data_dtype())
     if dtype.kind not in "fiu":
         raise InputError(f"{path}: holds values of type {dtype}, expected real numbers")
-    grid, header = Grid(shape[:3], np.asarray(image.affine, dtype=np.float64)), image.header
+    affine = np.eye(4) if shape[1:3] == (1, 1) else np.asarray(image.affine, dtype=np.float64)
+    grid, header = Grid(shape[:3], affine), image.header
     if hasattr(header, "get_volume_labels"):  # AFNI's own format
         return Header(grid, shape[3], dtype.newbyteorder("="), labels=tuple(header.get_volume_labels() or ()))
     texts = [bytes(e.get_content()).decode("utf-8", "replace") for e in getattr(header, "extensions", ())]
@@ -145,6 +170,44 @@ def read_slice(path: Path, part: Any, image: Any = None) -> NDArray:
         return np.asanyarray(image.dataobj[part])
 
 
+def is_of_vertices(path: Path, header: Header) -> bool:
+    """Whether a file holds values of vertices."""
+    return path.suffix == ".gii" or header.grid.is_surface
+
+
+def vertex_values(path: Path) -> NDArray:
+    """Values of the vertices of one hemisphere.
+
+    Parameters
+    ----------
+    path : Path
+        GIFTI with one array per map, or an image of one axis (.mgh, .mgz, .nii), with or without an axis of maps.
+
+    Returns
+    -------
+    ndarray, shape (n_vertices, n_maps)
+
+    Raises
+    ------
+    InputError
+        If the file is unreadable or holds something else.
+    """
+    if path.suffix != ".gii":
+        image = open_image(path)
+        return read_slice(path, np.s_[...], image).reshape(image.shape[0], -1)
+    import nibabel as nib
+
+    with readable(path, "GIFTI file"):
+        content: Any = nib.load(path)
+        arrays = [(nib.nifti1.intent_codes.niistring[a.intent], np.asarray(a.data)) for a in content.darrays]
+    other = next((_NO_VALUES[intent] for intent, _ in arrays if intent in _NO_VALUES), "")
+    lengths = {values.shape for _, values in arrays}
+    if other or len(lengths) != 1 or len(next(iter(lengths))) != 1:
+        found = other or f"arrays of shapes {', '.join(map(str, sorted(lengths))) or 'none'}"
+        raise InputError(f"{path}: holds {found}, expected one value per vertex in each array")
+    return np.stack([values for _, values in arrays], axis=1)
+
+
 def stem(path: Path) -> str:
     """Name of a file without .nii, .nii.gz or the suffix of another kind of volume."""
     return _SUFFIX.sub("", path.name)
@@ -169,10 +232,14 @@ def read_maps(maps: Sequence[BetaMap], flat: NDArray[np.int64] | slice) -> Itera
     InputError
         If a file cannot be read to its end.
     """
-    of_file: dict[Path, list[BetaMap]] = {}
+    of_file: dict[tuple[Path, ...], list[BetaMap]] = {}
     for entry in maps:
-        of_file.setdefault(entry.path, []).append(entry)
-    for path, own in of_file.items():
+        of_file.setdefault(entry.paths, []).append(entry)
+    for (path, *right), own in of_file.items():
+        if right:
+            both = np.concatenate([vertex_values(path), *(vertex_values(other) for other in right)])
+            yield from ((entry, both[:, entry.index][flat]) for entry in own)
+            continue
         if glmsingle.is_output(path):
             values = glmsingle.read_values(path)
             yield from ((entry, values[..., entry.index].reshape(-1, order="F")[flat]) for entry in own)

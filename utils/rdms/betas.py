@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.io import glmsingle
 from utils.io.readers import read_conditions, read_volume
-from utils.rdms.beta_conventions import Found, find_maps
+from utils.rdms.beta_conventions import Found, find_maps, pair_hemispheres
 from utils.rdms.beta_files import NOT_A_CONDITION, BetaMap, Grid, Header, read_maps, stem
 from utils.rdms.condition_table import is_table, name_maps
 from utils.rdms.stimuli import few, natural_key
@@ -55,7 +55,7 @@ class Subject:
     @property
     def files(self) -> list[Path]:
         """All files, in a fixed order."""
-        return list(dict.fromkeys(entry.path for entry in self.maps))
+        return list(dict.fromkeys(path for entry in self.maps for path in entry.paths))
 
     @property
     def runs(self) -> list[str]:
@@ -332,6 +332,7 @@ def _by_subject(paths: Sequence[Path], files: Found) -> dict[str, list[BetaMap]]
         find_maps(path, files)
         folders = {owner for owner, _ in files.maps[before:]}
         owners += [(path if len(folders) == 1 else owner, entry) for owner, entry in files.maps[before:]]
+    owners = pair_hemispheres(owners, files.headers)
     own = _own_names(list(dict.fromkeys(owner for owner, entry in owners if not subject_token(entry.path))))
     if len(own) > 1 and all(re.fullmatch(r"run[-_]?\d+([-_].*)?", name) for name in own.values()):
         warnings.warn(

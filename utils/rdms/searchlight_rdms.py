@@ -42,6 +42,7 @@ from utils.parallel.resources import Progress
 from utils.rdm import n_pairs_of
 from utils.rdms.beta_files import read_header
 from utils.rdms.betas import Betas, Subject, read_mask
+from utils.rdms.discs import Discs
 from utils.rdms.measure import PEARSON, Measure, Responses
 from utils.rdms.searchlights import MIN_VOXELS, Searchlights, member_rdms, slices, usable_voxels
 from utils.rdms.stimuli import few
@@ -65,7 +66,7 @@ class SearchlightJob:
     betas : Betas
     mask : ndarray of bool, shape (X, Y, Z)
         Brain mask on their grid, to be kept in the data folder.
-    searchlights : Searchlights
+    searchlights : Searchlights or Discs
     measure : Measure
         How RDMs are made from responses.
     min_voxels : int
@@ -78,7 +79,7 @@ class SearchlightJob:
 
     betas: Betas
     mask: NDArray[np.bool_]
-    searchlights: Searchlights
+    searchlights: Searchlights | Discs
     measure: Measure = PEARSON
     min_voxels: int = MIN_VOXELS
     exact: bool = False
@@ -100,7 +101,7 @@ class SearchlightJob:
 
     def pieces(self) -> list[slice]:
         """Searchlights in pieces that bound the memory of a thread."""
-        members = 16 * len(self.searchlights.steps)
+        members = 16 * self.searchlights.width
         return slices(len(self.searchlights), _PIECE_BYTES // max(4 * self.shape[1], members))
 
     def load(self, subject: Subject) -> Responses:
@@ -132,11 +133,14 @@ class Written:
         Subjects computed now; the others were there.
     files : list of Path
         All files that there are now.
+    places : str
+        What searchlights are made of: voxels or vertices.
     """
 
     rows: list[dict[str, Any]]
     n_computed: int
     files: list[Path]
+    places: str = "voxels"
 
     def __str__(self) -> str:
         """What was computed and what was left out, for people."""
@@ -148,7 +152,9 @@ class Written:
             counts = [row[kind] for row in self.rows]
             if max(counts):
                 some = f"{max(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
-                lines.append(f"  left out: {some} of {first['voxels']:,} voxels per subject, as they are {title}")
+                lines.append(
+                    f"  left out: {some} of {first['voxels']:,} {self.places} per subject, as they are {title}"
+                )
         return "\n".join(lines)
 
 
@@ -202,7 +208,7 @@ def write_searchlight_rdms(
         files = outputs.publish({**record(described), "subjects": run.notes}, keep=run.names())
         files += _write_beside(job, data, outputs)
     _warn_of_missing(rows, job, folder)
-    return Written(rows, len(run.todo), files)
+    return Written(rows, len(run.todo), files, "vertices" if job.betas.grid.is_surface else "voxels")
 
 
 @contextmanager

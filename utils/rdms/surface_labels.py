@@ -98,7 +98,8 @@ def read_surface_labels(paths: Sequence[Path], names: Mapping[int, str] | None =
     ----------
     paths : sequence of Path
         One file per hemisphere, with lh and rh (or left and right, hemi-L and hemi-R) in their names: FreeSurfer
-        annotations, label GIFTIs, or images with one number per vertex (.mgz, .mgh, .nii).
+        annotations, label GIFTIs, or images with one number per vertex (.mgz, .mgh, .nii). Or one image for both, as
+        `utils.rois` writes it.
     names : mapping of int to str, optional
         Names by number. Files that bring names of their own are matched with them by name: their own numbers, which may
         differ between hemispheres, do not count. Needed for files without names, unless they are named as those of Wang
@@ -116,6 +117,11 @@ def read_surface_labels(paths: Sequence[Path], names: Mapping[int, str] | None =
         occurs.
     """
     sides = files_by_side(paths, "both")
+    if "whole" in sides and len(paths) == 1 and names is not None and (both := _read(paths[0])[0]).size % 2 == 0:
+        # As `utils.rois` writes them: the vertices of the left, then of the right hemisphere.
+        halves = _renumbered(both, dict(zip(names, names, strict=True))).reshape(2, -1)
+        if len(halves[0]) in FSAVERAGE.values():
+            return SurfaceLabels(halves[0], halves[1], dict(names), str(paths[0]))
     if "whole" in sides:
         raise InputError(
             f"{paths[0]}: its name says no hemisphere; expected two files with labels of vertices, with lh and rh as a "

@@ -1,0 +1,263 @@
+"""Data of vertices: which files make a map, discs along the surface, and maps of what is found in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import run_script, write_study
+from nilearn.datasets import fetch_surf_fsaverage
+from nilearn.surface import load_surf_mesh
+from scipy.spatial.distance import pdist
+
+from utils import InputError, rois, searchlight
+from utils.datasets.layout import locate
+from utils.datasets.searchlights import load_searchlights
+from utils.rdm import condense
+from utils.rdms.betas import find_betas
+from utils.rdms.discs import neighbours, surface_discs
+from utils.rdms.searchlights import Geometry
+
+N = 10_242  # vertices of a hemisphere of fsaverage5
+NAMES = [f"image_{i:02d}" for i in range(8)]
+EVERYWHERE = np.arange(2 * N)
+
+
+def save_gifti(path: Path, values: np.ndarray, intent: str = "NIFTI_INTENT_NONE") -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = values.astype(np.float32)
+    arrays = [nib.gifti.GiftiDataArray(column, intent=intent, datatype="NIFTI_TYPE_FLOAT32") for column in values.T]
+    nib.save(nib.GiftiImage(darrays=arrays), path)
+    return values
+
+
+def save_mgh(path: Path, values: np.ndarray) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = values.astype(np.float32)
+    nib.save(nib.MGHImage(values.reshape(len(values), 1, 1, -1), np.eye(4)), path)
+    return values
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("kind", ["gifti", "mgh", "one file per condition"])
+def test_the_two_hemispheres_of_a_map_are_one(rng, tmp_path, kind):
+    (tmp_path / "names.txt").write_text("\n".join(NAMES[:3]))
+    truth = {}
+    for subject in ("sub-01", "sub-02"):
+        halves = [rng.standard_normal((n, 3)) for n in (40, 50)]
+        for side, values in zip(("lh", "rh"), halves, strict=True):
+            if kind == "gifti":
+                values = save_gifti(tmp_path / subject / f"{subject}_run-1_{side}.func.gii", values)
+            elif kind == "mgh":
+                values = save_mgh(tmp_path / subject / f"{side}.betas.mgz", values)
+            else:
+                hemi = {"lh": "hemi-L", "rh": "hemi-R"}[side]
+                for name, column in zip(NAMES, values.T, strict=False):
+                    save_gifti(tmp_path / subject / f"{subject}_{hemi}_{name}.func.gii", column[:, None])
+        truth[subject] = np.concatenate(halves).astype(np.float32)
+    names = None if kind == "one file per condition" else tmp_path / "names.txt"
+    paths = [tmp_path / subject for subject in truth]
+    for given in (paths, [file for path in paths for file in sorted(path.iterdir())]):
+        betas = find_betas(given, names)
+        assert betas.conditions == tuple(NAMES[:3])
+        assert str(betas.grid) == "90 vertices"
+        for subject in betas.subjects:
+            np.testing.assert_array_equal(betas.load(subject, np.arange(90)), truth[subject.name])
+            np.testing.assert_array_equal(betas.load(subject, np.array([3, 60])), truth[subject.name][[3, 60]])
+            assert len(subject.files) == (6 if names is None else 2)
+
+
+def test_files_of_vertices_that_do_not_fit_are_refused(rng, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(NAMES[:3]))
+
+    def refused(message):
+        with pytest.raises(InputError, match=message) as caught:
+            find_betas([tmp_path / "sub-01"], tmp_path / "names.txt")
+        assert "\n" not in str(caught.value)
+
+    left = tmp_path / "sub-01" / "lh.b.func.gii"
+    save_gifti(left, rng.standard_normal((40, 3)))
+    refused(r"lh.b.func.gii: there is no map 0 of the right hemisphere with it; give both hemispheres")
+    save_gifti(tmp_path / "sub-01" / "rh.b.func.gii", rng.standard_normal((40, 2)))
+    refused(r"lh.b.func.gii: there is no map 2 of the right hemisphere with it")
+    left.rename(tmp_path / "sub-01" / "b.func.gii")
+    refused(r"b.func.gii: holds vertices, but its name says no hemisphere; expected lh or rh")
+    (tmp_path / "sub-01" / "b.func.gii").unlink()
+    save_gifti(tmp_path / "sub-01" / "rh.b.func.gii", rng.standard_normal((40, 3)), "NIFTI_INTENT_LABEL")
+    refused(r"rh.b.func.gii: holds labels, expected one value per vertex")
+    (tmp_path / "sub-01" / "rh.b.func.gii").write_bytes(b"<GIFTI")
+    refused(r"rh.b.func.gii: is not a readable GIFTI file")
+
+
+# --------------------------------------------------------------------------------------------------------------- discs
+
+
+def test_distances_on_a_plane():
+    """Where the diagonals of the triangles run the other way, edges alone would make a distance of 1.41 one of 2."""
+    x, y = np.meshgrid(np.arange(7.0), np.arange(7.0), indexing="ij")
+    points = np.stack([x.ravel(), y.ravel(), np.zeros(49)], axis=1)
+    corner = np.arange(49).reshape(7, 7)[:-1, :-1].ravel()
+    faces = np.concatenate(
+        [np.stack([corner, corner + 1, corner + 7], 1), np.stack([corner + 1, corner + 8, corner + 7], 1)]
+    )
+    middle = 24
+    for radius, expected in ((1.0, 5), (1.4, 5), (1.42, 9), (2.0, 13)):
+        (near,) = neighbours(points, faces, radius, np.array([middle]))
+        exact = np.flatnonzero(np.linalg.norm(points - points[middle], axis=1) <= radius)
+        np.testing.assert_array_equal(near, exact)
+        assert len(near) == expected
+
+
+def test_distances_on_a_sphere_are_within_five_percent():
+    mesh = load_surf_mesh(fetch_surf_fsaverage("fsaverage5")["sphere_left"])
+    points = 100 * mesh.coordinates / np.linalg.norm(mesh.coordinates, axis=1, keepdims=True)
+    sources = np.arange(0, N, 1000)
+    for source, near in zip(sources, neighbours(points, mesh.faces, 20, sources), strict=True):
+        arc = 100 * np.arccos(np.clip(points @ points[source] / 1e4, -1, 1))
+        assert set(np.flatnonzero(arc <= 20 / 1.055)) <= set(near) <= set(np.flatnonzero(arc <= 20.01))
+
+
+def test_discs_stay_in_their_hemisphere_and_among_usable_vertices(rng):
+    usable = rng.random(2 * N) < 0.9
+    discs = surface_discs(2 * N, 10, usable)
+    assert len(discs) == usable.sum()
+    members = discs.steps[discs.steps >= 0]
+    assert usable[members].all()
+    centers = discs.geometry.voxels
+    sides = np.where(discs.steps >= 0, discs.steps // N, (centers // N)[:, None])
+    assert (sides == (centers // N)[:, None]).all()
+    assert (discs.steps == centers[:, None]).any(axis=1).all()
+    assert discs.geometry.space == "fsaverage5"
+    with pytest.raises(InputError, match=r"have 90 vertices in both hemispheres, expected .* 10,242 \(fsaverage5\)"):
+        surface_discs(90, 10, np.ones(90, dtype=bool))
+    with pytest.raises(InputError, match=r"`radius_mm` 0.01 reaches no neighbour"):
+        surface_discs(2 * N, 0.01, usable)
+
+
+def test_geometry_of_vertices_survives_the_disk(tmp_path):
+    geometry = surface_discs(2 * N, 5, np.arange(2 * N) % 7 == 0).geometry
+    geometry.save(tmp_path / "geometry.npz")
+    loaded = Geometry.load(tmp_path / "geometry.npz")
+    assert (loaded.shape, loaded.space) == ((2 * N, 1, 1), "fsaverage5")
+    np.testing.assert_array_equal(loaded.centers_mm(), geometry.centers_mm())
+    pial, white = (
+        load_surf_mesh(fetch_surf_fsaverage("fsaverage5")[f"{kind}_left"]).coordinates for kind in ("pial", "white")
+    )
+    np.testing.assert_allclose(loaded.centers_mm()[1], (pial[7] + white[7]) / 2, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------- from betas to a map
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """Beta maps of three subjects on fsaverage5, with a medial wall of zeros, and RDMs of their discs."""
+    root, rng = tmp_path_factory.mktemp("surface"), np.random.default_rng(5)
+    signal = rng.standard_normal((2 * N, 8))
+    for subject in ("sub-01", "sub-02", "sub-03"):
+        values = signal + rng.standard_normal(signal.shape)
+        values[:300] = 0
+        for side, half in zip(("L", "R"), (values[:N], values[N:]), strict=True):
+            save_gifti(root / "betas" / f"{subject}_hemi-{side}_betas.func.gii", half)
+    (root / "names.txt").write_text("\n".join(NAMES))
+    searchlight.main([str(word) for word in given(root, root / "data")])
+    return root
+
+
+def given(root: Path, out: Path, *extra) -> list:
+    options = ["--geometry", "discs", "--radius-mm", "8", "--out", out, "-q", *extra]
+    return ["--betas", root / "betas", "--conditions", root / "names.txt", *options]
+
+
+def test_rdms_of_discs_are_those_of_scipy(study):
+    folder = study / "data" / "searchlight_rdms"
+    rdms, geometry = np.load(folder / "sub-02.npy"), Geometry.load(folder / "geometry.npz")
+    assert len(geometry) == 2 * N - 300
+    mesh = load_surf_mesh(fetch_surf_fsaverage("fsaverage5")["pial_right"])
+    white = load_surf_mesh(fetch_surf_fsaverage("fsaverage5")["white_right"])
+    values = np.stack(nib.load(study / "betas" / "sub-02_hemi-R_betas.func.gii").agg_data(), axis=1).astype(float)
+    for vertex in (0, 77, N - 1):
+        (near,) = neighbours((mesh.coordinates + white.coordinates) / 2, mesh.faces, 8, np.array([vertex]))
+        place = int(np.flatnonzero(geometry.voxels == N + vertex)[0])
+        np.testing.assert_allclose(rdms[place], pdist(values[near].T, "correlation"), atol=2e-6)
+
+
+@pytest.mark.slow
+def test_maps_of_discs_are_drawn_vertex_by_vertex(study, tmp_path, monkeypatch):
+    data = study / "data"
+    models = write_study(tmp_path / "models", np.random.default_rng(1), 8)
+    arguments = ["--dnn-rdms", models / "dnn_rdms", "--results", tmp_path, "-np", 50, "--no-open", "-q"]
+    assert run_script(monkeypatch, "Fig3a", "--data", data, *arguments) == 0
+    folder = tmp_path / "Fig3a"
+    table = pd.read_csv(folder / "results.tsv", sep="\t")
+    found = load_searchlights(locate("searchlight", data, dnn_rdms=models / "dnn_rdms"), 8)
+    np.testing.assert_allclose(table[["x", "y", "z"]], found.geometry.centers_mm(), atol=1e-3)
+    names = {path.name for path in (folder / "maps").iterdir()}
+    assert not any(name.endswith(".nii.gz") for name in names)
+    (left,) = list((folder / "maps").glob("*hemi-L*stat-total*.gii"))
+    values = nib.load(left).agg_data()
+    expected = np.full(2 * N, np.nan)
+    expected[found.geometry.voxels] = table["total_adjusted_r2"]
+    np.testing.assert_allclose(values, expected[:N], atol=1e-5)
+    assert (folder / "brain_map.html").stat().st_size > 1e6
+
+
+@pytest.mark.slow
+def test_rois_of_vertices_and_their_map(study, tmp_path, monkeypatch):
+    rng, data = np.random.default_rng(3), tmp_path / "data"
+    labels = np.zeros(2 * N, np.int32)
+    labels[400:700], labels[N + 100 : N + 300], labels[900:1200] = 1, 1, 2
+    for side, half in zip(("lh", "rh"), (labels[:N], labels[N:]), strict=True):
+        colours = np.array([[0, 0, 0, 0, 0], [90, 20, 20, 0, 1], [20, 90, 20, 0, 2]])
+        nib.freesurfer.write_annot(str(tmp_path / f"{side}.areas.annot"), half, colours, ["unknown", "V1", "LO"], True)
+    atlas = [tmp_path / f"{side}.areas.annot" for side in ("lh", "rh")]
+    words = ["--betas", study / "betas", "--conditions", study / "names.txt", "--atlas", *atlas, "--out", data, "-q"]
+    rois.main([str(word) for word in words])
+    files = [study / "betas" / f"sub-03_hemi-{side}_betas.func.gii" for side in ("L", "R")]
+    values = np.concatenate([np.stack(nib.load(path).agg_data(), axis=1) for path in files]).astype(float)
+    for name, number in (("V1", 1), ("LO", 2)):
+        expected = pdist(values[labels == number].T, "correlation")
+        np.testing.assert_allclose(condense(np.load(data / "roi_rdms" / f"{name}.npy")[2]), expected, atol=2e-6)
+    models = write_study(tmp_path / "models", rng, 8)
+    arguments = ["--dnn-rdms", models / "dnn_rdms", "--results", tmp_path, "-np", 50, "--no-open", "-q"]
+    assert run_script(monkeypatch, "Fig3b", "--data", data, *arguments) == 0
+    (left,) = list((tmp_path / "Fig3b" / "maps").glob("*hemi-L*stat-total*.gii"))
+    np.testing.assert_array_equal(np.isfinite(nib.load(left).agg_data()), labels[:N] > 0)
+    with pytest.raises(InputError, match=r"`threshold` and `hemisphere` are for volumes"):
+        rois.main([str(word) for word in [*words, "--hemisphere", "left"]])
+    short = [
+        nib.freesurfer.write_annot(str(path), labels[:50], colours, ["unknown", "V1", "LO"], True) for path in atlas
+    ]
+    assert short == [None, None]
+    with pytest.raises(InputError, match=r"(has labels of 100 vertices, but the beta maps have 20,484|none of the)"):
+        rois.main([str(word) for word in words])
+
+
+def test_discs_and_volumes_are_not_mixed(study, tmp_path, capsys):
+    def refused(message, *words):
+        with pytest.raises(InputError, match=message):
+            searchlight.main([str(word) for word in words])
+
+    spheres = given(study, tmp_path / "x")
+    spheres[spheres.index("discs")] = "spheres"
+    refused(
+        r"holds 20,484 vertices, not data for --geometry spheres; add --geometry discs", *spheres, "--mask", "m.nii"
+    )
+    mesh = tmp_path / "lh.gii"
+    points, faces = np.zeros((5, 3), np.float32), np.array([[0, 1, 2]], np.int32)
+    arrays = [
+        nib.gifti.GiftiDataArray(points, intent="NIFTI_INTENT_POINTSET"),
+        nib.gifti.GiftiDataArray(faces, intent="NIFTI_INTENT_TRIANGLE", datatype="NIFTI_TYPE_INT32"),
+    ]
+    nib.save(nib.GiftiImage(darrays=arrays), mesh)
+    refused(r"lh.gii: has 5 vertices, but the beta maps 10,242 in this hemisphere",
+            *given(study, tmp_path / "x", "--surface-mesh", mesh, mesh))  # fmt: skip
+    for words, message in ((["--mask", "m.nii"], "--mask is for volumes"), (["--radius-mm", "0"], "needs --radius-mm")):
+        with pytest.raises(SystemExit):
+            searchlight.main([str(word) for word in given(study, tmp_path / "x", *words)])
+        assert message in capsys.readouterr().err
