@@ -26,6 +26,8 @@ examples:
   python -m utils.searchlight --betas sub-*/betas.nii.gz --mask mask.nii.gz --conditions conditions.txt --out my_study
   python -m utils.searchlight --betas sub-01 sub-02 sub-03 --mask mask.nii.gz --geometry spheres --radius-mm 9 \\
       --out my_study
+  python -m utils.searchlight --betas surface/sub-* --conditions conditions.txt --geometry discs --radius-mm 10 \\
+      --out my_study
   python -m utils.searchlight --betas derivatives/glm --mask mask.nii.gz --out my_study --dry-run
 """.replace("{BETAS}", BETAS)
 _MIN_VOXELS_OF_SPHERE = 5
