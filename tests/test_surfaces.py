@@ -17,6 +17,7 @@ from utils import InputError, rois, searchlight
 from utils.datasets.layout import locate
 from utils.datasets.searchlights import load_searchlights
 from utils.rdm import condense
+from utils.rdms.beta_files import split_side
 from utils.rdms.betas import find_betas
 from utils.rdms.discs import neighbours, surface_discs
 from utils.rdms.searchlights import Geometry
@@ -92,6 +93,43 @@ def test_files_of_vertices_that_do_not_fit_are_refused(rng, tmp_path):
     refused(r"rh.b.func.gii: holds labels, expected one value per vertex")
     (tmp_path / "sub-01" / "rh.b.func.gii").write_bytes(b"<GIFTI")
     refused(r"rh.b.func.gii: is not a readable GIFTI file")
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "rest"),
+    [
+        ("lh.left_hand.func.gii", "left", "left_hand.func.gii"),
+        ("sub-1_hemi-R_lh_x.gii", "right", "sub-1_lh_x.gii"),
+        ("right_b.mgz", "right", "b.mgz"),
+        ("b.LH.gii", "left", "b.gii"),
+        ("S1200.L.white.32k_fs_LR.surf.gii", "left", "S1200.white.32k_fs_LR.surf.gii"),
+        ("letter_L.gii", "", "letter_L.gii"),
+        ("hemi-lost.gii", "", "hemi-lost.gii"),
+    ],
+)
+def test_names_say_the_hemisphere(name, side, rest):
+    assert split_side(name) == (side, rest)
+
+
+def test_sides_in_the_names_of_conditions_stay(rng, tmp_path):
+    names = ("left", "left_hand", "right_hand", "tongue")
+    for name in names:
+        image = nib.Nifti1Image(rng.standard_normal((3, 3, 3)), np.eye(4))
+        (tmp_path / "volumes").mkdir(exist_ok=True)
+        nib.save(image, tmp_path / "volumes" / f"{name}.nii.gz")
+        for side in ("lh", "rh"):
+            save_gifti(tmp_path / "vertices" / f"{side}.{name}.gii", rng.standard_normal((5, 1)))
+    for kind in ("volumes", "vertices"):
+        assert find_betas([tmp_path / kind]).conditions == names
+
+
+def test_subjects_are_named_without_the_hemisphere(rng, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(NAMES[:3]))
+    for side in ("lh", "rh"):
+        for subject in ("anna", "ben"):
+            save_gifti(tmp_path / f"{side}.{subject}.func.gii", rng.standard_normal((5, 3)))
+    betas = find_betas(sorted(tmp_path.glob("*.gii")), tmp_path / "names.txt")
+    assert [subject.name for subject in betas.subjects] == ["anna", "ben"]
 
 
 # --------------------------------------------------------------------------------------------------------------- discs

@@ -16,7 +16,7 @@ from utils import InputError
 from utils.io.readers import read_volume
 from utils.io.roi_tables import read_roi_table
 from utils.io.spaces import MNI, UNKNOWN, read_space
-from utils.rdms.beta_files import Grid, open_image, read_slice
+from utils.rdms.beta_files import Grid, open_image, read_slice, split_side
 from utils.rdms.stimuli import few, natural_key
 
 Hemisphere = Literal["left", "right", "both", "separate"]
@@ -26,7 +26,6 @@ WANG_ROIS = (
     "V3a", "IPS0", "IPS1", "IPS2", "IPS3", "IPS4", "IPS5", "SPL1", "FEF",
 )  # fmt: skip
 _WANG_FILE = re.compile(r"(maxprob|perc_VTPM)_vol_|wang15_mplbl", re.IGNORECASE)
-_SIDES = {"lh": "left", "rh": "right", "left": "left", "right": "right", "hemi-l": "left", "hemi-r": "right"}
 _LARGEST_ID = 32767  # label volumes are written as 16-bit integers
 # Labels that were scaled to integers on disk come back so much off: 3 as 2.99992, with 8 bits 3.05.
 _ROUNDING = 0.1
@@ -174,8 +173,7 @@ def files_by_side(paths: Sequence[Path], wanted: Hemisphere) -> dict[str, list[P
             raise InputError(f"{path}: no such file; expected an atlas")
     sides: dict[str, list[Path]] = {}
     for path in sorted(dict.fromkeys(paths), key=lambda path: natural_key(path.name)):
-        words = re.split(r"[_.]", path.name.lower())
-        sides.setdefault(next((_SIDES[word] for word in words if word in _SIDES), "whole"), []).append(path)
+        sides.setdefault(split_side(path.name)[0] or "whole", []).append(path)
     if "whole" in sides:
         if len(sides) > 1:
             raise InputError(

@@ -18,11 +18,10 @@ import numpy as np
 from utils import InputError
 from utils.io import glmsingle
 from utils.io.readers import read_mat, readable
-from utils.rdms.beta_files import NOT_A_CONDITION, BetaMap, Grid, Header, is_of_vertices, read_header, stem
+from utils.rdms.beta_files import NOT_A_CONDITION, BetaMap, Grid, Header, is_of_vertices, read_header, split_side, stem
 from utils.rdms.stimuli import few, natural_key
 
 _VOLUME = re.compile(r"(\.nii(\.gz)?|\.HEAD|\.gii|\.mgh|\.mgz)$")
-_SIDES = {"lh": "left", "left": "left", "hemi-l": "left", "rh": "right", "right": "right", "hemi-r": "right"}
 _SPM_BETA = re.compile(r"beta_(\d{4})")
 _FSL_COPE = re.compile(r"cope(\d+)")
 _SPM_NAME = re.compile(r"Sn\((\d+)\) (.+?)\*bf\((\d+)\)$")
@@ -166,7 +165,9 @@ def _add_file(owner: Path, file: Path, found: Found) -> None:
 
 
 def _named_maps(file: Path, header: Header, found: Found) -> list[BetaMap]:
-    name, run = without_side(stem(file)), _run_of(file)
+    name, run = stem(file), _run_of(file)
+    if is_of_vertices(file, header):
+        _, name = split_side(name)
     if spm := _SPM_BETA.fullmatch(name):
         found.kinds["first-level folders of SPM"] += 1
         return [_spm_map(file, int(spm[1]), header, found)]
@@ -185,17 +186,6 @@ def _named_maps(file: Path, header: Header, found: Found) -> list[BetaMap]:
         found.leave_out("contrasts of several regressors", condition)
         condition = NOT_A_CONDITION
     return [BetaMap(file, 0, condition, run)]
-
-
-def side_of(path: Path) -> str:
-    """Hemisphere in the name of a file: "left", "right" or ""."""
-    return next((_SIDES[word] for word in re.split(r"[_.]", path.name.lower()) if word in _SIDES), "")
-
-
-def without_side(name: str) -> str:
-    """A name without its part that says the hemisphere."""
-    words = [word for word in re.split(r"(?<=[_.])", name) if word.lower().rstrip("_.") not in _SIDES]
-    return "".join(words).strip("_.")
 
 
 def pair_hemispheres(maps: Sequence[tuple[Path, BetaMap]], headers: dict[Path, Header]) -> list[tuple[Path, BetaMap]]:
@@ -218,20 +208,20 @@ def pair_hemispheres(maps: Sequence[tuple[Path, BetaMap]], headers: dict[Path, H
         If a name says no hemisphere, or a hemisphere is missing.
     """
     whole: list[tuple[Path, BetaMap]] = []
-    halves: dict[tuple[Path, str, int], dict[str, tuple[Path, BetaMap]]] = {}
+    halves: dict[tuple[Path, int], dict[str, tuple[Path, BetaMap]]] = {}
     for owner, entry in maps:
         if not is_of_vertices(entry.path, headers[entry.path]):
             whole.append((owner, entry))
             continue
-        side = side_of(entry.path)
+        side, rest = split_side(entry.path.name)
         if not side:
             raise InputError(
                 f"{entry.path}: holds vertices, but its name says no hemisphere; expected lh or rh (or left and right, "
                 "hemi-L and hemi-R) as a part of it"
             )
-        key = (entry.path.parent, without_side(entry.path.name), entry.index)
+        key = (entry.path.with_name(rest), entry.index)
         halves.setdefault(key, {})[side] = (owner, entry)
-    for sides in halves.values():
+    for (path, _), sides in halves.items():
         if len(sides) < 2:
             ((side, (_, entry)),) = sides.items()
             other = "right" if side == "left" else "left"
@@ -240,7 +230,7 @@ def pair_hemispheres(maps: Sequence[tuple[Path, BetaMap]], headers: dict[Path, H
                 "hemispheres, with the same names but for lh and rh, and the same maps"
             )
         (owner, first), (_, second) = sides["left"], sides["right"]
-        whole.append((owner if owner.is_dir() else first.path, replace(first, right=second.path)))
+        whole.append((owner if owner.is_dir() else path, replace(first, right=second.path)))
     for path, partner in dict.fromkeys((entry.path, entry.right) for _, entry in whole):
         if partner is not None:
             n_vertices = headers[path].grid.shape[0] + headers.pop(partner).grid.shape[0]
@@ -250,7 +240,7 @@ def pair_hemispheres(maps: Sequence[tuple[Path, BetaMap]], headers: dict[Path, H
 
 def _run_of(file: Path) -> str:
     """Session and run in a file's name, or in that of its folder."""
-    for part in (without_side(stem(file)), file.parent.name):
+    for part in (split_side(stem(file))[1], file.parent.name):
         found = [word for word in part.split("_") if re.fullmatch(r"(ses|run)-[A-Za-z0-9]+", word)]
         if any(word.startswith("run-") for word in found):
             return "_".join(found)

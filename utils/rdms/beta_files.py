@@ -19,6 +19,13 @@ _GRID_TOLERANCE_MM = 1e-3
 _READ_BYTES = 64 * 2**20  # of a 4-D file at a time
 NOT_A_CONDITION = "n/a"  # of maps that are left out
 _SUFFIX = re.compile(r"(\.nii(\.gz)?|\.HEAD|\.BRIK(\.gz)?|\.(func|shape|time)?\.?gii|\.mgh|\.mgz)$")
+# Parts of names that say a hemisphere, the surest first.
+_SIDES: tuple[tuple[str, dict[str, str]], ...] = (
+    ("hemi-[LR]", {"hemi-l": "left", "hemi-r": "right"}),
+    ("[lr]h", {"lh": "left", "rh": "right"}),
+    ("(?:left|right)", {"left": "left", "right": "right"}),
+    (r"(?<=\.)[LR](?=\.)", {"l": "left", "r": "right"}),
+)
 # Of vertices: what GIFTI arrays are that are no values.
 _NO_VALUES = {"NIFTI_INTENT_POINTSET": "a mesh", "NIFTI_INTENT_TRIANGLE": "a mesh", "NIFTI_INTENT_LABEL": "labels"}
 
@@ -206,6 +213,27 @@ def vertex_values(path: Path) -> NDArray:
         found = other or f"arrays of shapes {', '.join(map(str, sorted(lengths))) or 'none'}"
         raise InputError(f"{path}: holds {found}, expected one value per vertex in each array")
     return np.stack([values for _, values in arrays], axis=1)
+
+
+def split_side(name: str) -> tuple[str, str]:
+    """Hemisphere that the name of a file says, and the name without the part that says it.
+
+    Parameters
+    ----------
+    name : str
+        The surest part counts: hemi-L before lh before left, and these before .L. as in files of the Human Connectome
+        Project. Any other such part stays, as in `lh.left_hand.gii`.
+
+    Returns
+    -------
+    side : str
+        "left", "right", or "" if no part says it.
+    rest : str
+    """
+    for part, sides in _SIDES:
+        if found := re.search(rf"(?:^|(?<=[_.])){part}(?=[_.]|$)", name, re.IGNORECASE):
+            return sides[found[0].lower()], (name[: found.start()] + name[found.end() + 1 :]).strip("_.")
+    return "", name
 
 
 def stem(path: Path) -> str:
