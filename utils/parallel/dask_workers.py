@@ -196,8 +196,8 @@ def _answer(data: list, task: tuple, version: str) -> Any:
             f"version {version}; start the workers again, with the same code"
         )
     with _COMPUTING:
-        use_threads(worker_threads())
         function, shared = pickle.loads(data[0], buffers=data[1:])
+        use_threads(worker_threads())  # of the libraries too that the function has just loaded
         return function(*shared, *task)
 
 
