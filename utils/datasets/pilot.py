@@ -62,6 +62,10 @@ def read_pilot(folder: Path, comparison: Comparison, progress: Progress = ignore
         raise InputError(f"`pilot`: folder {folder} does not exist; give a data folder in the layout of data/README.md")
     has_rois = DataFolder(folder).find("roi_rdms") is not None
     sources = locate("roi" if has_rois else "searchlight", folder)
+    if sources.pairs is not None:
+        raise InputError(
+            f"{sources.pairs}: a study of which pairs are left out cannot be a pilot; give `reliability` instead"
+        )
     n_images = load_models(sources).n_conditions
     if has_rois:
         people = load_rois(sources, n_images).subjects
