@@ -397,4 +397,5 @@ class Pairs:
             together = size[group] > 1
             classes[together] = n_classes + group[together]
             n_classes += len(size)
-        return np.unique(classes, return_inverse=True)[1].ravel()
+        first, classes = np.unique(classes, return_index=True, return_inverse=True)[1:]
+        return np.argsort(np.argsort(first))[classes.ravel()]

@@ -112,7 +112,8 @@ def check_blocks(models: ModelRdms, settings: Settings) -> None:
     ------
     InputError
         If there is not one block for each condition, blocks that are exchanged differ in size or in the pairs that are
-        left out, or there are too few different permutations to reach the level of significance.
+        left out, there are too few different permutations to reach the level of significance, or pairs are left out of
+        a t-test.
     """
     blocks, pairs = settings.blocks, models.pairs
     if blocks and len(blocks) != models.n_conditions:
@@ -126,6 +127,11 @@ def check_blocks(models: ModelRdms, settings: Settings) -> None:
             f"`permute` is blocks: found blocks of {min(sizes)} to {max(sizes)} conditions, expected blocks of one size"
         )
     if settings.stats == "t-test":
+        if pairs is not None:
+            raise InputError(
+                "`stats` is t-test, whose chance level is only known where all pairs count, but `pairs` leaves out "
+                f"{len(pairs.kept) - pairs.n_kept}; use a permutation test"
+            )
         return
     if settings.permute == "blocks" and pairs is not None and not pairs.keeps(block_exchanges(blocks)):
         raise InputError(
@@ -143,6 +149,14 @@ def check_blocks(models: ModelRdms, settings: Settings) -> None:
             f"conditions, so that no p value reaches {settings.alpha:g}: conditions can be exchanged if they lack the "
             "same partners; leave out pairs by runs or categories, or exchange `blocks` as wholes"
         )
+    if pairs is not None and settings.permute == "conditions":
+        alone = int((np.bincount(pairs.exchangeable) == 1).sum())
+        if 2 * alone > models.n_conditions:
+            warnings.warn(
+                f"`pairs` leaves {alone} of {models.n_conditions} conditions that can be exchanged with no other, as "
+                "none lacks the same partners: permutation tests exchange the rest only, and find little",
+                stacklevel=3,
+            )
 
 
 def block_exchanges(blocks: Sequence[int]) -> NDArray[np.int64]:
