@@ -1,22 +1,33 @@
 """Pairs of conditions that are left out: every number against a literal loop or generalised least squares."""
 
+import json
 from functools import cache
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
-from helpers import gain_rdms, lstsq_unique
+from helpers import SCRIPTS, gain_rdms, lstsq_unique, run_script, write_study
+from scipy.io import loadmat, savemat
 from scipy.optimize import nnls
 
+from models.tasks import Model
+from utils import InputError
 from utils.analysis.assumptions import check_assumptions
+from utils.analysis.predictors import fit_basis
 from utils.analysis.settings import Settings
+from utils.datasets.layout import locate
+from utils.datasets.models import ModelRdms, load_models
+from utils.datasets.pilot import read_pilot
+from utils.datasets.rois import load_rois
+from utils.datasets.searchlights import load_searchlights
 from utils.rdm import Pairs, condense, expand, pair_permutation
 from utils.stats.comparison import as_before, compared, transposed
 from utils.stats.cross_validation import CrossValidation, condition_folds
 from utils.stats.exceedances import Permutations
 from utils.stats.inference import above_chance, chance_r2, energy_of
 from utils.stats.jackknife import Jackknife
-from utils.stats.noise_ceiling import reliability, single_subject_ceilings
+from utils.stats.noise_ceiling import noise_ceiling, reliability, single_subject_ceilings
 from utils.stats.nonnegative import Nonnegative
 from utils.stats.permutation import conditional_test, permutation_test
 from utils.stats.refits import condition_subsets, own_in_subsets, unique_in_subsets, winner_stability
@@ -562,3 +573,229 @@ def test_adjusted_values_count_the_pairs(study, statistic):
         whole = lstsq_unique(sets, y)
         alone = [lstsq_unique([own], y)[0] for own in sets]
         np.testing.assert_allclose(values[:, place], alone if statistic is own_adjusted_r2 else whole, atol=1e-9)
+
+
+# -------------------------------------------------------------------------------------------------------- data, figures
+
+N_IMAGES = 24
+RUN = np.arange(N_IMAGES) // 6
+BETWEEN = RUN[:, None] != RUN
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A study whose brain RDMs are not defined within runs: NaN, and a value that would spoil everything."""
+    root = write_study(tmp_path_factory.mktemp("data") / "study", np.random.default_rng(4), n_conditions=N_IMAGES)
+    np.save(root / "pairs.npy", BETWEEN)
+    for name in ("EVC.npy", "IT .mat"):
+        path = root / "roi_rdms" / name
+        rdms = np.load(path) if name == "EVC.npy" else loadmat(path)["subject_rdm"]
+        rdms[:, ~BETWEEN] = np.nan
+        np.save(path, rdms) if name == "EVC.npy" else savemat(path, {"subject_rdm": rdms})
+    for path in (root / "searchlight_rdms").glob("sub-*.npy"):
+        rdms = np.load(path)
+        rdms[:, ~condense(BETWEEN)] = 1e6
+        np.save(path, rdms)
+    return root
+
+
+def run_figure(monkeypatch, figure, folder, results, *options):
+    extra = ["--ceiling", "none"] if figure in ("Fig1", "Fig3a") else []
+    return run_script(
+        monkeypatch, figure, "--data", folder, "--results", results, "-np", 199, "--device", "cpu", *extra, *options
+    )
+
+
+def plain_text(path):
+    return " ".join(path.read_text(encoding="utf-8").split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", SCRIPTS)
+def test_figures_without_pairs_within_runs(folder, tmp_path, monkeypatch, figure):
+    assert run_figure(monkeypatch, figure, folder, tmp_path) == 0
+    with np.load(tmp_path / figure / "arrays.npz") as file:
+        arrays = dict(file)
+    pairs = Pairs.where(BETWEEN)
+    keys = list(arrays["models"])
+    models = {path.stem: pairs.of(condense(np.load(path))) for path in sorted((folder / "dnn_rdms").glob("*.npy"))}
+    if figure in ("Fig1", "Fig3a"):
+        brain = np.mean([np.load(path) for path in sorted((folder / "searchlight_rdms").glob("sub-*.npy"))], axis=0)
+    else:
+        square = np.nan_to_num(np.load(folder / "roi_rdms" / "EVC.npy")).mean(axis=0)
+        brain = condense(square)[None].astype(np.float64)
+    members = {"2D": ["edges", "edges_fine"], "semantic": ["net"]}
+    for k, key in enumerate(keys):
+        layers = [
+            np.mean([models[f"{name}_{layer}"] for name in members.get(key, [key])], axis=0)
+            for layer in ("early", "late")
+        ]
+        for place in range(min(3, len(brain))):
+            expected = gls_r2(pairs, layers, pairs.of(brain[place]), "whitened")
+            assert arrays["r2"][k, place] == pytest.approx(expected, abs=1e-6)
+    assert np.isfinite(arrays["se"]).all() and np.isfinite(arrays["stability"]).any()
+    record = json.loads((tmp_path / figure / "run.json").read_text())["data"]
+    assert (record["n_pairs"], record["n_pairs_left_out"], record["n_exchangeable"]) == (216, 60, 4)
+    assert record["pairs"] == str(folder / "pairs.npy")
+    page = plain_text(tmp_path / figure / "report.html")
+    assert "(216 pairwise dissimilarities; 60 further pairs were left out of all RDMs)" in page
+    assert "lack the same partners" in page and "restricted to these pairs" in page and "√(2/" not in page
+    assert not (folder / "searchlight_rdms" / "noise_ceiling.npz").exists()
+    table = pd.read_csv(tmp_path / figure / "results.tsv", sep="\t", na_values="n/a")
+    assert table["explained" if "explained" in table else "significant"].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "figure, options",
+    [
+        ("Fig1", ["--weights", "nonnegative"]),
+        ("Fig1", ["--nuisance", "{folder}/dnn_rdms/edges_late.npy", "--correction", "max"]),
+        ("Fig1", ["--cross-validate", "2", "--comparison", "plain"]),
+        ("Fig3a", ["--as-published"]),
+        ("Fig3a", ["--condition-effects", "out", "--permute", "blocks", "--blocks", "{folder}/runs.txt"]),
+        ("Fig2", ["--as-published"]),
+        ("Fig2", ["--cross-validate", "2", "--alpha", "0.2"]),
+        ("Fig3b", ["--blocks", "{folder}/kinds.txt"]),
+    ],
+)
+def test_figures_with_other_choices(folder, tmp_path, monkeypatch, figure, options):
+    (folder / "runs.txt").write_text("\n".join(map(str, RUN)))
+    (folder / "kinds.txt").write_text("\n".join("ab" * (N_IMAGES // 2)))
+    options = [option.format(folder=folder) for option in options]
+    assert run_figure(monkeypatch, figure, folder, tmp_path, *options) == 0
+    assert "60 further pairs were left out" in plain_text(tmp_path / figure / "report.html")
+
+
+@pytest.mark.slow
+def test_all_pairs_are_the_same_as_no_file(folder, tmp_path, monkeypatch):
+    """Also where the file is condensed, or names 0 and 1."""
+    whole = write_study(tmp_path / "study", np.random.default_rng(4), n_conditions=12)
+    found = []
+    for name, pairs in (("none", None), ("square", np.ones((12, 12), bool)), ("condensed", np.ones(66, np.int8))):
+        options = []
+        if pairs is not None:
+            np.save(tmp_path / f"{name}.npy", pairs)
+            options = ["--pairs", tmp_path / f"{name}.npy"]
+        assert run_figure(monkeypatch, "Fig3b", whole, tmp_path / name, *options) == 0
+        found.append((tmp_path / name / "Fig3b" / "results.tsv").read_bytes())
+    assert found[0] == found[1] == found[2]
+
+
+def test_pairs_are_brought_into_the_order_of_the_models(folder, tmp_path, rng):
+    order = rng.permutation(N_IMAGES)
+    names = [f"image {i}" for i in range(N_IMAGES)]
+    models, brain = tmp_path / "models", tmp_path / "brain"
+    for root, own in ((models, names), (brain, [names[i] for i in order])):
+        root.mkdir()
+        (root / "conditions.txt").write_text("\n".join(own))
+    for name in ("dnn_rdms", "models.tsv"):
+        (models / name).symlink_to(folder / name)
+    (brain / "roi_labels.csv").symlink_to(folder / "roi_labels.csv")
+    for name in ("roi_rdms", "searchlight_rdms"):
+        (brain / name).mkdir()
+    here = np.ix_(order, order)
+    for roi in ("EVC", "IT"):
+        rdms = np.load(folder / "roi_rdms" / "EVC.npy")
+        np.save(brain / "roi_rdms" / f"{roi}.npy", rdms[:, *here])
+    for path in (folder / "searchlight_rdms").glob("sub-*.npy"):
+        np.save(brain / "searchlight_rdms" / path.name, condense(expand(np.load(path))[:, *here]))
+    (brain / "searchlight_rdms" / "geometry.npz").symlink_to(folder / "searchlight_rdms" / "geometry.npz")
+    np.save(brain / "pairs.npy", BETWEEN[here])
+    plain = locate("roi", folder)
+    expected = load_models(plain)
+    for kind in ("roi", "searchlight"):
+        parts = {"dnn_rdms": models / "dnn_rdms", "fmri_rdms": brain / f"{kind}_rdms"}
+        parts |= {"roi_labels": brain / "roi_labels.csv"}
+        sources = locate(kind, tmp_path, **parts)
+        with pytest.warns(UserWarning, match="another order"):
+            loaded = load_models(sources)
+        np.testing.assert_array_equal(loaded.pairs.square, BETWEEN)
+        np.testing.assert_array_equal(loaded.rdms, expected.rdms)
+        with pytest.warns(UserWarning, match="another order"):
+            if kind == "roi":
+                own = load_rois(sources, N_IMAGES, pairs=loaded.pairs).subjects[0]
+                np.testing.assert_array_equal(own, load_rois(plain, N_IMAGES, pairs=expected.pairs).subjects[0])
+            else:
+                own = load_searchlights(sources, N_IMAGES, pairs=loaded.pairs)
+                same = load_searchlights(locate(kind, folder), N_IMAGES, pairs=expected.pairs)
+                np.testing.assert_array_equal(own.mean, same.mean)
+                np.testing.assert_array_equal(own.ceiling_lower, same.ceiling_lower)
+                block = next(same.blocks())[1]
+                np.testing.assert_array_equal(next(own.blocks())[1], block)
+                ceiling = noise_ceiling(block)[0]
+                np.testing.assert_allclose(same.ceiling_lower[: len(ceiling)], ceiling)
+
+
+def only(*shape, value=True):
+    return np.full(shape, value)
+
+
+def one_condition_alone():
+    square = ~np.eye(N_IMAGES, dtype=bool)
+    square[3] = square[:, 3] = False
+    return square
+
+
+def a_few_at_random():
+    return (np.random.default_rng(0).random(N_IMAGES * (N_IMAGES - 1) // 2) < 0.6) & condense(BETWEEN)
+
+
+def not_symmetric():
+    square = only(N_IMAGES, N_IMAGES)
+    square[0, 1] = False
+    return square
+
+
+@pytest.mark.parametrize(
+    "made, options, message",
+    [
+        (lambda: only(10, 10, value=False), [], "leaves 10 of 10 conditions without a pair that counts"),
+        (lambda: np.arange(45) > 0, [], "found 24 conditions where the pairs that count have 10"),
+        (lambda: only(45), [], "found 24 conditions where the pairs that count have 10"),
+        (one_condition_alone, [], "leaves 1 of 24 conditions without a pair that counts"),
+        (not_symmetric, [], "is not symmetric, so that it does not say which pairs count"),
+        (lambda: only(5, 6), [], r"found shape (5, 6), expected (n, n), or n (n - 1) / 2 pairs"),
+        (lambda: only(7), [], "found shape (7,), expected (n, n)"),
+        (lambda: np.full((N_IMAGES, N_IMAGES), 0.5), [], "holds values of type float64, expected True for pairs"),
+        (a_few_at_random, [], "--pairs leave 1 different permutation(s) of the conditions"),
+        (lambda: BETWEEN, ["--stats", "t-test"], "but --pairs leaves out 60; use a permutation test"),
+        (lambda: BETWEEN, ["--permute", "blocks", "--blocks", "blocks.txt"],
+         "--pairs leaves out different pairs in different blocks"),
+        (lambda: BETWEEN, ["--cross-validate", "6"], "--cross-validate is 6: a fold has"),
+    ],
+)  # fmt: skip
+def test_pairs_that_do_not_fit_are_one_line(folder, tmp_path, monkeypatch, capsys, made, options, message):
+    np.save(tmp_path / "chosen.npy", made())
+    (tmp_path / "blocks.txt").write_text("\n".join(map(str, np.arange(N_IMAGES) // 8)))
+    options = [tmp_path / option if option == "blocks.txt" else option for option in options]
+    status = run_figure(monkeypatch, "Fig3b", folder, tmp_path / "out", "--pairs", tmp_path / "chosen.npy", *options)
+    captured = capsys.readouterr().err
+    assert status == 2
+    assert message in " ".join(captured.split()), captured
+    assert not (tmp_path / "out" / "Fig3b").exists()
+
+
+def test_nan_in_a_pair_that_counts_is_refused(folder, tmp_path, monkeypatch, capsys):
+    square = BETWEEN.copy()
+    square[0, 1] = square[1, 0] = True
+    np.save(tmp_path / "pairs.npy", square)
+    assert run_figure(monkeypatch, "Fig2", folder, tmp_path / "out", "--pairs", tmp_path / "pairs.npy") == 2
+    assert "holds 8 entries that are NaN or inf" in " ".join(capsys.readouterr().err.split())
+
+
+def test_few_conditions_that_can_be_exchanged_are_warned_of(study):
+    models, _ = study
+    kept = np.ones((N, N), bool)
+    for i in range(10):
+        kept[i, i + 1] = kept[i + 1, i] = False
+    pairs = Pairs.where(kept)
+    networks = ModelRdms([Model(str(k), str(k), "2D") for k in range(3)], ["a", "b"], pairs.of(models), pairs=pairs)
+    alone = (np.bincount(pairs.exchangeable) == 1).sum()
+    with pytest.warns(UserWarning, match=f"leaves {alone} of 16 conditions that can be exchanged with no other"):
+        fit_basis(networks, Settings())
+
+
+def test_a_pilot_without_some_pairs_is_refused(folder):
+    with pytest.raises(InputError, match=r"pairs\.npy: a study of which pairs are left out cannot be a pilot"):
+        read_pilot(folder, "whitened")

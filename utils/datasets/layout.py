@@ -214,16 +214,16 @@ def load_pairs(sources: Sources) -> Pairs | None:
     Returns
     -------
     Pairs or None
-        In the order of the model RDMs; None for all pairs.
+        In the order of the model RDMs; None if nothing says that some do not.
 
     Raises
     ------
     InputError
         As `utils.io.readers.read_pairs`.
     """
-    if sources.pairs is None or (pairs := read_pairs(sources.pairs)) is None:
+    if sources.pairs is None:
         return None
-    folder = sources.pairs.parent
+    pairs, folder = read_pairs(sources.pairs), sources.pairs.parent
     with_brain_only = folder == _data_folder_of(sources.fmri_rdms) != _data_folder_of(sources.dnn_rdms)
     if with_brain_only and (order := sources.fmri_order()) is not None:
         if len(order) != pairs.n_conditions:

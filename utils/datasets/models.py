@@ -117,7 +117,8 @@ def load_models(
                 )
             rdms.append(rdm)
     stacked = np.stack(rdms).reshape(len(models), len(layers), -1)
-    loaded = ModelRdms(models, layers, stacked, known, _load_nuisance(nuisance, stacked.shape[-1], pairs), pairs)
+    nuisances = _load_nuisance(nuisance, stacked.shape[-1], pairs)
+    loaded = ModelRdms(models, layers, stacked, known, nuisances, None if pairs is None or pairs.kept.all() else pairs)
     if sources.conditions is not None:
         n_names = len(read_conditions(sources.conditions))
         if n_names != loaded.n_conditions:

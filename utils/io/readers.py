@@ -119,7 +119,7 @@ def read_blocks(path: Path) -> list[str]:
     return _lines(path, "the block of one condition")
 
 
-def read_pairs(path: Path) -> Pairs | None:
+def read_pairs(path: Path) -> Pairs:
     """Read which pairs of conditions count: True, or False for those that are left out.
 
     Parameters
@@ -129,8 +129,7 @@ def read_pairs(path: Path) -> Pairs | None:
 
     Returns
     -------
-    Pairs or None
-        None if all pairs count.
+    Pairs
 
     Raises
     ------
@@ -159,7 +158,7 @@ def read_pairs(path: Path) -> Pairs | None:
             f"{path}: leaves {lacking} of {n_conditions} conditions without a pair that counts; leave these conditions "
             "out of all RDMs instead"
         )
-    return None if kept.all() else pairs
+    return pairs
 
 
 def _lines(path: Path, expected: str) -> list[str]:
