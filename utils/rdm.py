@@ -7,6 +7,8 @@ A stack of RDMs has shape (..., n_pairs), with n_pairs = n (n - 1) / 2 for n con
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -241,7 +243,159 @@ def pair_permutation(conditions: ArrayLike) -> NDArray[np.int64]:
     conditions = np.asarray(conditions)
     n = conditions.shape[-1]
     rows, columns = np.triu_indices(n, k=1)
-    first, second = conditions[..., rows], conditions[..., columns]
+    return _number(conditions[..., rows], conditions[..., columns], n)
+
+
+def _number(first: NDArray, second: NDArray, n: int) -> NDArray[np.int64]:
+    """Where pairs of n conditions stand in the condensed form: (i, j), i < j, at i n - i (i + 1) / 2 + j - i - 1."""
     low, high = np.minimum(first, second), np.maximum(first, second)
-    # Entry (i, j), i < j, of the condensed form stands at i n - i (i + 1) / 2 + j - i - 1.
     return low * n - low * (low + 1) // 2 + high - low - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The pairs of conditions that count where others are left out, such as those within a run.
+
+    RDMs are then restricted to these: vectors of `n_kept` entries, in the order of the condensed form.
+
+    Attributes
+    ----------
+    kept : ndarray of bool, shape (n (n - 1) / 2,)
+        Of all pairs, whether they count.
+    """
+
+    kept: NDArray[np.bool_]
+
+    @classmethod
+    def where(cls, square: NDArray[np.bool_]) -> Pairs:
+        """The pairs that are True in a symmetric matrix (n, n)."""
+        return cls(condense(square))
+
+    @property
+    def n_conditions(self) -> int:
+        """Number of conditions."""
+        return n_conditions_of(len(self.kept))
+
+    @property
+    def n_kept(self) -> int:
+        """Number of pairs that count."""
+        return len(self.first)
+
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """The condition of every pair that comes first, (n_kept,)."""
+        return self._ends[0]
+
+    @property
+    def second(self) -> NDArray[np.int64]:
+        """The other one."""
+        return self._ends[1]
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.array(np.triu_indices(self.n_conditions, k=1))[:, self.kept]
+
+    @cached_property
+    def square(self) -> NDArray[np.bool_]:
+        """Whether two conditions are a pair that counts, (n, n)."""
+        return expand(self.kept)
+
+    @cached_property
+    def position(self) -> NDArray[np.int64]:
+        """Number of the pair of two conditions among those that count, (n, n); -1 for others."""
+        numbers = np.where(self.kept, np.cumsum(self.kept) - 1, -1)
+        return np.where(self.square, expand(numbers), -1)
+
+    def of(self, rdms: NDArray) -> NDArray:
+        """Whole condensed RDMs (..., n (n - 1) / 2), restricted to these pairs: (..., n_kept)."""
+        return np.take(rdms, np.flatnonzero(self.kept), axis=-1)
+
+    def filled(self, rdms: NDArray) -> NDArray:
+        """Whole condensed RDMs (..., n (n - 1) / 2), with 0 for the pairs that are left out: undoes `of`."""
+        whole = np.zeros((*rdms.shape[:-1], len(self.kept)), dtype=rdms.dtype)
+        whole[..., self.kept] = rdms
+        return whole
+
+    def sums(self, rdms: NDArray) -> NDArray[np.float64]:
+        """Of every condition, the sum over the pairs that it is in: (..., n) of restricted RDMs (..., n_kept)."""
+        rows = np.asarray(rdms, dtype=np.float64).reshape(-1, self.n_kept)
+        return np.ascontiguousarray((self._incidence @ rows.T).T).reshape(*rdms.shape[:-1], self.n_conditions)
+
+    def spread(self, effects: NDArray) -> NDArray[np.float64]:
+        """Restricted RDMs that are sums of one value per condition: (..., n_kept) from (..., n)."""
+        return np.asarray(effects[..., self.first] + effects[..., self.second])
+
+    @cached_property
+    def _incidence(self) -> Any:
+        """Sparse (n, n_kept): 1 where a condition is in a pair."""
+        from scipy.sparse import csr_array
+
+        columns = np.tile(np.arange(self.n_kept), 2)
+        return csr_array((np.ones(2 * self.n_kept), (self._ends.ravel(), columns)), (self.n_conditions, self.n_kept))
+
+    @cached_property
+    def degrees(self) -> NDArray[np.int64]:
+        """In how many pairs every condition is, (n,)."""
+        return np.asarray(self.square.sum(axis=0))
+
+    def among(self, conditions: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], Pairs]:
+        """Which of these pairs are of some conditions (n,), and these as the pairs of those conditions alone."""
+        return conditions[self.first] & conditions[self.second], Pairs.where(
+            self.square[np.ix_(conditions, conditions)]
+        )
+
+    def reordered(self, conditions: NDArray[np.int64]) -> Pairs:
+        """The same pairs where condition ``conditions[i]`` stands at position i."""
+        return Pairs.where(self.square[np.ix_(conditions, conditions)])
+
+    def permutation(self, conditions: NDArray[np.int64], among: Pairs | None = None) -> NDArray[np.int64]:
+        """What permutations of conditions do to restricted RDMs; see `pair_permutation`.
+
+        Parameters
+        ----------
+        conditions : ndarray of int, shape (..., n_conditions)
+        among : Pairs, optional
+            The pairs that are permuted, if their order is another one than that of these.
+
+        Returns
+        -------
+        ndarray of int64, shape (..., n_kept)
+
+        Raises
+        ------
+        ValueError
+            If a permutation puts a pair that is left out in the place of one that counts.
+        """
+        position = (among or self).position
+        moved = np.asarray(position[conditions[..., self.first], conditions[..., self.second]])
+        if (moved < 0).any():
+            raise ValueError("a permutation of conditions exchanges pairs that count with pairs that are left out")
+        return moved
+
+    def keeps(self, conditions: NDArray[np.int64]) -> bool:
+        """Whether permutations of conditions, (n, n_conditions), leave the pairs that count as they are."""
+        moved = self.square[conditions[:, :, None], conditions[:, None, :]]
+        return bool((moved == self.square).all())
+
+    def fewest_without(self, n_left_out: int) -> int:
+        """A number of pairs that is left at least, whichever conditions are left out."""
+        return int(self.n_kept - np.sort(self.degrees)[-n_left_out:].sum()) if n_left_out else self.n_kept
+
+    @cached_property
+    def exchangeable(self) -> NDArray[np.int64]:
+        """Classes of conditions, (n,), any two of which can change places without that the pairs that count change.
+
+        Two such conditions lack the same partners, apart from each other. This is an equivalence relation: to exchange
+        i with j, j with k and i with j again is to exchange i with k.
+        """
+        left_out = ~self.square & ~np.eye(self.n_conditions, dtype=bool)
+        classes, n_classes = np.arange(self.n_conditions), self.n_conditions
+        # Of conditions that are not left out beside each other, and of those that are, no two groups overlap.
+        for partners in (left_out, left_out | np.eye(self.n_conditions, dtype=bool)):
+            _, group, size = np.unique(partners, axis=0, return_inverse=True, return_counts=True)
+            group = group.ravel()
+            together = size[group] > 1
+            classes[together] = n_classes + group[together]
+            n_classes += len(size)
+        first, classes = np.unique(classes, return_index=True, return_inverse=True)[1:]
+        return np.argsort(np.argsort(first))[classes.ravel()]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.analysis.settings import Settings
-from utils.rdm import expand, n_conditions_of
+from utils.rdm import Pairs, expand, n_conditions_of
 from utils.stats.comparison import compared
 from utils.stats.exceedances import Permutations
 from utils.stats.regression import standardise
@@ -19,7 +19,9 @@ _N_PERMUTATIONS = 999
 _BROKEN, _UNRELATED = 0.01, 0.05
 
 
-def check_assumptions(models: NDArray[np.float64], rdms: NDArray[np.float64], settings: Settings) -> None:
+def check_assumptions(
+    models: NDArray[np.float64], rdms: NDArray[np.float64], settings: Settings, pairs: Pairs | None = None
+) -> None:
     """Warn of too few permutations, of an order of the conditions, and of shared gains.
 
     Parameters
@@ -29,6 +31,8 @@ def check_assumptions(models: NDArray[np.float64], rdms: NDArray[np.float64], se
     rdms : ndarray of float64, shape (n_locations, n_pairs)
         Condensed RDMs of the locations to be tested, averaged over subjects, as they are.
     settings : Settings
+    pairs : Pairs, optional
+        The pairs that RDMs are restricted to, if not all.
     """
     if settings.stats == "permutation" and (settings.n_permutations + 1) * settings.alpha < 1:
         warnings.warn(
@@ -37,20 +41,22 @@ def check_assumptions(models: NDArray[np.float64], rdms: NDArray[np.float64], se
             f"use at least {round(1 / settings.alpha) - 1:,}, better 10,000",
             stacklevel=2,
         )
-    if n_conditions_of(rdms.shape[-1]) < 5:
+    if (n_conditions_of(rdms.shape[-1]) if pairs is None else pairs.n_conditions) < 5:
         return
     networks, brain = (
         standardise(part.reshape(-1, part.shape[-1])).mean(axis=0) for part in (np.asarray(models), rdms)
     )
-    _check_order(networks, brain, settings)
+    _check_order(networks, brain, settings, pairs)
     if settings.comparison != "without_condition_effects":
-        _check_gains(networks, brain, settings)
+        _check_gains(networks, brain, settings, pairs)
 
 
-def _check_order(networks: NDArray[np.float64], brain: NDArray[np.float64], settings: Settings) -> None:
+def _check_order(
+    networks: NDArray[np.float64], brain: NDArray[np.float64], settings: Settings, pairs: Pairs | None
+) -> None:
     """Warn if neighbours are more alike than other conditions, in networks and brain."""
     p = [
-        _p_value(rdm, settings, lambda square, orders: -square[orders[:, 1:], orders[:, :-1]].mean(axis=1))
+        _p_value(rdm, settings, pairs, lambda square, orders: -square[orders[:, 1:], orders[:, :-1]].mean(axis=1))
         for rdm in (networks, brain)
     ]
     if max(p) <= _BROKEN:
@@ -62,22 +68,24 @@ def _check_order(networks: NDArray[np.float64], brain: NDArray[np.float64], sett
         )
 
 
-def _check_gains(networks: NDArray[np.float64], brain: NDArray[np.float64], settings: Settings) -> None:
+def _check_gains(
+    networks: NDArray[np.float64], brain: NDArray[np.float64], settings: Settings, pairs: Pairs | None
+) -> None:
     """Warn if nothing but effects of single conditions seems to be shared."""
-    sums = expand(networks).sum(axis=1)
+    sums = _square(networks, pairs).sum(axis=1)
 
     def effects(square: NDArray, orders: NDArray) -> NDArray[np.float64]:
         return np.asarray(square.sum(axis=1)[orders] @ sums)
 
-    others = expand(compared(networks, "without_condition_effects"))
+    others = _square(compared(networks, "without_condition_effects", pairs), pairs)
 
     def rest(square: NDArray, orders: NDArray) -> NDArray[np.float64]:
         return np.array([(square[np.ix_(order, order)] * others).sum() for order in orders])
 
-    p_effects = _p_value(brain, settings, effects)
+    p_effects = _p_value(brain, settings, pairs, effects)
     if p_effects > _BROKEN:
         return
-    p_rest = _p_value(compared(brain, "without_condition_effects"), settings, rest)
+    p_rest = _p_value(compared(brain, "without_condition_effects", pairs), settings, pairs, rest)
     if p_rest > _UNRELATED:
         warnings.warn(
             f"on average, brain and networks share effects of single conditions (p = {p_effects:.3f}), but nothing "
@@ -87,11 +95,18 @@ def _check_gains(networks: NDArray[np.float64], brain: NDArray[np.float64], sett
         )
 
 
-def _p_value(rdm: NDArray[np.float64], settings: Settings, statistic: Callable[[NDArray, NDArray], NDArray]) -> float:
+def _square(rdm: NDArray[np.float64], pairs: Pairs | None) -> NDArray[np.float64]:
+    """The square RDM, with 0, the mean, for pairs that are left out: no permutation that is valid moves these."""
+    return expand(rdm if pairs is None else pairs.filled(rdm))
+
+
+def _p_value(
+    rdm: NDArray[np.float64], settings: Settings, pairs: Pairs | None, statistic: Callable[[NDArray, NDArray], NDArray]
+) -> float:
     """One-sided p value of a statistic of a square RDM, for orders of the conditions that may be exchanged."""
     unit = "conditions" if settings.permute == "entries" else settings.permute
-    exchange = Permutations(_N_PERMUTATIONS, unit, settings.seed, settings.blocks)
-    square = expand(rdm)
+    exchange = Permutations(_N_PERMUTATIONS, unit, settings.seed, settings.blocks, pairs)
+    square = _square(rdm, pairs)
     # Sums that differ by rounding only are equal.
     observed = statistic(square, np.arange(len(square))[None])[0]
     values = statistic(square, exchange.orders(len(rdm), 0, _N_PERMUTATIONS))

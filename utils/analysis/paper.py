@@ -27,6 +27,7 @@ def applies(sources: Sources, models: ModelRdms, rois: RoiRdms) -> bool:
         and not sources.simulated
         and complete
         and models.n_conditions == _N_CONDITIONS
+        and models.pairs is None
         and bool(set(rois.names) & set(PAPER_ROIS))
     )
 

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.analysis.settings import Settings
-from utils.rdm import n_conditions_of
 from utils.stats.cross_validation import CrossValidated, CrossValidation, condition_folds
 from utils.stats.regression import Basis, LinearStatistic
 
@@ -31,7 +30,7 @@ def validation(basis: Basis, statistic: LinearStatistic, settings: Settings) -> 
     InputError
         If there are too few conditions for so many folds and predictors.
     """
-    folds = condition_folds(n_conditions_of(basis.n_pairs), settings.cross_validate, settings.seed)
+    folds = condition_folds(basis.n_conditions, settings.cross_validate, settings.seed)
     try:
         return CrossValidation(basis, statistic, settings.comparison, folds)
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.analysis.settings import Settings
 from utils.datasets.models import ModelRdms
-from utils.rdm import n_conditions_of, n_pairs_of
+from utils.rdm import n_pairs_of
 from utils.stats.comparison import Comparison, compared
 from utils.stats.exceedances import Permutations
 from utils.stats.nonnegative import Nonnegative
@@ -38,7 +39,7 @@ def fit_basis(models: ModelRdms, settings: Settings) -> Basis:
     """
     check_blocks(models, settings)
     try:
-        basis = basis_of(models.rdms, models.nuisance, settings.comparison)
+        basis = basis_of(models, settings.comparison)
     except ValueError as error:
         raise InputError(
             f"{models.n_conditions} conditions are too few: {error}; use more images or fewer models"
@@ -78,28 +79,29 @@ def nonnegative_fit(basis: Basis) -> Nonnegative:
         raise InputError(f"{error}; choose some of the `layers`") from None
 
 
-def basis_of(rdms: NDArray[np.float64], nuisance: NDArray[np.float64] | None, comparison: Comparison) -> Basis:
+def basis_of(models: ModelRdms, comparison: Comparison, chosen: NDArray[np.int64] | slice = slice(None)) -> Basis:
     """Orthonormal basis of the RDMs of models, beside nuisance RDMs if there are any.
 
     Parameters
     ----------
-    rdms : ndarray of float64, shape (n_models, n_layers, n_pairs)
-    nuisance : ndarray of float64, shape (n_nuisance, n_pairs), or None
+    models : ModelRdms
     comparison : {"whitened", "plain", "without_condition_effects"}
+    chosen : ndarray of int, optional
+        Models to use, by default all.
 
     Returns
     -------
     Basis
         Of the RDMs in the form in which they are compared.
     """
-    sets = list(compared(rdms, comparison))
-    if nuisance is None:
-        return orthonormal_basis(sets)
-    return orthonormal_basis([*sets, compared(nuisance, comparison)], n_given=1)
+    sets, pairs = list(compared(models.rdms[chosen], comparison, models.pairs)), models.pairs
+    if models.nuisance is None:
+        return orthonormal_basis(sets, pairs=pairs)
+    return orthonormal_basis([*sets, compared(models.nuisance, comparison, pairs)], n_given=1, pairs=pairs)
 
 
 def check_blocks(models: ModelRdms, settings: Settings) -> None:
-    """Check that blocks of conditions allow the permutations that are asked for.
+    """Check that blocks of conditions, and pairs that are left out, allow the permutations that are asked for.
 
     Parameters
     ----------
@@ -109,28 +111,61 @@ def check_blocks(models: ModelRdms, settings: Settings) -> None:
     Raises
     ------
     InputError
-        If there is not one block for each condition, blocks that are exchanged differ in size, or there are too few
-        different permutations to reach the level of significance.
+        If there is not one block for each condition, blocks that are exchanged differ in size or in the pairs that are
+        left out, there are too few different permutations to reach the level of significance, or pairs are left out of
+        a t-test.
     """
-    if not settings.blocks:
-        return
-    if len(settings.blocks) != models.n_conditions:
+    blocks, pairs = settings.blocks, models.pairs
+    if blocks and len(blocks) != models.n_conditions:
         raise InputError(
-            f"`blocks` gives the blocks of {len(settings.blocks)} conditions, expected one line for each of the "
+            f"`blocks` gives the blocks of {len(blocks)} conditions, expected one line for each of the "
             f"{models.n_conditions} conditions, in their order"
         )
-    sizes = Counter(settings.blocks).values()
+    sizes = Counter(blocks).values()
     if settings.permute == "blocks" and len({*sizes}) > 1:
         raise InputError(
             f"`permute` is blocks: found blocks of {min(sizes)} to {max(sizes)} conditions, expected blocks of one size"
         )
-    n_distinct = Permutations(1, settings.permute, blocks=settings.blocks).n_distinct
+    if settings.stats == "t-test":
+        if pairs is not None:
+            raise InputError(
+                "`stats` is t-test, whose chance level is only known where all pairs count, but `pairs` leaves out "
+                f"{len(pairs.kept) - pairs.n_kept}; use a permutation test"
+            )
+        return
+    if settings.permute == "blocks" and pairs is not None and not pairs.keeps(block_exchanges(blocks)):
+        raise InputError(
+            "`permute` is blocks: `pairs` leaves out different pairs in different blocks, so that blocks cannot be "
+            "exchanged as wholes; permute conditions, or leave out the same pairs of every block"
+        )
+    n_distinct = Permutations(1, settings.permute, blocks=blocks, pairs=pairs).n_distinct
     if n_distinct * settings.alpha < 1:
         other = "permute conditions within them" if settings.permute == "blocks" else "permute them as wholes"
         raise InputError(
             f"`blocks` leaves {n_distinct:.0f} different permutation(s), so that no p value reaches "
             f"{settings.alpha:g}; use other blocks, or {other}"
+            if pairs is None
+            else f"`pairs`{' and `blocks`' if blocks else ''} leave {n_distinct:.0f} different permutation(s) of the "
+            f"conditions, so that no p value reaches {settings.alpha:g}: conditions can be exchanged if they lack the "
+            "same partners; leave out pairs by runs or categories, or exchange `blocks` as wholes"
         )
+    if pairs is not None and settings.permute == "conditions":
+        alone = int((np.bincount(pairs.exchangeable) == 1).sum())
+        if 2 * alone > models.n_conditions:
+            warnings.warn(
+                f"`pairs` leaves {alone} of {models.n_conditions} conditions that can be exchanged with no other, as "
+                "none lacks the same partners: permutation tests exchange the rest only, and find little",
+                stacklevel=3,
+            )
+
+
+def block_exchanges(blocks: Sequence[int]) -> NDArray[np.int64]:
+    """Orders of the conditions in which the first block has changed places with each other one, of the same size."""
+    members = [np.flatnonzero(np.array(blocks) == block) for block in np.unique(blocks)]
+    orders = np.tile(np.arange(len(blocks)), (max(1, len(members) - 1), 1))
+    for order, other in zip(orders, members[1:], strict=False):
+        order[members[0]], order[other] = other, members[0]
+    return orders
 
 
 def check_subsets(basis: Basis, n_left_out: int) -> None:
@@ -146,9 +181,10 @@ def check_subsets(basis: Basis, n_left_out: int) -> None:
     InputError
         If no condition is left out, or too few are kept for so many predictors.
     """
-    n, n_predictors = n_conditions_of(basis.n_pairs), sum(c.shape[1] for c in basis.coordinates)
+    n, n_predictors = basis.n_conditions, sum(c.shape[1] for c in basis.coordinates)
     kept = n - n_left_out
-    if n_left_out < 1 or kept < 4 or n_pairs_of(kept) < n_predictors + 2:
+    n_pairs = n_pairs_of(kept) if basis.pairs is None else basis.pairs.fewest_without(n_left_out)
+    if n_left_out < 1 or kept < 4 or n_pairs < n_predictors + 2:
         raise InputError(
             f"standard errors take refits to {kept} of {n} conditions: expected fewer than all, at least 4, and enough "
             f"for {n_predictors} predictors; use more images or fewer models"

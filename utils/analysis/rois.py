@@ -364,8 +364,8 @@ def fit_best_models(
         If there are too few conditions for so many predictors, or too few subjects for a t-test.
     """
     n_best = min(n_best, len(models.models))
-    basis, rdms = fit_basis(models, settings), compared(rois.mean(), settings.comparison)
-    check_assumptions(models.rdms, rois.mean(), settings)
+    basis, rdms = fit_basis(models, settings), compared(rois.mean(), settings.comparison, models.pairs)
+    check_assumptions(models.rdms, rois.mean(), settings, models.pairs)
     adjusted_r2 = adjusted(basis, own_adjusted_r2(basis), rdms, settings)
     if settings.as_published:
         adjusted_r2 = np.clip(adjusted_r2, 0, None)
@@ -400,14 +400,14 @@ def _tests_of_chosen(
     if not settings.as_published:
         explained = best_of_all(basis, rdms, settings, resources)
         with resources.progress("stepwise test") as advance:
-            steps = stepwise_test(basis, partition.sets, rdms, permutations(settings), advance)
+            steps = stepwise_test(basis, partition.sets, rdms, permutations(settings, basis), advance)
         q = steps.p_max if settings.correction == "max" else fdr(steps.p)
         return Significance(steps.p, q, explained.p_explained, explained.q_explained), _differences(partition, settings)
     # As published, the models are chosen once: those of each ROI are tested by themselves.
     pairs = all_pairs(len(partition.sets))
     tests = []
     for choice, rdm in zip(partition.sets.T, rdms, strict=True):
-        own = orthonormal_basis(models.rdms[choice])
+        own = orthonormal_basis(models.rdms[choice], pairs=models.pairs)
         tests.append(published_tests(own, unique_adjusted_r2(own), rdm[None], pairs, settings, resources, False))
     joined = [np.concatenate([getattr(test, name) for test, _ in tests], axis=-1) for name in vars(tests[0][0])]
     between = [np.concatenate([getattr(own, name) for _, own in tests], axis=1) for name in ("p", "q")]
@@ -423,8 +423,8 @@ def fit_groups(groups: ModelRdms, rois: RoiRdms, settings: Settings, resources: 
     -------
     RoiFit
     """
-    basis, rdms = fit_basis(groups, settings), compared(rois.mean(), settings.comparison)
-    check_assumptions(groups.rdms, rois.mean(), settings)
+    basis, rdms = fit_basis(groups, settings), compared(rois.mean(), settings.comparison, groups.pairs)
+    check_assumptions(groups.rdms, rois.mean(), settings, groups.pairs)
     everywhere = np.repeat(np.arange(len(groups.models))[:, None], len(rdms), axis=1)
     partition = partition_rois(groups, rois, everywhere, settings, resources)
     predicted = _predicted(basis, own_and_parts(basis), rois, settings)
@@ -472,7 +472,7 @@ def _predicted_parts(
         return {}
     found = []
     for chosen, subjects in zip(sets.T, rois.subjects, strict=True):
-        basis = basis_of(models.rdms[chosen], models.nuisance, settings.comparison)
+        basis = basis_of(models, settings.comparison, chosen)
         found.append(validation(basis, own_and_parts(basis), settings)(subjects[:, None]))
     return named(CrossValidated.over_locations(found), len(sets))
 
@@ -501,8 +501,8 @@ def _common(
     models: ModelRdms, rois: RoiRdms, winner: NDArray[np.int64], settings: Settings, statistic: Any
 ) -> dict[str, Any]:
     """Arguments of `RoiFit` that are found in the same way for both figures."""
-    rdms, plain = compared(rois.mean(), settings.comparison), orthonormal_basis(list(models.rdms))
-    basis = basis_of(models.rdms, models.nuisance, settings.comparison)
+    rdms, plain = compared(rois.mean(), settings.comparison, models.pairs), orthonormal_basis(list(models.rdms))
+    basis = basis_of(models, settings.comparison)
     lower, upper = rois.ceilings()
     return {
         **{"models": models, "rois": rois, "settings": settings},
@@ -555,9 +555,9 @@ def _partition(
 ) -> None:  # fmt: skip
     """Fill in the partition of some ROIs, `members`, that have the same models, `choice`."""
     plain, own = orthonormal_basis(list(models.rdms[choice])), [rois.subjects[i] for i in members]
-    basis = basis_of(models.rdms[choice], models.nuisance, settings.comparison)
+    basis = basis_of(models, settings.comparison, choice)
     mean = np.stack([rdms.mean(axis=0) for rdms in own])
-    rdms = compared(mean, settings.comparison)
+    rdms = compared(mean, settings.comparison, models.pairs)
     result.unique[:, members] = adjusted(basis, unique_adjusted_r2(basis), rdms, settings)
     result.parts[:, members] = adjusted(basis, variance_parts(basis), rdms, settings)
     result.total[members] = adjusted(basis, total_adjusted_r2(basis), rdms, settings)[0]
@@ -570,9 +570,9 @@ def _partition(
         sampler = Jackknife(basis, unique_and_total(basis), settings.comparison)
         for i, subjects in zip(members, own, strict=True):
             _errors(sampler, subjects, i, settings, result)
-            bounds = single_subject_ceilings(subjects[:, None], basis.q.shape[1], settings.comparison)
+            bounds = single_subject_ceilings(subjects[:, None], basis.q.shape[1], settings.comparison, basis.pairs)
             result.ceiling_r2_lower[i], result.ceiling_r2_upper[i] = (float(bound[0]) for bound in bounds)
-    stacked = compared(np.concatenate(own), settings.comparison)[:, None]
+    stacked = compared(np.concatenate(own), settings.comparison, basis.pairs)[:, None]
     ends = np.cumsum([len(subjects) for subjects in own])[:-1]
     unique = [np.split(part, ends, axis=1) for part in subject_values(basis, unique_adjusted_r2(basis), stacked)]
     explained = [np.split(part.ravel(), ends) for part in subject_values(basis, total_adjusted_r2(basis), stacked)]

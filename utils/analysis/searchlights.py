@@ -375,11 +375,11 @@ class _Study:
         # Which of the usable searchlights are tested.
         self.inside = self.tested[brain.usable]
         self.basis = fit_basis(models, settings)
-        check_assumptions(models.rdms, brain.mean[self.tested], settings)
+        check_assumptions(models.rdms, brain.mean[self.tested], settings, models.pairs)
         if not settings.as_published:
             check_subsets(self.basis, 1)
         self._nonnegative = nonnegative_fit(self.basis) if settings.weights == "nonnegative" else None
-        self._responses = compared(brain.mean[brain.usable], settings.comparison)
+        self._responses = compared(brain.mean[brain.usable], settings.comparison, models.pairs)
 
     @cached_property
     def _projected(self) -> NDArray[np.float64]:
@@ -387,7 +387,7 @@ class _Study:
 
     @cached_property
     def _energy(self) -> NDArray[np.float64]:
-        return energy_of(standardise(self._responses))
+        return energy_of(standardise(self._responses), self.models.pairs)
 
     @cached_property
     def _tested_rdms(self) -> NDArray[np.float64]:
@@ -451,7 +451,7 @@ class _Study:
         with self.resources.progress("t-tests") as advance:
             for places, rdms in self.brain.blocks():
                 if self.tested[places].any():
-                    chosen = compared(rdms[:, self.tested[places]], self.settings.comparison)
+                    chosen = compared(rdms[:, self.tested[places]], self.settings.comparison, self.models.pairs)
                     subjects.append(subject_values(self.basis, own, chosen))
                 advance(places.stop, len(self.tested))
         return subjects

@@ -96,9 +96,9 @@ class Lead:
     candidates: NDArray[np.bool_]
 
 
-def permutations(settings: Settings) -> Permutations:
-    """The permutations that the settings ask for."""
-    return Permutations(settings.n_permutations, settings.permute, settings.seed, settings.blocks)
+def permutations(settings: Settings, basis: Basis) -> Permutations:
+    """The permutations that the settings ask for, of the pairs that count."""
+    return Permutations(settings.n_permutations, settings.permute, settings.seed, settings.blocks, basis.pairs)
 
 
 def largest(settings: Settings) -> Literal["studentised", "as_is"]:
@@ -175,12 +175,14 @@ def best_of_all(basis: Basis, rdms: NDArray[np.float64], settings: Settings, res
     test: PermutationTest | ConditionalTest
     with resources.progress("permutation test") as advance:
         if basis.given:
-            test = conditional_test(basis, rdms, permutations(settings), each_alone=True, progress=advance, **how)
+            test = conditional_test(
+                basis, rdms, permutations(settings, basis), each_alone=True, progress=advance, **how
+            )
         else:
             statistic = own_r2(basis)
             chance = chance_r2(basis, statistic, rdms)
             test = permutation_test(
-                basis, statistic, rdms, permutations(settings), chance=chance, progress=advance, **how
+                basis, statistic, rdms, permutations(settings, basis), chance=chance, progress=advance, **how
             )
     if settings.correction == "max":
         return Significance(test.p, test.p_max, test.p_best, test.p_max.min(axis=0))
@@ -204,7 +206,7 @@ def best_without_negative_weights(
     """
     with resources.progress("permutation test") as advance:
         test = fit.test(
-            rdms, permutations(settings), studentised=largest(settings) == "studentised", progress=advance
+            rdms, permutations(settings, fit.basis), studentised=largest(settings) == "studentised", progress=advance
         )  # fmt: skip
     if settings.correction == "max":
         return Significance(test.p, test.p_max, test.p_best, test.p_max.min(axis=0))
@@ -252,7 +254,7 @@ def beside_others(basis: Basis, rdms: NDArray[np.float64], settings: Settings, r
     """
     with resources.progress("permutation test") as advance:
         test = conditional_test(
-            basis, rdms, permutations(settings),
+            basis, rdms, permutations(settings, basis),
             largest=largest(settings), resources=resources, progress=advance,
         )  # fmt: skip
     if settings.correction == "max":
@@ -443,7 +445,7 @@ def published_tests(
     """
     with resources.progress("permutation test") as advance:
         test = permutation_test(
-            basis, statistic, rdms, permutations(settings), pairs=pairs, resources=resources, progress=advance
+            basis, statistic, rdms, permutations(settings, basis), pairs=pairs, resources=resources, progress=advance
         )
     best = test.observed.argmax(axis=0)
     return _as_published(test.p, best, test.p_difference, pairs, over_locations)

@@ -75,6 +75,9 @@ def _add_data_options(parser: Parser, kind: Kind) -> None:
                        help="RDMs of no interest, such as those of low-level image properties (NumPy or MATLAB files "
                             "as for networks): all values and tests are of what networks explain beside "
                             "them")  # fmt: skip
+    path("--pairs", text="NumPy file that says which pairs of conditions count: True or False, (n, n) or condensed; "
+                         "False for pairs within a run, for example (default: pairs.npy of the data folder, else all "
+                         "pairs)")  # fmt: skip
     group.add_argument("--models", nargs="+", metavar="KEY", help="networks to use (default: all in the table)")
     group.add_argument("--layers", nargs="+", metavar="LAYER",
                        help="layers of every network to use (default: all)")  # fmt: skip

@@ -130,7 +130,15 @@ class FigureRun:
 
             with self._progress("simulating the example (once)") as advance:
                 folder = ensure_example(default_data() / "example", advance)
-        names = ("dnn_rdms", "fmri_rdms", "space", "roi_labels", "atlas", *(["mask"] if "mask" in options else []))
+        names = (
+            "dnn_rdms",
+            "fmri_rdms",
+            "space",
+            "roi_labels",
+            "atlas",
+            "pairs",
+            *(["mask"] if "mask" in options else []),
+        )
         given = {name: getattr(options, name) for name in names}
         sources = locate(self.kind, folder, **given)
         if sources.simulated:
@@ -157,12 +165,12 @@ class FigureRun:
     def searchlights(self) -> SearchlightRdms:
         """Searchlight RDMs."""
         with self._progress("reading searchlights") as advance:
-            return load_searchlights(self.sources, self.models.n_conditions, advance)
+            return load_searchlights(self.sources, self.models.n_conditions, advance, self.models.pairs)
 
     @cached_property
     def rois(self) -> RoiRdms:
         """ROI RDMs."""
-        return load_rois(self.sources, self.models.n_conditions, self._options.rois)
+        return load_rois(self.sources, self.models.n_conditions, self._options.rois, self.models.pairs)
 
     @cached_property
     def atlas(self) -> Atlas | SurfaceLabels | None:
@@ -222,9 +230,15 @@ class FigureRun:
             return []
         return [f"Variance explained beside {len(nuisance)} nuisance RDM{'s' * (len(nuisance) > 1)}."]
 
+    def _pairs_note(self) -> list[str]:
+        """One sentence, if pairs of conditions are left out."""
+        if (pairs := self.models.pairs) is None:
+            return []
+        return [f"{int((~pairs.kept).sum()):,} of {len(pairs.kept):,} pairs of conditions are left out."]
+
     def draw_searchlights(self, maps: Sequence[Map], notes: Sequence[str]) -> None:
         """Write the brain map pages, the maps for other programs, and the first map as figure.svg and figure.png."""
-        notes = [*notes, *self._nuisance_note()]
+        notes = [*notes, *self._nuisance_note(), *self._pairs_note()]
         look = self._draw_maps(maps, notes)
         save_montage(self._outputs, maps, look, notes)
 
@@ -232,7 +246,7 @@ class FigureRun:
         self, panels: Sequence[RoiPanel], note: str, *, legend: dict[str, str], ceiling: pd.DataFrame | None = None
     ) -> None:
         """Write the figure of the ROIs as figure.svg and figure.png."""
-        note = " ".join([note, *self._nuisance_note()])
+        note = " ".join([note, *self._nuisance_note(), *self._pairs_note()])
         figure = roi_figure(panels, self._look(), note, legend=legend, ceiling=ceiling, figure=self.figure)
         save_figure(figure, self._outputs.path("figure.svg"), self._outputs.path("figure.png"))
 
@@ -278,6 +292,9 @@ class FigureRun:
             described["space"] = self._space
         if nuisance:
             described["n_nuisance"] = len(nuisance[0])
+        if models.pairs is not None:
+            described |= {"n_pairs": models.pairs.n_kept, "n_pairs_left_out": int((~models.pairs.kept).sum())}
+            described["n_exchangeable"] = len({*models.pairs.exchangeable.tolist()})
         described |= self._brain_rdms()
         if self.settings.blocks:
             described["n_blocks"] = len({*self.settings.blocks})

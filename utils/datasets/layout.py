@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.io.data_folder import RELEASE, DataFolder, SearchlightFolder
-from utils.io.readers import read_conditions
+from utils.io.readers import read_conditions, read_pairs
 from utils.io.spaces import MNI
+from utils.rdm import Pairs
 from utils.rdms.atlas import brings_names
 from utils.rdms.stimuli import few
 
@@ -46,6 +47,9 @@ class Sources:
         Whether everything is in the layout of the release.
     simulated : bool
         Whether any part comes from the built-in example.
+    pairs : Path or None
+        Which pairs of conditions count; None for all. Conditions are in the order of the model RDMs, or of the fMRI
+        RDMs where the file lies beside these alone.
     space : str or None
         Space of the volumes: as given, or MNI space for the release and the example; None where the volumes themselves
         have to say it.
@@ -62,6 +66,7 @@ class Sources:
     published: bool
     simulated: bool
     space: str | None = None
+    pairs: Path | None = None
 
     def fmri_order(self) -> NDArray[np.int64] | None:
         """What brings the conditions of fMRI RDMs into the order of the model RDMs, by their names.
@@ -113,6 +118,7 @@ def locate(
     roi_labels: Path | None = None,
     atlas: Sequence[Path] | None = None,
     space: str | None = None,
+    pairs: Path | None = None,
 ) -> Sources:
     """Find the parts of a data set.
 
@@ -128,6 +134,8 @@ def locate(
         The same: one file, or one per hemisphere.
     space : str, optional
         Space of the volumes: see `utils.io.spaces`.
+    pairs : Path, optional
+        Which pairs count, if that does not stand in one of the data folders.
 
     Returns
     -------
@@ -139,7 +147,7 @@ def locate(
         One message with everything that is missing.
     """
     given = {"dnn_rdms": [dnn_rdms], "fmri_rdms": [fmri_rdms], "mask": [mask], "roi_labels": [roi_labels]}
-    given["atlas"] = [*(atlas or ())]
+    given |= {"atlas": [*(atlas or ())], "pairs": [pairs]}
     missing = [
         f"{path} (given as `{name}`)" for name, paths in given.items() for path in paths if path and not path.exists()
     ]
@@ -177,17 +185,54 @@ def locate(
         mask=mask,
         roi_labels=roi_labels,
         atlas=tuple(atlas or ([in_folder] if in_folder else [])),
-        conditions=_conditions_beside(dnn) or folder.find("conditions"),
-        fmri_conditions=_conditions_beside(fmri) or folder.find("conditions"),
+        conditions=_beside(dnn, "conditions") or folder.find("conditions"),
+        fmri_conditions=_beside(fmri, "conditions") or folder.find("conditions"),
         published=table is None and fmri.name in RELEASE.values(),
         simulated=simulated,
         space=space or (MNI if released or simulated else None),
+        pairs=pairs or folder.find("pairs") or _beside(dnn, "pairs") or _beside(fmri, "pairs"),
     )
 
 
-def _conditions_beside(rdms: Path) -> Path | None:
-    """Names of conditions in the data folder that RDMs lie in, or whose file of RDMs was given itself."""
-    return DataFolder((rdms.parent if rdms.is_file() else rdms).parent).find("conditions")
+def _data_folder_of(rdms: Path) -> Path:
+    """The data folder that RDMs lie in, or whose file of RDMs was given itself."""
+    return (rdms.parent if rdms.is_file() else rdms).parent
+
+
+def _beside(rdms: Path, part: str) -> Path | None:
+    """A part of that folder, if it has it."""
+    return DataFolder(_data_folder_of(rdms)).find(part)
+
+
+def load_pairs(sources: Sources) -> Pairs | None:
+    """Read which pairs of conditions count.
+
+    Parameters
+    ----------
+    sources : Sources
+
+    Returns
+    -------
+    Pairs or None
+        In the order of the model RDMs; None if nothing says that some do not.
+
+    Raises
+    ------
+    InputError
+        As `utils.io.readers.read_pairs`.
+    """
+    if sources.pairs is None:
+        return None
+    pairs, folder = read_pairs(sources.pairs), sources.pairs.parent
+    with_brain_only = folder == _data_folder_of(sources.fmri_rdms) != _data_folder_of(sources.dnn_rdms)
+    if with_brain_only and (order := sources.fmri_order()) is not None:
+        if len(order) != pairs.n_conditions:
+            raise InputError(
+                f"{sources.pairs}: is of {pairs.n_conditions} conditions, expected {len(order)} as in "
+                f"{sources.fmri_conditions}"
+            )
+        return pairs.reordered(order)
+    return pairs
 
 
 def words_in(text: str, name: str) -> list[tuple[int, int]]:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from models.tasks import BASELINE, TASK_LAYERS, TASKS, Model, group_names
 from utils import InputError
-from utils.datasets.layout import Sources, longest_names, words_in
+from utils.datasets.layout import Sources, load_pairs, longest_names, words_in
 from utils.io.readers import check_n_conditions, check_unique, choose, read_conditions, read_rdms, read_table
-from utils.rdm import n_conditions_of
+from utils.rdm import Pairs, n_conditions_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class ModelRdms:
     """Model RDMs: `rdms` is float64 of shape (n_models, n_layers, n_pairs), in the order of `models` and `layers`.
 
     `table` holds all networks that `models` were chosen from: their colours depend on it. `nuisance`, (n_nuisance,
-    n_pairs) or None, are RDMs of no interest, beside which the models are looked at.
+    n_pairs) or None, are RDMs of no interest, beside which the models are looked at. `pairs` are those that count,
+    which all RDMs are restricted to, or None for all.
     """
 
     models: list[Model]
@@ -30,6 +31,7 @@ class ModelRdms:
     rdms: NDArray[np.float64]
     table: Sequence[Model] = ()
     nuisance: NDArray[np.float64] | None = None
+    pairs: Pairs | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", self.table or self.models)
@@ -37,7 +39,7 @@ class ModelRdms:
     @property
     def n_conditions(self) -> int:
         """Number of conditions."""
-        return n_conditions_of(self.rdms.shape[-1])
+        return n_conditions_of(self.rdms.shape[-1]) if self.pairs is None else self.pairs.n_conditions
 
     def grouped(self) -> ModelRdms:
         """Groups of models instead of models: the mean RDM of each group, per layer, without the baseline.
@@ -60,6 +62,7 @@ class ModelRdms:
             rdms=np.stack([self.rdms[rows].mean(axis=0) for rows in members]),
             table=self.table,
             nuisance=self.nuisance,
+            pairs=self.pairs,
         )
 
 
@@ -98,11 +101,12 @@ def load_models(
     chosen = {model.key for model in models}
     layers = known_layers or sorted({layer for key, layer in files if key in chosen}, key=_layer_position)
     _check_layer_files(files, [model.key for model in models], layers, sources.dnn_rdms)
+    pairs = load_pairs(sources)
     rdms, size = [], None
     for model in models:
         for layer in layers:
             path = files[model.key, layer][0]
-            rdm = read_rdms(path, "rdm", f"model {model.key}, layer {layer}")
+            rdm = read_rdms(path, "rdm", f"model {model.key}, layer {layer}", pairs)
             if rdm.ndim != 1:
                 raise InputError(f"{path}: found a stack of {len(rdm)} RDMs, expected one (n, n) matrix")
             size = size or rdm.size
@@ -113,7 +117,8 @@ def load_models(
                 )
             rdms.append(rdm)
     stacked = np.stack(rdms).reshape(len(models), len(layers), -1)
-    loaded = ModelRdms(models, layers, stacked, known, _load_nuisance(nuisance, n_conditions_of(stacked.shape[-1])))
+    nuisances = _load_nuisance(nuisance, stacked.shape[-1], pairs)
+    loaded = ModelRdms(models, layers, stacked, known, nuisances, None if pairs is None or pairs.kept.all() else pairs)
     if sources.conditions is not None:
         n_names = len(read_conditions(sources.conditions))
         if n_names != loaded.n_conditions:
@@ -124,12 +129,13 @@ def load_models(
     return loaded
 
 
-def _load_nuisance(paths: Sequence[Path], n_conditions: int) -> NDArray[np.float64] | None:
+def _load_nuisance(paths: Sequence[Path], n_pairs: int, pairs: Pairs | None) -> NDArray[np.float64] | None:
     """RDMs of no interest, (n_nuisance, n_pairs), from files in the forms of model RDMs; None without any."""
     found = []
     for path in paths:
-        rdms = np.atleast_2d(read_rdms(path, "rdm", "nuisance"))
-        check_n_conditions(path, rdms.shape[-1], n_conditions)
+        rdms = np.atleast_2d(read_rdms(path, "rdm", "nuisance", pairs))
+        if pairs is None:
+            check_n_conditions(path, rdms.shape[-1], n_conditions_of(n_pairs))
         constant = np.ptp(rdms, axis=1) == 0
         if constant.any():
             raise InputError(f"{path}: found a nuisance RDM with one value only, expected different dissimilarities")

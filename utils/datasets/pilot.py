@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.datasets.layout import locate
+from utils.datasets.layout import load_pairs, locate
 from utils.datasets.models import load_models
 from utils.datasets.rois import load_rois
 from utils.datasets.searchlights import load_searchlights
@@ -62,6 +62,10 @@ def read_pilot(folder: Path, comparison: Comparison, progress: Progress = ignore
         raise InputError(f"`pilot`: folder {folder} does not exist; give a data folder in the layout of data/README.md")
     has_rois = DataFolder(folder).find("roi_rdms") is not None
     sources = locate("roi" if has_rois else "searchlight", folder)
+    if (pairs := load_pairs(sources)) is not None and not pairs.kept.all():
+        raise InputError(
+            f"{sources.pairs}: a study of which pairs are left out cannot be a pilot; give `reliability` instead"
+        )
     n_images = load_models(sources).n_conditions
     if has_rois:
         people = load_rois(sources, n_images).subjects

@@ -14,7 +14,7 @@ from utils.datasets.layout import Sources, longest_names
 from utils.io.data_folder import roi_of
 from utils.io.readers import check_n_conditions, choose, read_rdms
 from utils.io.roi_tables import read_roi_table
-from utils.rdm import pair_permutation
+from utils.rdm import Pairs, pair_permutation
 from utils.rdms.atlas import Atlas, read_atlas
 from utils.rdms.surface_labels import SurfaceLabels, is_surface, read_surface_labels
 from utils.stats.noise_ceiling import noise_ceiling
@@ -43,7 +43,9 @@ class RoiRdms:
         return np.concatenate([low for low, _ in both]), np.concatenate([high for _, high in both])
 
 
-def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None = None) -> RoiRdms:
+def load_rois(
+    sources: Sources, n_conditions: int, names: Sequence[str] | None = None, pairs: Pairs | None = None
+) -> RoiRdms:
     """Read and check the ROI RDMs of all subjects.
 
     Parameters
@@ -53,6 +55,8 @@ def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None =
         Number of conditions that the models have.
     names : sequence of str, optional
         ROIs to use, in this order; by default the paper's 15 where the table has them all, otherwise all.
+    pairs : Pairs, optional
+        The pairs that count, in the order of the model RDMs, if not all.
 
     Returns
     -------
@@ -77,11 +81,23 @@ def load_rois(sources: Sources, n_conditions: int, names: Sequence[str] | None =
             f"{', '.join(missing)}; expected <roi>.mat or <roi>.npy"
         )
     subjects, order = [], sources.fmri_order()
+    own, moved = _in_order(pairs, order)
     for _, name in chosen:
-        rdms = np.atleast_2d(read_rdms(files[name], "subject_rdm", f"ROI {name}"))
-        check_n_conditions(files[name], rdms.shape[-1], n_conditions)
-        subjects.append(rdms if order is None else rdms[:, pair_permutation(order)])
+        rdms = np.atleast_2d(read_rdms(files[name], "subject_rdm", f"ROI {name}", own))
+        if pairs is None:
+            check_n_conditions(files[name], rdms.shape[-1], n_conditions)
+        subjects.append(rdms if moved is None else rdms[:, moved])
     return RoiRdms([name for _, name in chosen], [number for number, _ in chosen], subjects)
+
+
+def _in_order(pairs: Pairs | None, order: NDArray[np.int64] | None) -> tuple[Pairs | None, NDArray[np.int64] | None]:
+    """The pairs that count in the order of the fMRI RDMs, and what brings these RDMs into that of the model RDMs."""
+    if order is None:
+        return pairs, None
+    if pairs is None:
+        return None, pair_permutation(order)
+    own = pairs.reordered(np.argsort(order))
+    return own, pairs.permutation(order, own)
 
 
 def _roi_files(folder: Path, known: Sequence[str]) -> dict[str, Path]:

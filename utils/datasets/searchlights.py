@@ -20,7 +20,7 @@ from utils.io.readers import check_n_conditions, open_array, read_ceilings, read
 from utils.io.spaces import read_space
 from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
-from utils.rdm import EPSILON, condense, is_similarity, n_pairs_of, pair_permutation
+from utils.rdm import EPSILON, Pairs, condense, is_similarity, n_pairs_of, pair_permutation
 from utils.rdms.searchlights import Geometry, block_geometry, slices
 from utils.stats.noise_ceiling import noise_ceiling, plain
 
@@ -61,7 +61,9 @@ class SearchlightRdms:
         return bool(np.isfinite(self.ceiling_lower).any())
 
 
-def load_searchlights(sources: Sources, n_conditions: int, progress: Progress = ignore) -> SearchlightRdms:
+def load_searchlights(
+    sources: Sources, n_conditions: int, progress: Progress = ignore, pairs: Pairs | None = None
+) -> SearchlightRdms:
     """Read, check and average the searchlight RDMs, a slice of searchlights at a time.
 
     Memory stays near that of the mean (8 bytes per searchlight and pair), however many subjects there are.
@@ -73,6 +75,9 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress = 
         Number of conditions that the models have.
     progress : callable, optional
         Called with (searchlights done, searchlights in all).
+    pairs : Pairs, optional
+        The pairs that count, in the order of the model RDMs, if not all. Noise ceilings of several subjects are then
+        computed, whatever is stored, and not kept.
 
     Returns
     -------
@@ -90,15 +95,18 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress = 
         n_subjects, n_searchlights, read = _generic_searchlights(folder, n_conditions)
     parts = slices(n_searchlights, _SLICE_BYTES // (n_subjects * n_pairs_of(n_conditions) * 8))
     order = sources.fmri_order()
-    pairs = None if order is None else pair_permutation(order)
+    chosen = None if order is None else pair_permutation(order)
+    n_pairs = n_pairs_of(n_conditions)
+    if pairs is not None:
+        chosen, n_pairs = pairs.of(np.arange(n_pairs) if chosen is None else chosen), pairs.n_kept
 
     def blocks() -> Iterator[tuple[slice, NDArray]]:
-        return ((part, read(part) if pairs is None else read(part)[..., pairs]) for part in parts)
+        return ((part, read(part) if chosen is None else np.take(read(part), chosen, axis=-1)) for part in parts)
 
     geometry = _geometry(sources, n_searchlights)
-    ceilings = _stored_ceilings(folder, n_searchlights)
+    ceilings = None if pairs is not None and n_subjects > 1 else _stored_ceilings(folder, n_searchlights)
     compute = ceilings is None and n_subjects > 1
-    mean, usable = np.empty((n_searchlights, n_pairs_of(n_conditions))), np.empty(n_searchlights, dtype=bool)
+    mean, usable = np.empty((n_searchlights, n_pairs)), np.empty(n_searchlights, dtype=bool)
     lower, upper = ceilings or (np.full(n_searchlights, np.nan), np.full(n_searchlights, np.nan))
     for part, rdms in blocks():
         averages = partial(average, rdms, mean[part], usable[part])
@@ -106,7 +114,7 @@ def load_searchlights(sources: Sources, n_conditions: int, progress: Progress = 
         if compute:
             lower[part], upper[part] = noise_ceiling(rdms)
         progress(part.stop, n_searchlights)
-    if compute:
+    if compute and pairs is None:
         with suppress(InputError):  # a folder that cannot be written to stays as it is
             write_ceilings(folder.noise_ceiling, folder.all_rdms(), lower, upper)
     if compute or ceilings is not None:

@@ -53,6 +53,8 @@ class DataFolder:
         Folders; what is in `searchlight_rdms` is named by `SearchlightFolder`.
     models, conditions, roi_labels : Path
         Tables of models and ROIs, and the names of the conditions, one per line.
+    pairs : Path
+        Which pairs of conditions count.
     mask, atlas : Path
         Volumes.
     truth : Path
@@ -68,6 +70,7 @@ class DataFolder:
         self.models = root / "models.tsv"
         self.conditions = root / "conditions.txt"
         self.roi_labels = root / "roi_labels.csv"
+        self.pairs = root / "pairs.npy"
         self.mask = root / "mask.nii.gz"
         self.atlas = root / "atlas.nii.gz"
         self.truth = root / "truth.tsv"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.rdm import is_constant, is_similarity, n_conditions_of, n_pairs_of
+from utils.rdm import Pairs, condense, is_constant, is_similarity, n_conditions_of, n_pairs_of
 
 
 @contextmanager
@@ -63,15 +63,15 @@ def choose(wanted: Sequence[str], items: Sequence[Any], names: Sequence[str], ki
     return [items[names.index(name)] for name in dict.fromkeys(wanted)]
 
 
-def check_n_conditions(path: Path, n_pairs: int, n_conditions: int) -> None:
-    """Raise an InputError if condensed RDMs of `n_pairs` are not of as many conditions as the model RDMs."""
+def check_n_conditions(path: Path, n_pairs: int, n_conditions: int, others: str = "the model RDMs") -> None:
+    """Raise an InputError if condensed RDMs of `n_pairs` are not of as many conditions as the model RDMs, or others."""
     if n_pairs != n_pairs_of(n_conditions):
         try:
             found = f"{n_conditions_of(n_pairs)} conditions"
         except ValueError:
             found = f"{n_pairs} entries per RDM, which no number of conditions gives,"
         raise InputError(
-            f"{path}: found {found} where the model RDMs have {n_conditions}; both must be of the same conditions"
+            f"{path}: found {found} where {others} have {n_conditions}; both must be of the same conditions"
         )
 
 
@@ -119,6 +119,48 @@ def read_blocks(path: Path) -> list[str]:
     return _lines(path, "the block of one condition")
 
 
+def read_pairs(path: Path) -> Pairs:
+    """Read which pairs of conditions count: True, or False for those that are left out.
+
+    Parameters
+    ----------
+    path : Path
+        NumPy file of a boolean array, symmetric (n, n) or condensed (n (n - 1) / 2,); the diagonal does not matter.
+
+    Returns
+    -------
+    Pairs
+
+    Raises
+    ------
+    InputError
+        If the file is unreadable or holds something else, or a condition has no pair left.
+    """
+    array = open_array(path)
+    if array.dtype.kind not in "biu" or not np.isin(array, (0, 1)).all():
+        raise InputError(f"{path}: holds values of type {array.dtype}, expected True for pairs that count, else False")
+    kept = np.asarray(array, dtype=bool)
+    if kept.ndim == 2 and kept.shape[0] == kept.shape[1]:
+        if (kept != kept.T).any():
+            raise InputError(f"{path}: is not symmetric, so that it does not say which pairs count")
+        kept = condense(kept)
+    try:
+        n_conditions = n_conditions_of(kept.size) if kept.ndim == 1 else 0
+    except ValueError:
+        n_conditions = 0
+    if n_conditions < 4:
+        raise InputError(
+            f"{path}: found shape {array.shape}, expected (n, n), or n (n - 1) / 2 pairs of n conditions, four or more"
+        )
+    pairs = Pairs(kept)
+    if lacking := int((pairs.degrees == 0).sum()):
+        raise InputError(
+            f"{path}: leaves {lacking} of {n_conditions} conditions without a pair that counts; leave these conditions "
+            "out of all RDMs instead"
+        )
+    return pairs
+
+
 def _lines(path: Path, expected: str) -> list[str]:
     """Lines of a text file, none of which is empty."""
     try:
@@ -135,7 +177,7 @@ def _lines(path: Path, expected: str) -> list[str]:
 _SYMMETRY_TOLERANCE = 1e-4
 
 
-def read_rdms(path: Path, key: str, name: str) -> NDArray[np.float64]:
+def read_rdms(path: Path, key: str, name: str, pairs: Pairs | None = None) -> NDArray[np.float64]:
     """Read square RDMs from .npy or .mat, check them, and condense them.
 
     Parameters
@@ -145,6 +187,8 @@ def read_rdms(path: Path, key: str, name: str) -> NDArray[np.float64]:
         Variable in a .mat file.
     name : str
         Whose RDM it is, for messages.
+    pairs : Pairs, optional
+        The pairs that count, if not all. What stands elsewhere does not matter, and is left out.
 
     Returns
     -------
@@ -153,7 +197,8 @@ def read_rdms(path: Path, key: str, name: str) -> NDArray[np.float64]:
     Raises
     ------
     InputError
-        If the file is unreadable, or an RDM is not square, not symmetric, not finite, or constant.
+        If the file is unreadable, or an RDM is not square, not symmetric, not finite, constant, or of other conditions
+        than the pairs.
     """
     array = open_array(path) if path.suffix == ".npy" else np.asarray(read_mat(path, [key]))
     if array.dtype.kind not in "fiu":
@@ -162,6 +207,9 @@ def read_rdms(path: Path, key: str, name: str) -> NDArray[np.float64]:
     if rdms.ndim not in (2, 3) or rdms.shape[-1] != rdms.shape[-2] or rdms.shape[-1] < 4:
         raise InputError(f"{path}: {name} has shape {rdms.shape}, expected square RDMs of four or more conditions")
     rows, columns = np.triu_indices(rdms.shape[-1], k=1)
+    if pairs is not None:
+        check_n_conditions(path, len(rows), pairs.n_conditions, "the pairs that count")
+        rows, columns = pairs.first, pairs.second
     vectors, mirrored = rdms[..., rows, columns], rdms[..., columns, rows]
     bad = np.count_nonzero(~np.isfinite([vectors, mirrored]))
     if bad:

@@ -158,6 +158,6 @@ def subjects_and_ceiling(settings: Settings, how_many: str) -> str:
     )
     return (
         f"Bottom: adjusted R² of the {how_many} networks, fitted to the RDMs of single participants (mean and standard "
-        "error over participants); what unrelated networks would reach (exact mean over permutations of conditions); "
+        "error over participants); what unrelated networks would reach (mean over permutations of conditions); "
         f"and {ceiling}."
     )

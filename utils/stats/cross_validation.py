@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.rdm import n_conditions_of, n_pairs_of
-from utils.stats.comparison import Comparison, as_before, compared
+from utils.rdm import Pairs, n_pairs_of
+from utils.stats.comparison import Comparison, as_before, compared, transposed
 from utils.stats.regression import Basis, LinearStatistic
 
 # With fewer images in a fold, no arrangement is left once the effects of single images are taken out.
@@ -93,20 +93,23 @@ class CrossValidation:
     """
 
     def __init__(self, basis: Basis, statistic: LinearStatistic, comparison: Comparison, folds: NDArray) -> None:
-        n, counts = n_conditions_of(basis.n_pairs), np.bincount(folds)
+        n, counts, pairs = basis.n_conditions, np.bincount(folds), basis.pairs
         if counts.min() < LEAST_CONDITIONS or n_pairs_of(n - counts.max()) < max(statistic.sizes) + 2:
             raise ValueError(
                 f"folds of {counts.min()} to {counts.max()} of {n} conditions: expected {LEAST_CONDITIONS} or more in "
                 f"each, and enough without each to fit {max(statistic.sizes)} predictors"
             )
         self._comparison, self._subset_weights = comparison, statistic.subset_weights
-        unscaled = as_before((basis.q @ statistic.directions).T, comparison)
-        first, second = folds[np.array(np.triu_indices(n, k=1))]
-        self._folds = [
-            _Fold.of([unscaled[own] for own in statistic.slices()], (first != f) & (second != f),
-                     (first == f) & (second == f), comparison)
-            for f in range(len(counts))
-        ]  # fmt: skip
+        unscaled = as_before((basis.q @ statistic.directions).T, comparison, pairs)
+        parts = [(_part(pairs, folds != f), _part(pairs, folds == f)) for f in range(len(counts))]
+        for (train, _), (test, _) in parts if pairs is not None else ():
+            if train.sum() < max(statistic.sizes) + 2 or test.sum() < counts.max() + 2:
+                raise ValueError(
+                    f"a fold has {test.sum()} pairs that count, and {train.sum()} are without its conditions: expected "
+                    f"{counts.max() + 2} or more in each, and {max(statistic.sizes) + 2} to fit the predictors"
+                )
+        subsets = [unscaled[own] for own in statistic.slices()]
+        self._folds = [_Fold.of(subsets, train, test, comparison) for train, test in parts]
         self._fit = np.vstack([fold.fit for fold in self._folds]).T.copy()
 
     def __call__(self, subjects: NDArray) -> CrossValidated:
@@ -139,7 +142,7 @@ class CrossValidation:
         of_others, size_of_others = np.zeros((2, n, n_locations))  # products with the others' mean, times n - 1
         start = 0
         for fold in self._folds:
-            test = _centred(compared(rdms[:, :, fold.test], self._comparison))
+            test = _centred(compared(rdms[:, :, fold.test], self._comparison, fold.pairs))
             predicted = fitted[:, :, start : start + len(fold.fit)]
             start += len(fold.fit)
             terms = predicted * (2 * (test @ fold.axes) - predicted)
@@ -162,31 +165,44 @@ class _Fold:
     """One fold: from brain RDMs to what is predicted of its pairs.
 
     `fit`, (n_axes, n_pairs), times an RDM gives the prediction's coordinates on orthonormal `axes`, (n_test, n_axes),
-    of the test pairs, which are numbered in `test`; those of each subset of the predictors begin at `starts`.
+    of the test pairs, which are numbered in `test`; those of each subset of the predictors begin at `starts`. `pairs`
+    are those that count among the test conditions, if not all.
     """
 
     fit: NDArray[np.float64]
     axes: NDArray[np.float64]
     test: NDArray[np.int64]
     starts: NDArray[np.int64]
+    pairs: Pairs | None
 
     @classmethod
-    def of(
-        cls, subsets: Sequence[NDArray[np.float64]], train: NDArray[np.bool_], test: NDArray[np.bool_],
-        comparison: Comparison,
-    ) -> _Fold:  # fmt: skip
+    def of(cls, subsets: Sequence[NDArray[np.float64]], trained: _Part, tested: _Part, comparison: Comparison) -> _Fold:
+        (train, train_pairs), (test, test_pairs) = trained, tested
         fits, axes = [], []
         for predictors in subsets:
             # Least-squares weights are W y for the compared RDM y, so that W, compared, gives them for the RDM itself.
-            weights = np.linalg.pinv(_centred(compared(predictors[:, train], comparison)).T, rcond=_SINGULAR)
-            weights = _centred(compared(weights, comparison))
-            axis, coordinates = np.linalg.qr(_centred(compared(predictors[:, test], comparison)).T)
+            weights = np.linalg.pinv(
+                _centred(compared(predictors[:, train], comparison, train_pairs)).T, rcond=_SINGULAR
+            )
+            weights = _centred(transposed(weights, comparison, train_pairs))
+            axis, coordinates = np.linalg.qr(_centred(compared(predictors[:, test], comparison, test_pairs)).T)
             fit = np.zeros((len(coordinates), train.size))
             fit[:, train] = coordinates @ weights
             fits.append(fit)
             axes.append(axis)
         starts = np.cumsum([0, *(len(fit) for fit in fits[:-1])])
-        return cls(np.vstack(fits), np.hstack(axes), np.flatnonzero(test), starts)
+        return cls(np.vstack(fits), np.hstack(axes), np.flatnonzero(test), starts, test_pairs)
+
+
+# Which pairs are of some conditions, and these as the pairs of those conditions alone, if they are not all.
+_Part = tuple[NDArray[np.bool_], Pairs | None]
+
+
+def _part(pairs: Pairs | None, conditions: NDArray[np.bool_]) -> _Part:
+    if pairs is not None:
+        return pairs.among(conditions)
+    first, second = conditions[np.array(np.triu_indices(len(conditions), k=1))]
+    return first & second, None
 
 
 def _centred(rdms: NDArray[np.float64]) -> NDArray[np.float64]:

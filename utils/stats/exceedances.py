@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.rdm import n_conditions_of, pair_permutation
+from utils.rdm import Pairs, n_conditions_of, pair_permutation
 
 UNIT_ROUNDOFF = float(np.finfo(np.float32).eps) / 2
 Unit = Literal["conditions", "blocks", "entries"]
@@ -43,12 +43,16 @@ class Permutations:
     blocks : tuple of int
         The block of each condition. If given, conditions are exchanged within blocks only, or blocks as wholes. With
         other conditions, blocks are where conditions are exchangeable (Winkler et al. 2015, NeuroImage 123:253).
+    pairs : Pairs or None
+        The pairs that count, if not all. Conditions are then exchanged only where this keeps these pairs, and, if there
+        are blocks, within those; blocks as wholes have to be such that it does.
     """
 
     n: int
     unit: Unit = "conditions"
     seed: int = 0
     blocks: tuple[int, ...] = ()
+    pairs: Pairs | None = None
 
     def orders(self, n_pairs: int, start: int, stop: int) -> NDArray[np.int64]:
         """Permutations of what is exchanged.
@@ -65,7 +69,7 @@ class Permutations:
         ndarray of int64, shape (stop - start, n_conditions) or (stop - start, n_pairs)
             The same ones however the range is cut.
         """
-        n_items = n_pairs if self.unit == "entries" else n_conditions_of(n_pairs)
+        n_items = n_pairs if self.unit == "entries" else self._n_conditions(n_pairs)
         first = start // _PER_STREAM
         streams = [self._stream(number, n_items) for number in range(first, -(-stop // _PER_STREAM))]
         return np.concatenate(streams)[start - first * _PER_STREAM : stop - first * _PER_STREAM]
@@ -73,7 +77,7 @@ class Permutations:
     def _stream(self, number: int, n_items: int) -> NDArray[np.int64]:
         """Orders of one stream, (_PER_STREAM, n_items)."""
         rng = np.random.default_rng([self.seed, number])
-        if not self.blocks:
+        if self.unit == "entries" or not (self.blocks or self.pairs):
             return rng.permuted(np.tile(np.arange(n_items), (_PER_STREAM, 1)), axis=1)
         orders = np.empty((_PER_STREAM, n_items), dtype=np.int64)
         members = self._members()
@@ -85,15 +89,22 @@ class Permutations:
                 orders[:, own] = rng.permuted(np.tile(own, (_PER_STREAM, 1)), axis=1)
         return orders
 
+    def _n_conditions(self, n_pairs: int) -> int:
+        return n_conditions_of(n_pairs) if self.pairs is None else self.pairs.n_conditions
+
     def _members(self) -> list[NDArray[np.int64]]:
-        """Conditions of each block."""
+        """Conditions of each block, within which or between which they are exchanged."""
         blocks = np.array(self.blocks)
+        if self.pairs is not None and self.unit == "conditions":
+            classes = self.pairs.exchangeable
+            both = classes[:, None] if not self.blocks else np.column_stack([blocks, classes])
+            blocks = np.unique(both, axis=0, return_inverse=True)[1].ravel()
         return [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
 
     @property
     def n_distinct(self) -> float:
-        """How many different permutations of the blocks' conditions there are; infinite without blocks."""
-        if not self.blocks:
+        """How many different permutations of the conditions there are; infinite where all can be exchanged."""
+        if self.unit == "entries" or not (self.blocks or self.pairs):
             return math.inf
         sizes = [len(own) for own in self._members()]
         logs = [math.lgamma(len(sizes) + 1)] if self.unit == "blocks" else [math.lgamma(size + 1) for size in sizes]
@@ -102,7 +113,9 @@ class Permutations:
     def indices(self, n_pairs: int, start: int, stop: int) -> NDArray[np.int64]:
         """Indices, (stop - start, n_pairs), that permute a condensed RDM by the `orders` of the same numbers."""
         orders = self.orders(n_pairs, start, stop)
-        return orders if self.unit == "entries" else pair_permutation(orders)
+        if self.unit == "entries":
+            return orders
+        return pair_permutation(orders) if self.pairs is None else self.pairs.permutation(orders)
 
 
 @dataclass(frozen=True)

@@ -152,10 +152,12 @@ class _DeviceCounter:
         self._permuted = self._put(plan.permuted)
         self._index: tuple[torch.Tensor, ...] = ()
         if plan.permutations.unit != "entries":
-            position = expand(np.arange(n_pairs)).astype(np.int64)
-            self._index = tuple(
-                torch.from_numpy(array).to(device) for array in (position, *np.triu_indices(len(position), k=1))
-            )
+            if (pairs := plan.permutations.pairs) is None:
+                position = expand(np.arange(n_pairs)).astype(np.int64)
+                index = (position, *np.triu_indices(len(position), k=1))
+            else:
+                index = (pairs.position, pairs.first, pairs.second)
+            self._index = tuple(torch.from_numpy(array).to(device) for array in index)
         self._exact = Exact(plan, targets)
         self._brain = self._put(targets.responses)
         self._unpermuted = self._put(plan.basis @ targets.responses.T)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.rdm import expand, n_conditions_of
+from utils.rdm import Pairs, expand, n_conditions_of, n_pairs_of
+from utils.stats.comparison import metric
 from utils.stats.regression import Basis, LinearStatistic, standardise
 
 # Square RDMs that are held at once; differences whose influences are given signs at once.
@@ -47,9 +49,9 @@ def chance_adjusted_r2(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike
     Diaconis 1988, Group Representations in Probability and Statistics, ch. 7 (the spaces); docs/METHODS.md, "Chance
     level" (the derivation).
     """
-    n, directions = _energy_of_directions(basis, statistic)
-    responses = energy_of(standardise(np.asarray(rdms)))
-    mean = mean_r2(n, np.ones(len(directions)), directions, responses[:, None]).T
+    dimensions, directions = _energy_of_directions(basis, statistic)
+    responses = energy_of(standardise(np.asarray(rdms)), basis.pairs)
+    mean = mean_r2(dimensions, np.ones(len(directions)), directions, responses[:, None]).T
     return statistic.weights @ mean + statistic.offset
 
 
@@ -62,21 +64,23 @@ def chance_r2(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike) -> NDAr
     -------
     ndarray of float64, shape (n_subsets, n_locations)
     """
-    return _chance_r2(basis, statistic, energy_of(standardise(np.asarray(rdms))))
+    return _chance_r2(basis, statistic, energy_of(standardise(np.asarray(rdms)), basis.pairs))
 
 
 def _chance_r2(basis: Basis, statistic: LinearStatistic, energy: NDArray[np.float64]) -> NDArray[np.float64]:
     """`chance_r2` from the condition energies of the brain RDMs, (n_locations,)."""
-    n, directions = _energy_of_directions(basis, statistic)
-    return mean_r2(n, np.array(statistic.sizes), np.add.reduceat(directions, statistic.starts), energy[:, None]).T
+    dimensions, directions = _energy_of_directions(basis, statistic)
+    return mean_r2(
+        dimensions, np.array(statistic.sizes), np.add.reduceat(directions, statistic.starts), energy[:, None]
+    ).T
 
 
-def _energy_of_directions(basis: Basis, statistic: LinearStatistic) -> tuple[int, NDArray[np.float64]]:
-    """Number of conditions, which must suffice for a chance level, and condition energy of each direction."""
-    n = n_conditions_of(basis.n_pairs)
-    if n < 4:
-        raise ValueError(f"the chance level needs at least 4 conditions, got {n}")
-    return n, energy_of((basis.q @ statistic.directions).T)
+def _energy_of_directions(basis: Basis, statistic: LinearStatistic) -> tuple[Dimensions, NDArray[np.float64]]:
+    """Dimensions of the spaces, which must suffice for a chance level, and condition energy of each direction."""
+    if basis.n_conditions < 4:
+        raise ValueError(f"the chance level needs at least 4 conditions, got {basis.n_conditions}")
+    energy = energy_of((basis.q @ statistic.directions).T, basis.pairs)
+    return dimensions_of(basis.n_conditions, basis.pairs), energy
 
 
 def above_chance(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike) -> NDArray[np.float64]:
@@ -107,7 +111,7 @@ def above_chance(basis: Basis, statistic: LinearStatistic, rdms: ArrayLike) -> N
     Peres-Neto et al. 2006, Ecology 87:2614 (there with simulated permutations).
     """
     units = standardise(np.asarray(rdms))
-    return above_chance_of(basis, statistic, basis.q.T @ units.T, energy_of(units))
+    return above_chance_of(basis, statistic, basis.q.T @ units.T, energy_of(units, basis.pairs))
 
 
 def above_chance_of(
@@ -132,12 +136,26 @@ def above_chance_of(
     return statistic.subset_weights @ (1 - (1 - r2) / (1 - _chance_r2(basis, statistic, energy)))
 
 
-def mean_r2(n: int, rank: NDArray, energy: NDArray, energy_of_rdms: NDArray) -> NDArray[np.float64]:
-    """Mean R2 of some directions over all permutations of n conditions.
+# Of the space of condition effects, and of that of what is left of centred RDMs.
+Dimensions = tuple[Any, Any]
+
+
+def dimensions_of(n: int, pairs: Pairs | None = None) -> Dimensions:
+    """Dimensions of the two spaces that a permutation of n conditions does not mix; see `chance_adjusted_r2`."""
+    n_effects, n_pairs = (n, n_pairs_of(n)) if pairs is None else (metric(pairs, "plain").n_effects, pairs.n_kept)
+    return n_effects - 1, n_pairs - n_effects
+
+
+def mean_r2(dimensions: Dimensions, rank: NDArray, energy: NDArray, energy_of_rdms: NDArray) -> NDArray[np.float64]:
+    """Mean R2 of some directions over all permutations of conditions.
+
+    Where pairs are left out, it is what it would be if all directions within each of the two spaces were equally likely
+    (docs/METHODS.md, "Pairs left out").
 
     Parameters
     ----------
-    n : int
+    dimensions : (int, int), or arrays
+        From `dimensions_of`.
     rank, energy : ndarray
         Number of orthonormal directions, and the sum of their condition energies.
     energy_of_rdms : ndarray
@@ -147,11 +165,15 @@ def mean_r2(n: int, rank: NDArray, energy: NDArray, energy_of_rdms: NDArray) -> 
     -------
     ndarray of float64
     """
-    return energy * energy_of_rdms / (n - 1) + (rank - energy) * (1 - energy_of_rdms) / (n * (n - 3) / 2)
+    of_effects, of_others = dimensions
+    return energy * energy_of_rdms / of_effects + (rank - energy) * (1 - energy_of_rdms) / of_others
 
 
-def energy_of(unit_rdms: NDArray[np.float64]) -> NDArray[np.float64]:
+def energy_of(unit_rdms: NDArray[np.float64], pairs: Pairs | None = None) -> NDArray[np.float64]:
     """Share of the variance of condensed RDMs (n_rdms, n_pairs) of unit length that condition effects make up."""
+    if pairs is not None:
+        sums = pairs.sums(unit_rdms)
+        return np.asarray(((sums @ metric(pairs, "plain").effects) * sums).sum(axis=-1))
     n = n_conditions_of(unit_rdms.shape[-1])
     # Squares of all RDMs at once would take twice the memory of the RDMs.
     step = max(1, _SQUARE_BYTES // (8 * n * n))

@@ -11,22 +11,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from utils.parallel.threads import in_threads
-from utils.rdm import expand, n_conditions_of, n_pairs_of
-from utils.stats.comparison import Comparison, as_before, condition_weight
-from utils.stats.inference import energy_of, mean_r2
+from utils.rdm import expand, n_pairs_of
+from utils.stats.comparison import Comparison, Metric, as_before, condition_weight, metric
+from utils.stats.inference import Dimensions, dimensions_of, energy_of, mean_r2
 from utils.stats.regression import Basis, LinearStatistic
 
 Population = Literal["both", "images", "people"]
 # A direction with a smaller sum of squares without one condition, of 1 with all, says nothing there.
 _SINGULAR = 1e-10
 _LOCATIONS_AT_ONCE, _LOCATIONS_PER_THREAD = 128, 8
+# Entries of square RDMs of one subject that are held at once where pairs are left out.
+_SQUARES_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -153,34 +155,38 @@ class Jackknife:
     def __init__(
         self, basis: Basis, statistic: LinearStatistic, comparison: Comparison, *, by_chance: bool = True
     ) -> None:
-        n = n_conditions_of(basis.n_pairs)
-        if n < 5 or n_pairs_of(n - 1) - max(statistic.sizes) < 2:
-            raise ValueError(f"{n} conditions are too few to leave one out with {max(statistic.sizes)} predictors")
-        self._n, self._statistic, self._by_chance = n, statistic, by_chance
-        # Shrinkage of condition effects for all conditions and for all but one: inner products are plain ones minus
-        # this much times those of the conditions' sums.
-        self._weights = condition_weight(comparison, n), condition_weight(comparison, n - 1)
-        self._shrinkage = (1 - self._weights[0] ** 2) / (n - 2), (1 - self._weights[1] ** 2) / (n - 3)
+        self._n, self._statistic, self._by_chance = basis.n_conditions, statistic, by_chance
+        if self._n < 5:
+            self._refuse()
+        products = _OfAllPairs if basis.pairs is None else _OfSomePairs
+        self._products = products(basis, comparison)
+        if np.min(self._products.n_pairs_left) - max(statistic.sizes) < 2:
+            self._refuse()
         compared = (basis.q @ statistic.directions).T
-        unscaled = as_before(compared, comparison)
+        unscaled = as_before(compared, comparison, basis.pairs)
         self._directions = np.ascontiguousarray(unscaled.T)
-        self._sums = np.ascontiguousarray(expand(unscaled).sum(axis=2).T)
-        self._energy = np.add.reduceat(energy_of(compared), statistic.starts)
+        self._sums = self._products.sums_of(unscaled[None])
+        self._energy = np.add.reduceat(energy_of(compared, basis.pairs), statistic.starts)
         self._prepare(unscaled)
+
+    def _refuse(self) -> NoReturn:
+        raise ValueError(
+            f"{self._n} conditions are too few to leave one out with {max(self._statistic.sizes)} predictors"
+        )
 
     def _prepare(self, directions: NDArray[np.float64]) -> None:
         """Without each condition: orthonormal axes, rank and condition energy of every subset of the predictors."""
-        n, (_, shrinkage) = self._n, self._shrinkage
+        n = self._n
         self._axes, self._rank, self._energies = [], np.empty((n, len(self._statistic.sizes))), []
         for m, own in enumerate(self._statistic.slices()):
-            plain, of_sums = _gram_without_each(directions[own])
-            values, vectors = np.linalg.eigh(plain - shrinkage * of_sums)
+            gram, of_effects = self._products.gram_left(directions[own])
+            values, vectors = np.linalg.eigh(gram)
             kept = values > _SINGULAR
             axes = vectors * (kept / np.sqrt(np.where(kept, values, 1.0)))[:, None]
             self._axes.append(axes)
             self._rank[:, m] = kept.sum(axis=1)
-            energy = np.einsum("ikr,ikl,ilr->i", axes, of_sums, axes)
-            self._energies.append(energy * self._weights[1] ** 2 / (n - 3))
+            energy = np.einsum("ikr,ikl,ilr->i", axes, of_effects, axes)
+            self._energies.append(self._products.energy_left(energy))
 
     def __call__(
         self, mean: ArrayLike, subjects: NDArray | None = None, contrasts: NDArray[np.float64] | None = None
@@ -205,30 +211,28 @@ class Jackknife:
         if contrasts is None:
             contrasts = np.eye(len(self._statistic.subset_weights))
         parts = []
-        for start in range(0, len(mean), _LOCATIONS_AT_ONCE):
-            here = slice(start, start + _LOCATIONS_AT_ONCE)
+        step = self._products.n_at_once
+        for start in range(0, len(mean), step):
+            here = slice(start, start + step)
             own = None if subjects is None else subjects[:, here]
             parts.append(self._estimate(mean[here], own, contrasts if contrasts.ndim == 2 else contrasts[here]))
         return Sampled.over_locations(parts)
 
     def _estimate(self, mean: NDArray[np.float64], subjects: NDArray | None, contrasts: NDArray) -> Sampled:
         n, statistic = self._n, self._statistic
-        squares = _Squares.of(mean[None], self._shrinkage)
+        squares = self._products.squares(mean[None])
         size, size_left = squares.whole[0], squares.left[0]  # (locations,), (locations, n)
-        whole, left = _products(self._directions[None], self._sums[None], mean[None], self._shrinkage)
+        whole, left = self._products(self._directions[None], self._sums, mean[None])
         whole, left = whole[0], left[0].swapaxes(0, 1)  # (locations, directions), (n, locations, directions)
         r2 = np.add.reduceat(whole**2, statistic.starts, axis=1) / size[:, None]
         fits = zip(statistic.slices(), self._axes, strict=True)
         r2_left = np.stack([np.square(left[:, :, own] @ axes).sum(axis=2) for own, axes in fits], axis=2)
         r2_left /= size_left.T[:, :, None]
         weights = contrasts @ statistic.subset_weights  # (estimates, subsets), perhaps for each location
-        slope = self._slope(n, np.array(statistic.sizes), self._energy, squares.energy(self._weights[0], n)[0])
-        slope_left = self._slope(
-            n - 1,
-            self._rank[:, None],
-            np.stack(self._energies, axis=1)[:, None],
-            squares.energy_left(self._weights[1], n)[0].T,
-        )
+        of, of_left = self._products.dimensions, self._products.dimensions_left
+        slope = self._slope(of, np.array(statistic.sizes), self._energy, squares.energy[0])
+        energies = np.stack(self._energies, axis=1)[:, None]
+        slope_left = self._slope(of_left, self._rank[:, None], energies, squares.energy_left[0].T)
         estimates = _weighted(weights, 1 - (1 - r2) * slope)
         without = np.stack([_weighted(weights, 1 - (1 - a) * b) for a, b in zip(r2_left, slope_left, strict=True)])
         if subjects is None:
@@ -241,11 +245,13 @@ class Jackknife:
         fitted = _Fitted(r2, r2_left, weights, slope, estimates, without, size, size_left, whole)
         return self._over_subjects(mean, subjects, fitted)
 
-    def _slope(self, n: int, rank: NDArray, energy: NDArray, energy_of_rdms: NDArray) -> NDArray[np.float64]:
+    def _slope(
+        self, dimensions: Dimensions, rank: NDArray, energy: NDArray, energy_of_rdms: NDArray
+    ) -> NDArray[np.float64]:
         """What unexplained variance is multiplied by: (..., n_locations, n_subsets)."""
         if self._by_chance:
-            return 1 / (1 - mean_r2(n, rank, energy, energy_of_rdms[..., None]))
-        n_pairs = n_pairs_of(n)
+            return 1 / (1 - mean_r2(dimensions, rank, energy, energy_of_rdms[..., None]))
+        n_pairs = dimensions[0] + dimensions[1] + 1
         return np.broadcast_to((n_pairs - 1) / (n_pairs - rank - 1), (*energy_of_rdms.shape, rank.shape[-1]))
 
     def _over_subjects(self, mean: NDArray[np.float64], subjects: NDArray, fit: _Fitted) -> Sampled:
@@ -257,10 +263,10 @@ class Jackknife:
         for m, own in enumerate(statistic.slices()):
             gradients[:, :, m] = fit.whole[:, own] @ self._directions[:, own].T - fit.r2[:, m, None] * centred
         gradients[:, :, -1] = centred
-        sums = expand(np.ascontiguousarray(gradients.swapaxes(1, 2))).sum(axis=3).swapaxes(1, 2)
-        whole, left = _products(gradients, np.ascontiguousarray(sums), subjects, self._shrinkage)
+        sums = self._products.sums_of(np.ascontiguousarray(gradients.swapaxes(1, 2)))
+        whole, left = self._products(gradients, sums, subjects)
         of_condition = whole[:, :, None] - left  # (subjects, locations, n, subsets and the mean RDM itself)
-        squares = _Squares.of(subjects, self._shrinkage)
+        squares = self._products.squares(subjects)
         size = fit.size[:, None]
 
         # R2 and estimates: per subject, and per subject and condition.
@@ -338,75 +344,165 @@ def _components(
 
 @dataclass(frozen=True)
 class _Squares:
-    """Sums of squares of RDMs as they are compared, with all conditions and without each.
+    """Sums of squares of RDMs as they are compared, and the share of condition effects in them.
 
-    `whole` and `whole_sums` are (n_rdms, n_locations), the others have n_conditions as a third axis; `..._sums` are
-    sums of squares of the conditions' own sums.
+    With all conditions (n_rdms, n_locations), and without each (n_rdms, n_locations, n_conditions).
     """
 
     whole: NDArray[np.float64]
-    whole_sums: NDArray[np.float64]
+    energy: NDArray[np.float64]
     left: NDArray[np.float64]
-    left_sums: NDArray[np.float64]
+    energy_left: NDArray[np.float64]
 
-    @classmethod
-    def of(cls, rdms: NDArray, shrinkage: tuple[float, float]) -> _Squares:
-        n_rdms, n_locations, n_pairs = rdms.shape
-        n = n_conditions_of(n_pairs)
+
+class _OfAllPairs:
+    """Inner products of RDMs as they are compared, with all conditions and without each, where no pair is left out.
+
+    They are plain ones minus `shrinkage` times those of the conditions' sums, whose effects count `weights` times.
+    """
+
+    n_at_once = _LOCATIONS_AT_ONCE
+
+    def __init__(self, basis: Basis, comparison: Comparison) -> None:
+        n = self._n = basis.n_conditions
+        self._weights = condition_weight(comparison, n), condition_weight(comparison, n - 1)
+        self._shrinkage = (1 - self._weights[0] ** 2) / (n - 2), (1 - self._weights[1] ** 2) / (n - 3)
+        self.n_pairs_left = n_pairs_of(n - 1)
+        self.dimensions, self.dimensions_left = dimensions_of(n), dimensions_of(n - 1)
+
+    def sums_of(self, rdms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums over the pairs of each condition, (n_locations, n_conditions, n_rdms) of (n_locations, n_rdms, n_pairs).
+
+        The memory has that order, too.
+        """
+        return np.ascontiguousarray(expand(rdms).sum(axis=3).swapaxes(1, 2))
+
+    def squares(self, rdms: NDArray) -> _Squares:
+        """Of RDMs (n_rdms, n_locations, n_pairs)."""
+        n, weights = self._n, self._weights
+        n_rdms, n_locations, _ = rdms.shape
         whole, whole_sums = np.empty((2, n_rdms, n_locations))
         left, left_sums = np.empty((2, n_rdms, n_locations, n))
         work = partial(_squares, rdms, whole, whole_sums, left, left_sums)
         in_threads(work, n_locations, _LOCATIONS_PER_THREAD)
-        return cls(whole - shrinkage[0] * whole_sums, whole_sums, left - shrinkage[1] * left_sums, left_sums)
+        whole, left = whole - self._shrinkage[0] * whole_sums, left - self._shrinkage[1] * left_sums
+        energy = weights[0] ** 2 * whole_sums / (n - 2) / whole
+        return _Squares(whole, energy, left, weights[1] ** 2 * left_sums / (n - 3) / left)
 
-    def energy(self, weight: float, n: int) -> NDArray[np.float64]:
-        """Share of condition effects in the sum of squares."""
-        return weight**2 * self.whole_sums / (n - 2) / self.whole
+    def gram_left(self, rdms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of centred RDMs (n_rdms, n_pairs) with each other without each condition, and of the conditions' sums there.
 
-    def energy_left(self, weight: float, n: int) -> NDArray[np.float64]:
-        """The same without each condition."""
-        return weight**2 * self.left_sums / (n - 3) / self.left
+        Both (n_conditions, n_rdms, n_rdms).
+        """
+        square = expand(rdms)
+        sums, n = square.sum(axis=2), square.shape[1]
+        of_condition = np.einsum("kij,lij->ikl", square, square, optimize=True)
+        own = np.einsum("ki,li->ikl", sums, sums)
+        cross = np.einsum("kj,lij->ikl", sums, square, optimize=True)
+        plain = rdms @ rdms.T - of_condition - own / n_pairs_of(n - 1)
+        of_sums = sums @ sums.T - own - cross - cross.swapaxes(1, 2) + of_condition - 4 * own / (n - 1)
+        return plain - self._shrinkage[1] * of_sums, of_sums
+
+    def energy_left(self, of_sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Condition energy without each condition, from products of sums as those of `gram_left`."""
+        return of_sums * self._weights[1] ** 2 / (self._n - 3)
+
+    def __call__(
+        self, vectors: NDArray[np.float64], sums: NDArray[np.float64], rdms: NDArray
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of centred vectors with RDMs, with all conditions and without each.
+
+        Parameters
+        ----------
+        vectors : ndarray, shape (n_locations or 1, n_pairs, n_vectors)
+        sums : ndarray, shape (n_locations or 1, n_conditions, n_vectors)
+            Of the vectors, from `sums_of`.
+        rdms : ndarray, shape (n_rdms, n_locations, n_pairs)
+
+        Returns
+        -------
+        whole : ndarray, shape (n_rdms, n_locations, n_vectors)
+        left : ndarray, shape (n_rdms, n_locations, n_conditions, n_vectors)
+        """
+        n_rdms, n_locations, _ = rdms.shape
+        whole = np.empty((n_rdms, n_locations, vectors.shape[2]))
+        left = np.empty((n_rdms, n_locations, *sums.shape[1:]))
+        work = partial(_products_of, vectors, sums, rdms, *self._shrinkage, whole, left)
+        in_threads(work, n_locations, _LOCATIONS_PER_THREAD)
+        return whole, left
 
 
-def _gram_without_each(rdms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Inner products of centred RDMs (n_rdms, n_pairs) without each condition, and of the conditions' sums there.
+class _OfSomePairs:
+    """The same where pairs are left out; methods as those of `_OfAllPairs`.
 
-    Both (n_conditions, n_rdms, n_rdms).
+    A product of centred RDMs a and b, less that of their sums over conditions with `Metric.taken` in between, is that
+    of the compared RDMs. Without condition i it loses the pairs of i, and the sums of the others lose these, too.
     """
-    square = expand(rdms)
-    sums, n = square.sum(axis=2), square.shape[1]
-    of_condition = np.einsum("kij,lij->ikl", square, square, optimize=True)
-    own = np.einsum("ki,li->ikl", sums, sums)
-    cross = np.einsum("kj,lij->ikl", sums, square, optimize=True)
-    plain = rdms @ rdms.T - of_condition - own / n_pairs_of(n - 1)
-    of_sums = sums @ sums.T - own - cross - cross.swapaxes(1, 2) + of_condition - 4 * own / (n - 1)
-    return plain, of_sums
 
+    def __init__(self, basis: Basis, comparison: Comparison) -> None:
+        assert basis.pairs is not None
+        pairs, n = basis.pairs, basis.n_conditions
+        self._pairs, whole = pairs, metric(pairs, comparison)
+        self.n_at_once = int(np.clip(_SQUARES_AT_ONCE // n**2, 1, _LOCATIONS_AT_ONCE))
+        # Condition i has no sum of its own once it is left out.
+        self._taken, self._effects = np.zeros((2, n + 1, n, n))
+        self._taken[n], self._effects[n] = whole.taken, whole.effects
+        n_effects = np.empty(n)
+        for i in range(n):
+            others = np.arange(n) != i
+            here = np.ix_(others, others)
+            left = Metric(pairs.among(others)[1], comparison)
+            self._taken[i][here], self._effects[i][here], n_effects[i] = left.taken, left.effects, left.n_effects
+        self.n_pairs_left = pairs.n_kept - pairs.degrees
+        self.dimensions = dimensions_of(n, pairs)
+        self.dimensions_left = (n_effects - 1)[:, None, None], (self.n_pairs_left - n_effects)[:, None, None]
 
-def _products(
-    vectors: NDArray[np.float64], sums: NDArray[np.float64], rdms: NDArray, shrinkage: tuple[float, float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Inner products of centred vectors with RDMs as they are compared, with all conditions and without each.
+    def sums_of(self, rdms: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.ascontiguousarray(self._pairs.sums(rdms).swapaxes(1, 2))
 
-    Parameters
-    ----------
-    vectors : ndarray, shape (n_locations or 1, n_pairs, n_vectors)
-    sums : ndarray, shape (n_locations or 1, n_conditions, n_vectors)
-        Of the vectors over the pairs of each condition.
-    rdms : ndarray, shape (n_rdms, n_locations, n_pairs)
-    shrinkage : (float, float)
+    def squares(self, rdms: NDArray) -> _Squares:
+        n, centred = len(self._taken) - 1, np.asarray(rdms, dtype=np.float64)
+        centred = centred - centred.mean(axis=2, keepdims=True)
+        square, sums = expand(self._pairs.filled(centred)), self._pairs.sums(centred)
+        total = np.square(centred).sum(axis=2)
 
-    Returns
-    -------
-    whole : ndarray, shape (n_rdms, n_locations, n_vectors)
-    left : ndarray, shape (n_rdms, n_locations, n_conditions, n_vectors)
-    """
-    n_rdms, n_locations, _ = rdms.shape
-    whole = np.empty((n_rdms, n_locations, vectors.shape[2]))
-    left = np.empty((n_rdms, n_locations, *sums.shape[1:]))
-    work = partial(_products_of, vectors, sums, rdms, shrinkage[0], shrinkage[1], whole, left)
-    in_threads(work, n_locations, _LOCATIONS_PER_THREAD)
-    return whole, left
+        def without(i: int, own: NDArray, sums: NDArray) -> tuple[NDArray, NDArray]:
+            plain = total - np.square(own).sum(axis=2)
+            taken, effects = (((sums @ part[i]) * sums).sum(axis=2) for part in (self._taken, self._effects))
+            return plain - taken, (effects - taken) / (plain - taken)
+
+        whole, energy = without(n, np.zeros((*total.shape, 0)), sums)
+        left = [without(i, square[:, :, i], sums - square[:, :, i]) for i in range(n)]
+        return _Squares(whole, energy, *(np.stack(part, axis=2) for part in zip(*left, strict=True)))
+
+    def gram_left(self, rdms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        square, sums, total = expand(self._pairs.filled(rdms)), self._pairs.sums(rdms), rdms @ rdms.T
+        gram, of_effects = np.empty((2, sums.shape[1], *total.shape))
+        for i in range(len(gram)):
+            own = sums - square[:, i]
+            plain = total - square[:, i] @ square[:, i].T
+            taken, effects = own @ self._taken[i] @ own.T, own @ self._effects[i] @ own.T
+            gram[i], of_effects[i] = plain - taken, effects - taken
+        return gram, of_effects
+
+    def energy_left(self, of_effects: NDArray[np.float64]) -> NDArray[np.float64]:
+        return of_effects
+
+    def __call__(
+        self, vectors: NDArray[np.float64], sums: NDArray[np.float64], rdms: NDArray
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        centred = np.asarray(rdms, dtype=np.float64)
+        centred = (centred - centred.mean(axis=2, keepdims=True)).swapaxes(0, 1)
+        square, own_sums = expand(self._pairs.filled(centred)), self._pairs.sums(centred)
+        squares = expand(self._pairs.filled(np.ascontiguousarray(vectors.swapaxes(1, 2))))
+        total, of_vectors, n = centred @ vectors, sums.swapaxes(1, 2), sums.shape[1]
+        whole = total - own_sums @ self._taken[n] @ sums
+        left = np.empty((*total.shape[:2], n, total.shape[2]))
+        for i in range(n):
+            own, of_vector = square[:, :, i], squares[:, :, i]
+            rest = (of_vectors - of_vector).swapaxes(1, 2)
+            left[:, :, i] = total - own @ of_vector.swapaxes(1, 2) - (own_sums - own) @ self._taken[i] @ rest
+        return np.ascontiguousarray(whole.swapaxes(0, 1)), np.ascontiguousarray(left.swapaxes(0, 1))
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
+from utils.rdm import Pairs
 from utils.stats.comparison import Comparison, compared
 from utils.stats.regression import adjust
 
@@ -83,7 +84,7 @@ def ceiling_as_r2(ceiling: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.square(np.clip(ceiling, 0.0, None))
 
 
-def reliability(subject_rdms: NDArray, comparison: Comparison) -> NDArray[np.float64]:
+def reliability(subject_rdms: NDArray, comparison: Comparison, pairs: Pairs | None = None) -> NDArray[np.float64]:
     """Reliability of the mean RDM: the share of its variance that is not due to differences between subjects.
 
     ``1 - MS_error / MS_pairs`` of the two-way analysis of variance of pairs by subjects, that is ICC(C, k). With d_s
@@ -94,6 +95,8 @@ def reliability(subject_rdms: NDArray, comparison: Comparison) -> NDArray[np.flo
     subject_rdms : ndarray, shape (n_subjects, n_locations, n_pairs)
         Condensed RDMs as they are, any float dtype; may be memory-mapped.
     comparison : {"whitened", "plain", "without_condition_effects"}
+    pairs : Pairs, optional
+        The pairs that RDMs are restricted to, if not all.
 
     Returns
     -------
@@ -109,7 +112,7 @@ def reliability(subject_rdms: NDArray, comparison: Comparison) -> NDArray[np.flo
     values = np.full(n_locations, np.nan)
     if n_subjects < 2:
         return values
-    for locations, centred in _centred(subject_rdms, comparison):
+    for locations, centred in _centred(subject_rdms, comparison, pairs):
         size = np.square(centred).sum(axis=2).mean(axis=0)
         size_of_mean = np.square(centred.mean(axis=0)).sum(axis=1)
         ratio = np.divide(size, size_of_mean, out=np.full_like(size, np.nan), where=size_of_mean != 0)
@@ -118,7 +121,7 @@ def reliability(subject_rdms: NDArray, comparison: Comparison) -> NDArray[np.flo
 
 
 def single_subject_ceilings(
-    subject_rdms: NDArray, n_predictors: int, comparison: Comparison
+    subject_rdms: NDArray, n_predictors: int, comparison: Comparison, pairs: Pairs | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lower and upper noise ceiling of the mean R2 of single subjects, whose RDMs are fitted with weights of their own.
 
@@ -133,6 +136,8 @@ def single_subject_ceilings(
     n_predictors : int
         Free weights of the model, besides the intercept; 1 or more.
     comparison : {"whitened", "plain", "without_condition_effects"}
+    pairs : Pairs, optional
+        The pairs that RDMs are restricted to, if not all.
 
     Returns
     -------
@@ -150,7 +155,7 @@ def single_subject_ceilings(
     lower, upper = np.full(n_locations, np.nan), np.full(n_locations, np.nan)
     if n_subjects < 2:
         return lower, upper
-    for locations, centred in _centred(subject_rdms, comparison):
+    for locations, centred in _centred(subject_rdms, comparison, pairs):
         length = np.linalg.norm(centred, axis=2)
         rounding = np.abs(subject_rdms[:, locations]).max(axis=2) * (n_pairs * np.finfo(np.float64).eps)
         defined = (length > rounding).all(axis=0)
@@ -165,13 +170,15 @@ def single_subject_ceilings(
     return lower, upper
 
 
-def _centred(subject_rdms: NDArray, comparison: Comparison) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+def _centred(
+    subject_rdms: NDArray, comparison: Comparison, pairs: Pairs | None
+) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Blocks of locations, and their RDMs as they are compared, centred."""
     n_subjects, n_locations, n_pairs = subject_rdms.shape
     step = max(1, _CHUNK_BYTES // (8 * n_subjects * n_pairs))
     for start in range(0, n_locations, step):
         locations = slice(start, min(start + step, n_locations))
-        rdms = compared(subject_rdms[:, locations], comparison)
+        rdms = compared(subject_rdms[:, locations], comparison, pairs)
         yield locations, rdms - rdms.mean(axis=2, keepdims=True)
 
 

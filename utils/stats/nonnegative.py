@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from utils.parallel.resources import Progress, ignore
-from utils.rdm import n_conditions_of, n_pairs_of
 from utils.stats.exceedances import Permutations, permute
 from utils.stats.inference import chance_r2
 from utils.stats.permutation import PermutationTest
@@ -80,6 +79,7 @@ class Nonnegative:
     Parameters
     ----------
     basis : Basis
+        Kept as an attribute.
 
     Raises
     ------
@@ -96,7 +96,7 @@ class Nonnegative:
         sizes = [coordinates.shape[1] for coordinates in basis.coordinates]
         if max(sizes) > MOST_LAYERS:
             raise ValueError(f"non-negative weights are for up to {MOST_LAYERS} layers per network, got {max(sizes)}")
-        self._basis, self.n_sets = basis, len(sizes)
+        self.basis, self.n_sets = basis, len(sizes)
         self._layers = np.hstack(basis.coordinates)
         gram = self._layers.T @ self._layers
         starts = np.cumsum([0, *sizes[:-1]])
@@ -112,7 +112,7 @@ class Nonnegative:
 
     @cached_property
     def _single_layers(self) -> Basis:
-        return Basis(self._basis.q, tuple(self._layers.T[:, :, None]), ())
+        return Basis(self.basis.q, tuple(self._layers.T[:, :, None]), (), pairs=self.basis.pairs)
 
     @cached_property
     def statistic(self) -> LinearStatistic:
@@ -136,7 +136,7 @@ class Nonnegative:
 
     def adjusted(self, rdms: ArrayLike) -> NDArray[np.float64]:
         """Adjusted R2 (n_sets, n_locations) of brain RDMs (n_locations, n_pairs); 0 where no weight is above 0."""
-        r2, subset = self.r2(project(self._basis, rdms))
+        r2, subset = self.r2(project(self.basis, rdms))
         slope = np.take_along_axis(self._slope(np.asarray(rdms)), np.maximum(subset, 0), axis=0)
         return np.where(subset < 0, 0.0, 1 - (1 - r2) * slope)
 
@@ -207,7 +207,7 @@ class Nonnegative:
         self, responses: NDArray, slope: NDArray, permutations: Permutations, start: int, stop: int
     ) -> Iterator[NDArray[np.float64]]:
         """Adjusted R2 (n_sets, n, n_locations) in blocks of n permutations."""
-        layers = np.ascontiguousarray((self._basis.q @ self._layers).T)
+        layers = np.ascontiguousarray((self.basis.q @ self._layers).T)
         n_pairs, n_locations = responses.shape
         size = max(1, _BLOCK_BYTES // (8 * len(layers) * max(n_locations, n_pairs)))
         for first in range(start, stop, size):
@@ -232,24 +232,27 @@ class Nonnegative:
         -------
         ndarray of float64, shape (n_locations,)
         """
-        n, layers = n_conditions_of(self._basis.n_pairs), (self._basis.q @ self._layers).T
+        n, layers = self.basis.n_conditions, (self.basis.q @ self._layers).T
         responses = np.ascontiguousarray(standardise(np.asarray(rdms)).T)
-        n_locations, n_layers, n_kept = responses.shape[1], len(layers), n_pairs_of(round(0.9 * n))
+        n_locations, n_layers = responses.shape[1], len(layers)
         squares, pairs = np.square(responses), np.array(np.triu_indices(n, k=1))
+        if self.basis.pairs is not None:
+            pairs = pairs[:, self.basis.pairs.kept]
         members = [own for _, own in self._subsets]
         sizes = np.array([len(own) for own in members])[:, None]
-        slope = np.broadcast_to((n_kept - 1) / (n_kept - sizes - 1), (len(sizes), n_locations)).copy()
         values, won = np.empty((self.n_sets, 1, n_locations)), np.zeros(n_locations)
         subsets = condition_subsets(n, round(0.9 * n), N_SUBSETS, seed)
         for start in range(0, len(subsets), _SUBSETS_AT_ONCE):
             kept = np.asarray(subsets[start : start + _SUBSETS_AT_ONCE][:, pairs].all(axis=1), dtype=np.float64)
-            own = kept[:, None] * (layers - (kept @ layers.T / n_kept)[:, :, None])
+            n_kept = kept.sum(axis=1)
+            own = kept[:, None] * (layers - (kept @ layers.T / n_kept[:, None])[:, :, None])
             own /= np.linalg.norm(own, axis=2, keepdims=True)
             products = np.concatenate([own, kept[:, None]], axis=1).reshape(-1, layers.shape[1]) @ responses
             products = products.reshape(len(kept), n_layers + 1, n_locations)
-            products[:, :-1] /= np.sqrt(kept @ squares - np.square(products[:, -1]) / n_kept)[:, None]
-            for vectors, correlations in zip(own, products, strict=True):
+            products[:, :-1] /= np.sqrt(kept @ squares - np.square(products[:, -1]) / n_kept[:, None])[:, None]
+            for vectors, correlations, size in zip(own, products, n_kept, strict=True):
                 tables = _tables(vectors @ vectors.T, members)
+                slope = np.repeat((size - 1) / (size - sizes - 1), n_locations, axis=1)
                 _best_subsets(
                     correlations[:-1, None], self._owner, *tables, slope, values, np.empty(values.shape, np.int64)
                 )

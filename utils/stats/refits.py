@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
-from utils.rdm import n_conditions_of
 from utils.stats.inference import difference_contrasts
 from utils.stats.regression import (
     Basis,
@@ -138,7 +137,7 @@ def winner_stability(
     if (refit := refits.get(statistic)) is None:
         raise ValueError(f"`statistic` is {statistic!r}, expected own_adjusted_r2 or unique_adjusted_r2")
     responses = standardise(np.asarray(rdms))
-    n = n_conditions_of(basis.n_pairs)
+    n = basis.n_conditions
     subsets = condition_subsets(n, round(ratio * n), n_subsets, seed)
     subsets = subsets[_is_of_full_rank(basis, subsets)]
     share = np.full(len(responses), np.nan)
@@ -180,7 +179,7 @@ def own_in_subsets(basis: Basis, rdms: NDArray[np.float64], subsets: NDArray[np.
     """
     # Unique variance where there are no other sets.
     spans = [basis.subset([i, *basis.given]) for i in range(basis.n_sets)]
-    alone = [Basis(basis.q @ span, (np.eye(span.shape[1]),), ()) for span in spans]
+    alone = [Basis(basis.q @ span, (np.eye(span.shape[1]),), (), pairs=basis.pairs) for span in spans]
     return np.concatenate([unique_in_subsets(own, rdms, subsets) for own in alone], axis=1)
 
 
@@ -206,8 +205,8 @@ def unique_in_subsets(basis: Basis, rdms: NDArray[np.float64], subsets: NDArray[
     there are fewer predictors to adjust for.
     """
     n_sets, n_subsets, left_out = len(basis.coordinates), len(subsets), _left_out(subsets)
-    responses = np.ascontiguousarray(rdms.T)
-    predictors = np.column_stack([np.ones(basis.n_pairs), basis.q])
+    responses = np.ascontiguousarray(_whole(basis, rdms).T)
+    predictors = _with_constant(basis)
     arrangements = [_Arrangement.of(basis, predictors, i) for i in range(n_sets)]
     result = np.empty((n_subsets, n_sets, len(rdms)))
 
@@ -243,6 +242,16 @@ class _Arrangement:
         return cls(directions, _products(predictors @ directions.T), 1 + others.shape[1])
 
 
+def _with_constant(basis: Basis) -> NDArray[np.float64]:
+    """The constant and the basis, (n_pairs, 1 + rank)."""
+    return np.column_stack([_whole(basis, np.ones(basis.n_pairs)), _whole(basis, basis.q.T).T])
+
+
+def _whole(basis: Basis, rdms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """RDMs with 0 for pairs that are left out: as the constant is 0 there, too, these add nothing to any sum."""
+    return rdms if basis.pairs is None else basis.pairs.filled(rdms)
+
+
 def _products(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Products of all pairs of columns, row by row of their upper triangle."""
     rows, columns = np.triu_indices(vectors.shape[1])
@@ -256,7 +265,7 @@ def _left_out(subsets: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def _is_of_full_rank(basis: Basis, subsets: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Whether each subset has enough pairs to fit all predictors, and leaves each something of its own."""
-    vectors = np.column_stack([np.ones(basis.n_pairs), basis.q])
+    vectors = _with_constant(basis)
     n_subsets, n = len(subsets), vectors.shape[1]
     sums, found = _kept_sums(_products(vectors), _left_out(subsets)), np.empty((n_subsets, n), dtype=np.bool_)
     _orthonormal_axes(sums, np.empty((n, 0)), _SINGULAR, np.empty((n_subsets, n, 0)), found)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.rdm import is_constant
+from utils.rdm import Pairs, is_constant, n_conditions_of
 
 # A predictor whose part outside the span of those before it is shorter than this (of unit length) adds no rank.
 RANK_TOLERANCE = 1e-9
@@ -35,17 +35,25 @@ class Basis:
         (set, predictor) that are linear combinations of the predictors before them.
     n_given : int
         How many of the sets, the last ones, are given: nuisance predictors, beside which all others are looked at.
+    pairs : Pairs or None
+        The pairs that count, if not all.
     """
 
     q: NDArray[np.float64]
     coordinates: tuple[NDArray[np.float64], ...]
     dependent: tuple[tuple[int, int], ...]
     n_given: int = 0
+    pairs: Pairs | None = None
 
     @property
     def n_pairs(self) -> int:
-        """Entries of a condensed RDM."""
+        """Entries of a condensed RDM that count."""
         return self.q.shape[0]
+
+    @property
+    def n_conditions(self) -> int:
+        """Number of conditions."""
+        return n_conditions_of(self.n_pairs) if self.pairs is None else self.pairs.n_conditions
 
     @property
     def n_sets(self) -> int:
@@ -65,7 +73,7 @@ class Basis:
         return u[:, s > RANK_TOLERANCE * s[0]]
 
 
-def orthonormal_basis(predictor_sets: Sequence[ArrayLike], n_given: int = 0) -> Basis:
+def orthonormal_basis(predictor_sets: Sequence[ArrayLike], n_given: int = 0, pairs: Pairs | None = None) -> Basis:
     """Orthonormal basis of the centred predictors of several sets.
 
     Parameters
@@ -74,6 +82,8 @@ def orthonormal_basis(predictor_sets: Sequence[ArrayLike], n_given: int = 0) -> 
         Condensed RDMs; a set is one network (its layers) or one group of networks.
     n_given : int
         How many of the sets, the last ones, are nuisance predictors.
+    pairs : Pairs, optional
+        The pairs that the predictors are restricted to, if not all.
 
     Returns
     -------
@@ -111,7 +121,7 @@ def orthonormal_basis(predictor_sets: Sequence[ArrayLike], n_given: int = 0) -> 
             else:
                 dependent.append((i, j))
     q = np.ascontiguousarray(q[:, :rank])
-    return Basis(q, tuple(q.T @ unit.T for unit in units), tuple(dependent), n_given)
+    return Basis(q, tuple(q.T @ unit.T for unit in units), tuple(dependent), n_given, pairs)
 
 
 def standardise(rdms: NDArray) -> NDArray[np.float64]:
