@@ -121,7 +121,7 @@ PLACES = pd.DataFrame(
 class Row:
     """Five places in a row."""
 
-    affine, space = AFFINE, "MNI"
+    affine, space, vertices = AFFINE, "MNI", None
 
     def to_volume(self, values, background=0):
         return np.asarray(values).reshape(5, 1, 1)

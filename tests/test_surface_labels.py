@@ -18,7 +18,8 @@ from utils.datasets.layout import locate
 from utils.datasets.rois import load_atlas
 from utils.plotting.surface import SURFACES, load_hemisphere, sample
 from utils.rdms.atlas import WANG_ROIS
-from utils.rdms.surface_labels import FSAVERAGE, SurfaceLabels, is_surface, read_surface_labels
+from utils.rdms.surface_labels import SurfaceLabels, is_surface, read_surface_labels
+from utils.rdms.vertices import FSAVERAGE, Vertices
 
 N = FSAVERAGE["fsaverage5"]
 NAMES = {3: "EVC", 7: "IT", 9: "nowhere"}
@@ -151,13 +152,13 @@ def test_what_cannot_be_used_is_refused(tmp_path, halves):
 
 def test_another_mesh_is_named_with_its_vertices():
     labels = SurfaceLabels(np.ones(32_492, np.int32), np.ones(32_492, np.int32), {1: "V1"}, "lh.gii, rh.gii")
-    with pytest.raises(
-        InputError, match=r"rh.gii: 32,492 vertices per hemisphere, expected 10,242 \(fsaverage5\), 40,962"
-    ):
-        _ = labels.space
+    assert (labels.vertices, labels.space) == (Vertices(32_492, 32_492), "fsLR")
+    with pytest.raises(InputError, match=r"32,492 vertices per hemisphere, expected 10,242 \(fsaverage5\), 40,962"):
+        sample(labels.labels, None, vertices=labels.vertices)
     uneven = SurfaceLabels(np.ones(N, np.int32), np.ones(N + 1, np.int32), {1: "V1"}, "two")
-    with pytest.raises(InputError, match="10,242 and 10,243 vertices"):
-        _ = uneven.space
+    assert (uneven.space, str(uneven.vertices)[-40:]) == ("unknown", " 10,243 vertices of the right hemisphere")
+    with pytest.raises(InputError, match="`atlas` has 10,243 vertices per hemisphere"):
+        sample(uneven.labels, None, vertices=uneven.vertices)
 
 
 def test_the_vertices_of_a_coarser_mesh_are_the_first_of_a_finer_one(rng):
@@ -173,7 +174,7 @@ def test_the_vertices_of_a_coarser_mesh_are_the_first_of_a_finer_one(rng):
     np.testing.assert_array_equal(drawn["left"], halves[0, :N])
     np.testing.assert_array_equal(drawn["right"], halves[1, :N])
     with pytest.raises(
-        InputError, match="`atlas` has the vertices of fsaverage6, fewer than `surface` fsaverage; draw it on"
+        InputError, match="`atlas` or the data have the vertices of fsaverage6, fewer than `surface` fsaverage; draw"
     ):
         sample(data, None, "fsaverage")
     assert sample(data.astype(float), None, "fsaverage6")["left"].dtype == np.float32
@@ -248,7 +249,7 @@ def test_searchlight_figure_names_the_regions_of_vertices(study, halves, tmp_pat
     [
         (["lh.areas.mgz"], "no file of the right hemisphere is given"),
         (["lh.areas.mgz", "rh.areas.mgz", "--surface", "fsaverage6"],
-         "--atlas has the vertices of fsaverage5, fewer than --surface fsaverage6; draw it on --surface fsaverage5"),
+         "--atlas or the data have the vertices of fsaverage5, fewer than --surface fsaverage6; draw"),
         (["lh.areas.mgz", "rh.areas.mgz", "--surface", "none"], "--surface none draws slices, but --atlas has v"),
         (["lh.short.mgz", "rh.short.mgz"], "100 vertices per hemisphere, expected 10,242 (fsaverage5)"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +18,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line: write the example, unless it is there."""
     options = _parser().parse_args(argv)
     if options.score:
-        _show_score(options.score, options.out or default_data() / _FOLDERS[options.world])
+        _show_score(options.score, _folder(options))
         return
     with cli.progress("simulated example", options) as advance:
-        folder = options.out or default_data() / _FOLDERS[options.world]
-        print(ensure_example(folder, advance, world=options.world))
+        print(ensure_example(_folder(options), advance, world=options.world, surface=options.surface))
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    name = _FOLDERS[options.world] + "_surface" * options.surface
+    return options.out or default_data() / name
 
 
 def _show_score(results: Path, folder: Path) -> None:
@@ -47,8 +52,11 @@ def _parser() -> cli.Parser:
     parser.add_argument("--world", choices=tuple(_FOLDERS), default="kind",
                         help="hard: with ties, weak areas, areas that follow what all networks share, smooth noise, "
                              "people who differ")  # fmt: skip
+    parser.add_argument("--surface", action="store_true",
+                        help="the kind world on the vertices of fsaverage5: searchlights are discs, ROIs labels of "
+                             "vertices")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR",
-                        help="folder; by default data/example, or data/example_hard for the hard world")  # fmt: skip
+                        help="folder; by default data/example, data/example_hard or data/example_surface")  # fmt: skip
     parser.add_argument("--score", type=Path, metavar="RESULTS",
                         help="write nothing; show how results of Fig 1, 3a and 3b in this folder compare with the "
                              "truth: searchlights in full colour of the right or a wrong group, pale and grey ones, "

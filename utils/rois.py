@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from utils import InputError
 from utils.cli import command as cli
-from utils.cli.options import BETAS, add_data_options, add_metric_options
+from utils.cli.options import BETAS, add_data_options, add_mesh_options, add_metric_options
 
 if TYPE_CHECKING:
     from utils.rdms.atlas import Atlas
-    from utils.rdms.beta_files import Grid
     from utils.rdms.betas import Betas
+    from utils.rdms.surface_labels import SurfaceLabels
+    from utils.rdms.vertices import Vertices
 
 _HELP = """ROI RDMs of every subject from beta maps and an atlas, for Fig 2 and Fig 3b.
 
@@ -31,6 +32,7 @@ An atlas is one of
     maxprob_vol_lh.nii.gz and maxprob_vol_rh.nii.gz of Wang et al. 2015, whose names are built in;
   - with --threshold, probability maps: one 4-D file in the order of the ids, or one file per ROI with its id in the
     name, such as perc_VTPM_vol_roi1_lh.nii.gz. A voxel goes to the ROI of the largest value.
+  - for data of vertices, labels of the same vertices, one file per hemisphere: .annot, label.gii or .mgz.
 Where the atlas is on another grid than the beta maps, the nearest voxel counts.
 
 Into DATA go roi_rdms/ (one .npy per ROI, roi_voxels.tsv, run.json), roi_labels.csv, atlas.nii.gz and conditions.txt.
@@ -51,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--threshold is {options.threshold:g}, expected a positive number in the unit of the maps")
     from utils.io.data_folder import DataFolder
     from utils.io.provenance import provenance
-    from utils.rdms.atlas import read_atlas
     from utils.rdms.betas import find_betas, read_mask
     from utils.rdms.measure import find_measure
     from utils.rdms.roi_rdms import subject_rdms, write_roi_rdms
+    from utils.rdms.vertices import Vertices, kept_meshes
 
     data = DataFolder(options.out)
     maps = find_betas(options.betas, options.conditions, data.conditions, drop_incomplete=options.drop_incomplete)
@@ -63,50 +65,48 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(maps, flush=True)
     if options.dry_run:
         return
-    inside = None
-    if options.mask is not None:
-        inside, grid = read_mask(options.mask, maps)
-        maps = maps.on(grid)
-    elif not maps.grid.has_place:
-        raise InputError(f"{maps.subjects[0].files[0]}: does not say where its voxels lie; give their `mask`")
-    if maps.grid.is_surface:
-        atlas = _surface_atlas(options, maps.grid)
+    inside, meshes = None, None
+    atlas: Atlas | SurfaceLabels
+    if isinstance(maps.grid, Vertices):
+        atlas = _labels_of_vertices(options, maps.grid)
+        meshes = kept_meshes(maps.grid, options.surface_mesh, options.inflated_mesh)
     else:
-        atlas = read_atlas(options.atlas, maps.grid, options.roi_labels, options.hemisphere, options.threshold)
-        atlas = _in_space(atlas, maps, options)
+        if options.surface_mesh or options.inflated_mesh:
+            raise InputError("`surface_mesh` is for data of vertices, but the beta maps are volumes; leave it out")
+        if options.mask is not None:
+            inside, grid = read_mask(options.mask, maps)
+            maps = maps.on(grid)
+        elif not maps.grid.has_place:
+            raise InputError(f"{maps.subjects[0].files[0]}: does not say where its voxels lie; give their `mask`")
+        atlas = _atlas_of_voxels(options, maps)
     with cli.progress("ROIs", options) as advance:
         rdms, counts = subject_rdms(maps, atlas, inside, measure=measure, progress=advance)
     record = partial(provenance, "rois", vars(options), device="cpu", started=started)
-    files = write_roi_rdms(maps, atlas, data, record, rdms, counts)
+    files = write_roi_rdms(maps, atlas, data, record, rdms, counts, meshes)
     if not options.quiet:
         print(f"{len(rdms)} ROI(s) of {len(maps.subjects)} subject(s)")
         print(f"{len(files)} files are in {options.out}, after {time.time() - started:.1f} s")
 
 
-def _surface_atlas(options: argparse.Namespace, grid: Grid) -> Atlas:
+def _labels_of_vertices(options: argparse.Namespace, vertices: Vertices) -> SurfaceLabels:
     """Labels of the vertices that the beta maps have."""
     from utils.io.roi_tables import read_roi_table
-    from utils.rdms.atlas import Atlas
     from utils.rdms.surface_labels import read_surface_labels
 
-    if options.threshold is not None or options.hemisphere != "both":
-        raise InputError(
-            "`threshold` and `hemisphere` are for volumes, but the beta maps are of vertices; leave them out"
-        )
+    if options.threshold is not None or options.mask is not None:
+        raise InputError("`threshold` and `mask` are for volumes, but the beta maps are of vertices; leave them out")
     names = None if options.roi_labels is None else read_roi_table(options.roi_labels)
-    found = read_surface_labels(options.atlas, names)
-    if len(found.labels) != grid.shape[0]:
-        raise InputError(
-            f"{found.source}: has labels of {len(found.labels):,} vertices, but the beta maps have {grid.shape[0]:,}; "
-            "give the labels of their mesh"
-        )
-    return Atlas(found.labels.reshape(grid.shape), grid.affine, found.names, found.source, found.space)
+    return read_surface_labels(options.atlas, names, options.hemisphere, vertices)
 
 
-def _in_space(atlas: Atlas, maps: Betas, options: argparse.Namespace) -> Atlas:
-    """The atlas in the space of the beta maps, with a warning if it seems to be in another."""
+def _atlas_of_voxels(options: argparse.Namespace, maps: Betas) -> Atlas:
+    """The atlas on the grid and in the space of the beta maps, with a warning if it seems to be in another."""
     from utils.io.spaces import is_mni, read_space
+    from utils.rdms.atlas import read_atlas
+    from utils.rdms.vertices import Vertices
 
+    assert not isinstance(maps.grid, Vertices)
+    atlas = read_atlas(options.atlas, maps.grid, options.roi_labels, options.hemisphere, options.threshold)
     in_mni, masks = is_mni(atlas.space), [] if options.mask is None else [options.mask]
     atlas = replace(atlas, space=options.space or read_space([*maps.files, *masks]))
     if in_mni and not is_mni(atlas.space):
@@ -131,6 +131,7 @@ def _parser() -> cli.Parser:
     group.add_argument("--threshold", type=float, metavar="P",
                        help="volumes are probability maps; take voxels of P or more, in the unit of the maps"
                        )  # fmt: skip
+    add_mesh_options(group, "which brain maps are drawn on")
     add_metric_options(group)
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but warnings")
     return parser

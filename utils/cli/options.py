@@ -166,10 +166,11 @@ def _add_run_options(parser: Parser, kind: Kind, figure: str) -> None:
 
 def _add_drawing_options(parser: Parser) -> None:
     group = parser.add_argument_group("drawing")
-    group.add_argument("--surface", choices=(*SURFACES, NO_SURFACE), default=DEFAULT_SURFACE,
+    group.add_argument("--surface", choices=(*SURFACES, NO_SURFACE),
                        help="average brain of the pages and GIFTI files, with 10, 41 or 164 thousand vertices per "
-                            "hemisphere; all but the first are downloaded once. none: slices of the volume, as always "
-                            "for data that are not in MNI space")  # fmt: skip
+                            f"hemisphere; all but the first are downloaded once (default: {DEFAULT_SURFACE}; data of "
+                            "vertices are drawn on their own mesh). none: slices of the volume, as always for volumes "
+                            "that are not in MNI space")  # fmt: skip
     group.add_argument("--style", choices=STYLES, default=STYLES[0],
                        help="paper: figure.svg and figure.png with the colours, axes and order of the paper, for "
                             "comparison")  # fmt: skip
@@ -333,6 +334,16 @@ def add_data_options(parser: argparse.ArgumentParser, *, mask_required: bool = T
                        help="print how files are understood (subjects, runs, conditions), and stop")  # fmt: skip
     group.add_argument("--out", type=Path, required=True, metavar="DATA",
                        help="data folder, in the layout of data/README.md; made if needed")  # fmt: skip
+
+
+def add_mesh_options(group: argparse._ArgumentGroup, use: str) -> None:
+    """Options of the same commands for data of vertices: the meshes that these are of, and what they are used for."""
+    group.add_argument("--surface-mesh", type=Path, nargs="+", default=[], metavar="FILE",
+                       help="meshes of the vertices, one per hemisphere, named as the data (lh.white rh.white, "
+                            f"*.surf.gii), {use}; needed for data that are not on fsaverage")  # fmt: skip
+    group.add_argument("--inflated-mesh", type=Path, nargs="+", default=[], metavar="FILE",
+                       help="the same vertices in the shape that maps are drawn on (default: the meshes themselves, or "
+                            "the inflated fsaverage5)")  # fmt: skip
 
 
 def add_metric_options(group: argparse._ArgumentGroup) -> None:

@@ -27,7 +27,7 @@ from utils.datasets.layout import Kind, Sources, holds_release, locate
 from utils.datasets.models import ModelRdms, load_models
 from utils.datasets.rois import Atlas, RoiRdms, load_atlas, load_rois
 from utils.datasets.searchlights import SearchlightRdms, load_searchlights
-from utils.io.data_folder import RECORD, default_data
+from utils.io.data_folder import RECORD, SearchlightFolder, default_data
 from utils.io.output import read_record, staged, write_arrays, write_table
 from utils.io.provenance import fingerprint, provenance
 from utils.io.spaces import is_mni
@@ -38,9 +38,11 @@ from utils.plotting.colors import study_colors
 from utils.plotting.label_maps import LabelMap, Map, RoiLocations
 from utils.plotting.page_layout import Look, save_figure
 from utils.plotting.roi_figure import RoiPanel, roi_figure
-from utils.plotting.surface import sample
+from utils.plotting.surface import DEFAULT_SURFACE, Surface, known_brains, sample
+from utils.rdms.discs import load_geometry
 from utils.rdms.stimuli import few
 from utils.rdms.surface_labels import SurfaceLabels
+from utils.rdms.vertices import FSAVERAGE, Vertices
 from utils.reporting import report
 from utils.reporting.notes import found
 
@@ -178,11 +180,36 @@ class FigureRun:
         return load_atlas(self.sources)
 
     def _check_atlas(self) -> None:
-        """Refuse an atlas that cannot be read or drawn before anything is computed."""
-        if isinstance(self.atlas, SurfaceLabels):
-            if self._options.surface == NO_SURFACE:
-                raise InputError("`surface` none draws slices, but `atlas` has vertices; leave one out")
-            sample(self.atlas.labels, None, self._options.surface)
+        """Refuse what cannot be read or drawn before anything is computed."""
+        vertices, drawn = None, [self.atlas] if isinstance(self.atlas, SurfaceLabels) else []
+        if self.kind == "searchlight" and (path := SearchlightFolder(self.sources.fmri_rdms).geometry).exists():
+            vertices = load_geometry(path).vertices if self.sources.mask is None else None
+        elif drawn:
+            vertices = drawn[0].vertices
+        if self._options.surface == NO_SURFACE and (drawn or vertices):
+            what = "`atlas` has" if drawn else "the data are of"
+            raise InputError(f"`surface` none draws slices, but {what} vertices; leave one out")
+        surface = self._surface_of(vertices)
+        if vertices is not None:
+            sample(np.zeros(vertices.shape), None, surface, vertices)
+        for labels in drawn:
+            sample(labels.labels, None, surface, labels.vertices)
+
+    def _surface_of(self, vertices: Vertices | None) -> Surface:
+        """What maps are drawn on: data of vertices on their own mesh, unless a coarser average brain is asked for."""
+        own, asked = self.sources.surface, self._options.surface
+        if vertices is None or vertices.brain == DEFAULT_SURFACE:
+            return str(asked or DEFAULT_SURFACE)
+        if vertices.brain in FSAVERAGE and (asked or own is None):
+            return str(asked or vertices.brain)
+        if own is None:
+            parts = " and ".join(f"{n:,}" for n in sorted({vertices.left, vertices.right} - {0}))
+            source = self.sources.fmri_rdms if self.atlas is None or self.kind == "searchlight" else self.atlas.source
+            raise InputError(
+                f"{source}: {parts} vertices per hemisphere, expected {known_brains()}, or the meshes of others in the "
+                "data folder; give these to the command that makes the RDMs (`surface_mesh`)"
+            )
+        return own
 
     # --------------------------------------------------------------------------------------------------------- outputs
 
@@ -210,17 +237,23 @@ class FigureRun:
         """Colours of all networks and groups, whichever of them were chosen."""
         return study_colors(self.models.table)
 
-    def _look(self, title: str = "", *, surface: bool = True) -> Look:
-        options = self._options
-        chosen = options.surface if surface and options.surface != NO_SURFACE else None
-        return Look(title or self.title, self.banner, chosen, options.style)
+    def _look(self, title: str = "", first: Map | None = None) -> Look:
+        """Of figures, and of maps of which this is the first."""
+        on_cortex = first is None or first.affine is None or is_mni(first.space)
+        vertices = None if first is None else first.vertices
+        surface = self._surface_of(vertices) if on_cortex and self._options.surface != NO_SURFACE else None
+        return Look(title or self.title, self.banner, surface, self._options.style)
 
     def _draw_maps(self, maps: Sequence[Map], notes: Sequence[str], title: str = "") -> Look:
         """Write the brain map pages and the maps for other programs: on the cortex, or as slices in other spaces."""
         assert isinstance(maps[0], LabelMap)
-        look = self._look(title, surface=maps[0].affine is None or is_mni(maps[0].space))
+        look = self._look(title, maps[0])
         warn_of_space(maps[0])
-        save_maps(self._outputs, maps, look, notes, self.atlas)
+        atlas = self.atlas
+        if isinstance(look.surface, Path) and isinstance(atlas, Atlas):
+            warnings.warn(f"{atlas.source}: is a volume, but maps are of vertices: it is left out", stacklevel=2)
+            atlas = None
+        save_maps(self._outputs, maps, look, notes, atlas)
         self._space = maps[0].space
         return look
 

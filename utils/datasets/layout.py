@@ -53,6 +53,8 @@ class Sources:
     space : str or None
         Space of the volumes: as given, or MNI space for the release and the example; None where the volumes themselves
         have to say it.
+    surface : Path or None
+        Folder with the meshes that data of vertices are of.
     """
 
     dnn_rdms: Path
@@ -67,6 +69,7 @@ class Sources:
     simulated: bool
     space: str | None = None
     pairs: Path | None = None
+    surface: Path | None = None
 
     def fmri_order(self) -> NDArray[np.int64] | None:
         """What brings the conditions of fMRI RDMs into the order of the model RDMs, by their names.
@@ -168,7 +171,7 @@ def locate(
     # The table of the folder's ROI RDMs need not be that of an atlas that only names regions.
     if kind == "roi" or roi_labels or not (atlas and brings_names(atlas)):
         roi_labels = find("roi_labels", roi_labels, required=kind == "roi")
-    in_folder = folder.find("atlas") if roi_labels else None
+    in_folder = folder.find_atlas() if roi_labels else []
     if missing:
         raise InputError(
             f"{len(missing)} part(s) of the data are missing: {'; '.join(missing)}; "
@@ -184,13 +187,14 @@ def locate(
         models=table,
         mask=mask,
         roi_labels=roi_labels,
-        atlas=tuple(atlas or ([in_folder] if in_folder else [])),
+        atlas=tuple(atlas or in_folder),
         conditions=_beside(dnn, "conditions") or folder.find("conditions"),
         fmri_conditions=_beside(fmri, "conditions") or folder.find("conditions"),
         published=table is None and fmri.name in RELEASE.values(),
         simulated=simulated,
         space=space or (MNI if released or simulated else None),
         pairs=pairs or folder.find("pairs") or _beside(dnn, "pairs") or _beside(fmri, "pairs"),
+        surface=DataFolder((fmri.parent if fmri.is_file() else fmri).parent).find("surface"),
     )
 
 

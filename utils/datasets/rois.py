@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.datasets.layout import Sources, longest_names
-from utils.io.data_folder import roi_of
+from utils.io.data_folder import DataFolder, roi_of
 from utils.io.readers import check_n_conditions, choose, read_rdms
 from utils.io.roi_tables import read_roi_table
 from utils.rdm import Pairs, pair_permutation
-from utils.rdms.atlas import Atlas, read_atlas
+from utils.rdms.atlas import Atlas, Hemisphere, read_atlas
 from utils.rdms.surface_labels import SurfaceLabels, is_surface, read_surface_labels
 from utils.stats.noise_ceiling import noise_ceiling
 
@@ -135,20 +135,22 @@ def load_atlas(sources: Sources) -> Atlas | SurfaceLabels | None:
     Returns
     -------
     Atlas, SurfaceLabels or None
-        A volume, or labels of the vertices of the average brain. None where the data set has neither.
+        A volume, or labels of vertices. None where the data set has neither.
 
     Raises
     ------
     InputError
-        As `utils.rdms.atlas.read_atlas` and `utils.rdms.surface_labels.read_surface_labels`, and if vertices are not
-        those of the average brain.
+        As `utils.rdms.atlas.read_atlas` and `utils.rdms.surface_labels.read_surface_labels`.
     """
     if not sources.atlas:
         return None
     if is_surface(sources.atlas[0]):
         names = None if sources.roi_labels is None else read_roi_table(sources.roi_labels)
-        labels = read_surface_labels(sources.atlas, names)
-        assert labels.space  # that of another brain is refused here
-        return labels
+        folder, own = DataFolder(sources.atlas[0].parent), list(sources.atlas)
+        # Of data of one hemisphere, the data folder has only the labels of that.
+        hemisphere: Hemisphere = "both"
+        if own in ([folder.atlas_half("left")], [folder.atlas_half("right")]):
+            hemisphere = "left" if own == [folder.atlas_half("left")] else "right"
+        return read_surface_labels(own, names, hemisphere)
     atlas = read_atlas(sources.atlas, table=sources.roi_labels)
     return atlas if sources.space is None else replace(atlas, space=sources.space)

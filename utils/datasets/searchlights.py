@@ -21,6 +21,7 @@ from utils.io.spaces import read_space
 from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
 from utils.rdm import EPSILON, Pairs, condense, is_similarity, n_pairs_of, pair_permutation
+from utils.rdms.discs import SurfaceGeometry, load_geometry
 from utils.rdms.searchlights import Geometry, block_geometry, slices
 from utils.stats.noise_ceiling import noise_ceiling, plain
 
@@ -38,8 +39,8 @@ class SearchlightRdms:
         Mean over subjects.
     ceiling_lower, ceiling_upper : ndarray of float64, shape (n_searchlights,)
         Mean Spearman correlations; NaN throughout for a single subject of whom none are stored.
-    geometry : Geometry
-        Voxels that each searchlight stands for.
+    geometry : Geometry or SurfaceGeometry
+        Voxels or vertices that each searchlight stands for.
     usable : ndarray of bool, shape (n_searchlights,)
         False where RDMs hold NaN or inf, or do not vary.
     n_subjects : int
@@ -50,7 +51,7 @@ class SearchlightRdms:
     mean: NDArray[np.float64]
     ceiling_lower: NDArray[np.float64]
     ceiling_upper: NDArray[np.float64]
-    geometry: Geometry
+    geometry: Geometry | SurfaceGeometry
     usable: NDArray[np.bool_]
     n_subjects: int
     blocks: Callable[[], Iterator[tuple[slice, NDArray]]]
@@ -176,10 +177,10 @@ def _generic_searchlights(folder: SearchlightFolder, n_conditions: int) -> tuple
     return len(paths), shape[0], read
 
 
-def _geometry(sources: Sources, n_searchlights: int) -> Geometry:
+def _geometry(sources: Sources, n_searchlights: int) -> Geometry | SurfaceGeometry:
     if sources.mask is None:
         origin = SearchlightFolder(sources.fmri_rdms).geometry
-        geometry = Geometry.load(origin)
+        geometry = load_geometry(origin)
     else:
         origin = sources.mask
         data, affine = read_volume(origin)
@@ -189,7 +190,9 @@ def _geometry(sources: Sources, n_searchlights: int) -> Geometry:
             f"{origin}: describes {len(geometry)} searchlights, but {sources.fmri_rdms} holds {n_searchlights}; "
             "the RDMs need the `mask` that they were computed with"
         )
-    return geometry if sources.space is None else replace(geometry, space=sources.space)
+    if sources.space is None or geometry.vertices is not None:
+        return geometry
+    return replace(geometry, space=sources.space)
 
 
 def _stored_ceilings(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,15 +21,17 @@ from models.tasks import TASK_LAYERS, TASKS
 from utils import InputError
 from utils.datasets.simulated_worlds import KIND, N_CONDITIONS, N_SUBJECTS, Area, World, world_named
 from utils.io.data_folder import DataFolder, SearchlightFolder
-from utils.io.output import Outputs, staged, write_conditions, write_lines, write_rows, write_volume
+from utils.io.output import Outputs, staged, write_conditions, write_lines, write_rows, write_vertices, write_volume
 from utils.io.readers import open_array
 from utils.io.spaces import MNI
 from utils.parallel.resources import Progress, ignore
 from utils.rdm import expand
+from utils.rdms.discs import Discs, surface_discs
 from utils.rdms.measure import Responses
-from utils.rdms.roi_rdms import roi_rdm
+from utils.rdms.roi_rdms import roi_colors, roi_rdm
 from utils.rdms.searchlight_rdms import ceilings_of
-from utils.rdms.searchlights import Searchlights, block_searchlights, member_rdms, slices, usable_voxels
+from utils.rdms.searchlights import MIN_VOXELS, Searchlights, block_searchlights, member_rdms, slices, usable_voxels
+from utils.rdms.vertices import FSAVERAGE, Vertices, average_meshes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,18 +72,16 @@ _ROIS: tuple[tuple[str, tuple[int, int, int], tuple[int, int, int]], ...] = (
     ("SPL1", (-9, -60, 58), (10, -58, 58)),
     ("FEF", (-28, -6, 52), (30, -5, 52)),
 )
+# On the surface: fewer places, as there are more vertices than voxels.
+_SURFACE_END_MM, _DISC_MM = -60.0, 10.0
 _N_PARCELS = 160  # the rest of the mask in pieces of about 1 cm: many, so that chance likeness to networks averages out
 _CEILING_SEARCHLIGHTS = 256  # at a time
 _README = """SIMULATED DATA. No brain was scanned and no network was run: made to try things out, with a known truth.
 
-{subjects} subjects, {conditions} images, {networks} networks of {layers} layers. Made by `python -m utils.example`
+{subjects} subjects, {conditions} images, {networks} networks of {layers} layers. Made by `{command}`
 (version {version}), which gives the same every time. The folder is laid out as real data would be.
 
-WHERE
-Searchlights: 3-mm grey matter of the MNI152 template behind y = {mask_end:.0f} mm, within {ribbon:.0f} mm of the
-fsaverage5 surface. ROIs: {rois} areas on both sides named after Wang et al. 2015, grey matter within
-{roi_radius:.0f} mm of a centre and nearer to it than to others. THE CENTRES ARE APPROXIMATE (+-10 mm; general
-anatomical knowledge, not the atlas). FEF lies outside the searchlight mask.
+WHERE{where}
 
 NETWORKS
 A unit responds with what all images have in common, plus the image's gain times its latents. Latents and log gains add
@@ -92,22 +92,49 @@ BRAIN
 Beta maps are made in the same way, with voxel weights of their own for every subject and with noise; the code that
 serves real data turns them into RDMs (1 - Pearson). These areas follow a network, and have latents of their own too:
 {planted}
-They reach {territory:.0f} mm from their centre, and a voxel beyond grey matter. Nothing else follows a network.
+They reach {reach}. Nothing else follows a network.
 Latents and gains of their own, alike in all subjects: {reliable}, and {reliable_parcels} of {parcels} parcels.
-Noise only: {noise}, the other parcels, and all voxels farther from grey matter.
+Noise only: {noise}, the other parcels, and all {elsewhere}.
 
 TRUTH.TSV: one row per searchlight and per ROI
 kind         searchlight, roi
 place        index of the searchlight, name of the ROI
-group        the group that most of its planted voxels follow; empty where nothing is planted
+group        the group that most of its planted {units} follow; empty where nothing is planted
 model        the network that most of those follow
-share        how many of the voxels that its RDM is made from (4 x 4 x 4 in a searchlight) follow `group`
+share        how many of the {units} that its RDM is made from ({members} in a searchlight) follow `group`
 model_share  how many of them follow `model`
 status       planted: more than half follow `group`, and none another group
-             none: not a single voxel follows a network
+             none: not a single {unit} follows a network
              mixed: anything else
-signal       reliable: some voxel holds a pattern that subjects share; noise: none does
+signal       reliable: some {unit} holds a pattern that subjects share; noise: none does
 """
+# What the kind example says of places in a volume and on the surface, to be filled in as the text above.
+_IN_VOLUME = {
+    "command": "python -m utils.example",
+    "where": """
+Searchlights: 3-mm grey matter of the MNI152 template behind y = {mask_end:.0f} mm, within {ribbon:.0f} mm of the
+fsaverage5 surface. ROIs: {rois} areas on both sides named after Wang et al. 2015, grey matter within
+{roi_radius:.0f} mm of a centre and nearer to it than to others. THE CENTRES ARE APPROXIMATE (+-10 mm; general
+anatomical knowledge, not the atlas). FEF lies outside the searchlight mask.""",
+    "reach": "{territory:.0f} mm from their centre, and a voxel beyond grey matter",
+    "elsewhere": "voxels farther from grey matter",
+    "unit": "voxel",
+    "units": "voxels",
+    "members": "4 x 4 x 4",
+}
+_ON_SURFACE = {
+    "command": "python -m utils.example --surface",
+    "where": """
+Searchlights: discs of {disc:.0f} mm along the cortex around all vertices of fsaverage5 behind y = {surface_end:.0f} mm.
+ROIs: {rois} areas on both sides named after Wang et al. 2015, vertices within {roi_radius:.0f} mm of a centre and
+nearer to it than to others. THE CENTRES ARE APPROXIMATE (+-10 mm; general anatomical knowledge, not the atlas). Areas
+of the parietal and temporal lobe lie partly or wholly outside of the searchlights.""",
+    "reach": "{territory:.0f} mm from their centre",
+    "elsewhere": "other vertices",
+    "unit": "vertex",
+    "units": "vertices",
+    "members": "a disc of {disc:.0f} mm",
+}
 _TYPES = ("lead", "weak", "tie", "common", "unrelated", "noise")  # of places in the hard world; borders are "mixed"
 _HARD_README = """SIMULATED DATA. No brain was scanned and no network was run: made to try things out, with known truth.
 
@@ -169,13 +196,13 @@ signal       reliable: some voxel holds a pattern that subjects share; noise: no
 # --- anatomy ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Brain:
-    """Where everything is. Volumes share one grid."""
+    """Where everything is. Volumes share one grid; on the surface, arrays are of vertices, (n_vertices,)."""
 
     mask: NDArray[np.bool_]
     atlas: NDArray[np.int16]  # 1-25 as in the table of ROIs
     areas: tuple[Area, ...]
     area_of: NDArray[np.int16]  # index into `areas`, -1 where there is nothing but noise
-    searchlights: Searchlights  # the release's blocks
+    searchlights: Searchlights | Discs  # the release's blocks, or discs
 
     def simulated_voxels(self) -> NDArray[np.int64]:
         """Flat indices of the voxels that any searchlight or ROI reads."""
@@ -203,6 +230,26 @@ def _simulated_brain(world: World = KIND) -> _Brain:
     seeds = _spread_out(position[mask & (area_of < 0)], _N_PARCELS)
     area_of[rest] = len(_ROIS) + _nearest(position[rest], seeds)[1]
     return _Brain(mask, atlas, world.areas(), area_of, block_searchlights(mask, affine, MNI))
+
+
+def _simulated_surface(world: World = KIND) -> _Brain:
+    """The same on the vertices of fsaverage5."""
+    n = FSAVERAGE["fsaverage5"]
+    vertices = Vertices(n, n)
+    meshes = average_meshes(vertices)
+    position = vertices.join({side: mesh.points for side, mesh in meshes.items()})
+    mask = position[:, 1] < _SURFACE_END_MM
+    centers = np.array([side for _, left, right in _ROIS for side in (left, right)], dtype=np.float64)
+    distance, nearest = _nearest(position, centers)
+    roi = (nearest // 2).astype(np.int16)
+    atlas = np.where(distance <= _ROI_RADIUS_MM, roi + 1, 0).astype(np.int16)
+    signal = mask | (atlas > 0)
+    area_of = np.where(signal & (distance <= _TERRITORY_MM), roi, -1).astype(np.int16)
+    rest = signal & (area_of < 0)
+    seeds = _spread_out(position[mask & (area_of < 0)], world.n_parcels)
+    area_of[rest] = len(_ROIS) + _nearest(position[rest], seeds)[1]
+    discs = surface_discs(vertices, meshes, _DISC_MM, mask, MIN_VOXELS, vertices.brain)
+    return _Brain(mask, atlas, world.areas(), area_of, discs)
 
 
 def _grey_ribbon() -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
@@ -249,7 +296,9 @@ def _beta_maps(brain: _Brain, simulated: NDArray[np.int64], subject: int, world:
     noise_sd = world.noise_sd * np.exp(world.noise_spread * rng.standard_normal())
     betas = np.zeros((N_CONDITIONS, brain.mask.size), dtype=np.float32)
     if world.noise_fwhm_mm:
-        voxel_mm = float(np.abs(brain.searchlights.geometry.affine[0, 0]))
+        affine = brain.searchlights.geometry.affine
+        assert affine is not None  # only the kind example is of vertices
+        voxel_mm = float(np.abs(affine[0, 0]))
         noise = _smooth_noise(world, np.stack(np.unravel_index(simulated, brain.mask.shape)), voxel_mm, rng)
     else:
         noise = rng.standard_normal((N_CONDITIONS, len(simulated)), dtype=np.float32)
@@ -435,7 +484,9 @@ def _types(planted: pd.DataFrame) -> pd.Series:
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------
-def ensure_example(folder: str | Path, progress: Progress = ignore, world: str = KIND.name) -> Path:
+def ensure_example(
+    folder: str | Path, progress: Progress = ignore, world: str = KIND.name, *, surface: bool = False
+) -> Path:
     """Make the example, unless it is there complete and in this version.
 
     Until all of it is written nobody sees any of it. Of processes that start at the same time one makes it, and the
@@ -449,6 +500,8 @@ def ensure_example(folder: str | Path, progress: Progress = ignore, world: str =
         Called with (steps done, steps in all).
     world : {"kind", "hard"}, optional
         Which of the two examples.
+    surface : bool
+        On the vertices of fsaverage5 rather than in a volume; of the kind example only.
 
     Returns
     -------
@@ -461,28 +514,31 @@ def ensure_example(folder: str | Path, progress: Progress = ignore, world: str =
         If `folder` holds something else, or cannot be written; if there is no such world.
     """
     folder, made = Path(folder), world_named(world)
-    if _is_complete(folder, made):
+    if surface and made is not KIND:
+        raise InputError(f"`world` {world} has smooth noise in a volume, and no version on the surface; leave one out")
+    if _is_complete(folder, made, surface):
         return folder
     _refuse_foreign(folder)
     with staged(folder, _MARKER, "the example (300 MB)", wait=True) as outputs:
-        if not _is_complete(folder, made):  # another process was faster
-            _write(outputs, world=made, progress=progress)
-            outputs.publish(_record(outputs, made))
+        if not _is_complete(folder, made, surface):  # another process was faster
+            _write(outputs, world=made, progress=progress, surface=surface)
+            outputs.publish(_record(outputs, made, surface))
     return folder
 
 
-def _record(outputs: Outputs, world: World) -> dict[str, object]:
+def _record(outputs: Outputs, world: World, surface: bool) -> dict[str, object]:
     paths = sorted(path for path in outputs.staging.rglob("[!.]*") if path.is_file())
     sizes = {path.relative_to(outputs.staging).as_posix(): path.stat().st_size for path in paths}
-    named = {} if world is KIND else {"world": world.name}
+    named = {**({} if world is KIND else {"world": world.name}), **({"surface": True} if surface else {})}
     return {"version": world.version, **named, "simulated": True, "sizes": sizes}
 
 
-def _is_complete(folder: Path, world: World) -> bool:
-    """Whether all files of this world are there, of the right size, in this version."""
+def _is_complete(folder: Path, world: World, surface: bool) -> bool:
+    """Whether all files of this example are there, of the right size, in this version."""
     try:
         marker = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
-        if (marker["version"], marker.get("world", KIND.name)) != (world.version, world.name):
+        found = (marker["version"], marker.get("world", KIND.name), marker.get("surface", False))
+        if found != (world.version, world.name, surface):
             return False
         return all((folder / name).stat().st_size == size for name, size in marker["sizes"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -503,14 +559,20 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
-def _write(outputs: Outputs, n_subjects: int = N_SUBJECTS, world: World = KIND, progress: Progress = ignore) -> None:
+def _write(
+    outputs: Outputs,
+    n_subjects: int = N_SUBJECTS,
+    world: World = KIND,
+    progress: Progress = ignore,
+    surface: bool = False,
+) -> None:
     """Write the whole experiment."""
     steps = n_subjects + 2
     progress(0, steps)
     data = DataFolder(outputs.staging)
     # The first file to move into place: by it, other processes know the folder even before it is complete.
-    write_lines(data.root / _README_FILE, _readme(world).splitlines())
-    brain = _simulated_brain(world)
+    write_lines(data.root / _README_FILE, _readme(world, _ON_SURFACE if surface else _IN_VOLUME).splitlines())
+    brain = (_simulated_surface if surface else _simulated_brain)(world)
     for folder in (data.dnn_rdms, data.roi_rdms, data.searchlight_rdms):
         folder.mkdir()
     _write_tables(data, brain, world)
@@ -532,17 +594,24 @@ def _write_tables(data: DataFolder, brain: _Brain, world: World) -> None:
     write_conditions(data.conditions, [f"simulated image {number:02d}" for number in range(1, N_CONDITIONS + 1)])
     write_rows(data.truth, _truth(brain, world))
     geometry = brain.searchlights.geometry
-    write_volume(data.mask, brain.mask.astype(np.uint8), geometry.affine, space=geometry.space)
-    write_volume(data.atlas, brain.atlas, geometry.affine, space=geometry.space)
+    if geometry.vertices is None:
+        write_volume(data.mask, brain.mask.astype(np.uint8), geometry.affine, space=geometry.space)
+        write_volume(data.atlas, brain.atlas, geometry.affine, space=geometry.space)
+    else:
+        names = {number: name for number, (name, *_) in enumerate(_ROIS, start=1)}
+        for side, half in geometry.vertices.split(brain.atlas).items():
+            write_vertices(data.atlas_half(side), half, side, "ROIs", roi_colors(names))
     geometry.save(SearchlightFolder(data.searchlight_rdms).geometry)
 
 
-def _readme(world: World) -> str:
+def _readme(world: World, places: Mapping[str, str] = _IN_VOLUME) -> str:
     """Explanation for the reader of the folder, with the numbers and lists of this version."""
     kinds = {kind: [area for area in world.rois if area.kind == kind] for kind in _TYPES}
     planted = [*kinds["lead"], *kinds["weak"]]
     parcels = Counter(made_as.kind for made_as, number in world.parcels for _ in range(number))
     template = _README if world is KIND else _HARD_README
+    for name, text in places.items():
+        template = template.replace(f"{{{name}}}", text)
     return template.format(
         world=world,
         subjects=N_SUBJECTS,
@@ -555,6 +624,8 @@ def _readme(world: World) -> str:
         rois=len(world.rois),
         roi_radius=_ROI_RADIUS_MM,
         territory=_TERRITORY_MM,
+        disc=_DISC_MM,
+        surface_end=_SURFACE_END_MM,
         parcels=world.n_parcels,
         reliable_parcels=parcels["unrelated"],
         common_parcels=parcels["common"],

@@ -56,7 +56,9 @@ class DataFolder:
     pairs : Path
         Which pairs of conditions count.
     mask, atlas : Path
-        Volumes.
+        Volumes; labels of vertices are named by `atlas_half`.
+    surface : Path
+        Folder of the meshes that data of vertices are of: see `SurfaceFolder`.
     truth : Path
         What is planted where; only the simulated example has it.
     """
@@ -73,6 +75,7 @@ class DataFolder:
         self.pairs = root / "pairs.npy"
         self.mask = root / "mask.nii.gz"
         self.atlas = root / "atlas.nii.gz"
+        self.surface = root / "surface"
         self.truth = root / "truth.tsv"
 
     def dnn_rdm(self, model: str, layer: str) -> Path:
@@ -83,12 +86,22 @@ class DataFolder:
         """RDMs of an ROI, (n_subjects, n, n); `roi_of` gives the name back."""
         return self.roi_rdms / f"{_file_name(name)}.npy"
 
+    def atlas_half(self, side: str) -> Path:
+        """ROI labels of the vertices of one hemisphere, "left" or "right"."""
+        return self.root / f"atlas_hemi-{side[0].upper()}.label.gii"
+
     def candidates(self, part: str) -> list[Path]:
         """Where a part (the name of an attribute) may lie, in order of preference: the release goes first."""
         generic: Path = getattr(self, part)
         released = [self.root / RELEASE[part]] if part in RELEASE else []
         uncompressed = [self.root / "atlas.nii"] if part == "atlas" else []
         return [*released, generic, *uncompressed]
+
+    def find_atlas(self) -> list[Path]:
+        """Files of the ROI atlas: labels of the vertices of each hemisphere, or a volume; none if there is none."""
+        halves = [path for side in ("left", "right") if (path := self.atlas_half(side)).exists()]
+        volume = self.find("atlas")
+        return halves or ([volume] if volume else [])
 
     def find(self, part: str) -> Path | None:
         """The first of the `candidates` that exists."""
@@ -107,6 +120,26 @@ def _file_name(name: str) -> str:
 def roi_of(path: Path) -> str:
     """The ROI whose RDMs a file holds, by the file's name; blanks around it do not count, as in "hV4 .mat"."""
     return unquote(path.stem).strip()
+
+
+class SurfaceFolder:
+    """Meshes of data of vertices.
+
+    Parameters
+    ----------
+    folder : Path
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def mesh(self, side: str) -> Path:
+        """The mesh of one hemisphere, "left" or "right", along which distances are measured."""
+        return self.folder / f"hemi-{side[0].upper()}_mesh.surf.gii"
+
+    def inflated(self, side: str) -> Path:
+        """The same vertices in a shape to draw, if there is one."""
+        return self.folder / f"hemi-{side[0].upper()}_inflated.surf.gii"
 
 
 class SearchlightFolder:

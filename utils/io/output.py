@@ -317,3 +317,41 @@ def write_volume(path: Path, data: NDArray, affine: NDArray, intent: str = "none
     image.header.set_intent(intent)
     write_space(image, space)
     nib.save(image, path)
+
+
+def write_vertices(
+    path: Path,
+    values: NDArray,
+    side: str,
+    name: str,
+    labels: Mapping[int, tuple[str, float, float, float, float]] | None = None,
+) -> None:
+    """GIFTI file of the vertices of one hemisphere.
+
+    Parameters
+    ----------
+    path : Path
+    values : ndarray, shape (n_vertices,)
+        Written as float32, labels as int32.
+    side : {"left", "right"}
+    name : str
+        Of the map.
+    labels : mapping of int to (str, float, float, float, float), optional
+        Name of every label, with its red, green, blue and opacity from 0 to 1; with these, values are labels.
+    """
+    from nibabel import gifti, save
+
+    table = gifti.GiftiLabelTable()
+    for key, (text, *rgba) in (labels or {}).items():
+        label = gifti.GiftiLabel(key, *rgba)
+        label.label = text  # type: ignore[attr-defined]
+        table.labels.append(label)
+    if labels is None:
+        kind = {"intent": "NIFTI_INTENT_NONE", "datatype": "NIFTI_TYPE_FLOAT32"}
+    else:
+        kind = {"intent": "NIFTI_INTENT_LABEL", "datatype": "NIFTI_TYPE_INT32"}
+    values = values.astype(np.float32 if labels is None else np.int32)
+    array = gifti.GiftiDataArray(values, **kind, meta={"Name": name})
+    # Tells Connectome Workbench which hemisphere the file is of.
+    structure = gifti.GiftiMetaData({"AnatomicalStructurePrimary": f"Cortex{side.capitalize()}"})
+    save(gifti.GiftiImage(darrays=[array], labeltable=table, meta=structure), path)

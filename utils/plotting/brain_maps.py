@@ -23,7 +23,7 @@ from utils.plotting.page_layout import Look, save_figure
 from utils.plotting.slices import write_slices
 from utils.plotting.surface import NEAR_CORTEX_MM, sample, share_near_cortex
 from utils.rdms.atlas import Atlas
-from utils.rdms.surface_labels import FSAVERAGE, SurfaceLabels
+from utils.rdms.surface_labels import SurfaceLabels
 
 NOT_SIGNIFICANT = "not significant"
 BELOW_CEILING = "below the noise ceiling"
@@ -38,7 +38,7 @@ def network_maps(
 
     Parameters
     ----------
-    geometry : Geometry
+    geometry : Geometry or SurfaceGeometry
         Where the searchlights lie.
     models : sequence of Model
     colors : mapping of str to str
@@ -244,13 +244,13 @@ def _winners(
         candidates = table["candidates"].where(is_pale, "")
         texts["candidate_names"] = ["", *candidates[candidates != ""].unique()]
         codes = pd.Categorical(candidates, categories=texts["candidate_names"]).codes
-        texts["candidates"], _ = _placed(locations, codes.astype(np.int32))
+        texts["candidates"] = locations.to_volume(codes.astype(np.int32))
     labels = labels.astype(np.int16)
-    data, affine = _placed(locations, labels)
     return LabelMap(
-        data=data,
-        affine=affine,
+        data=locations.to_volume(labels),
+        affine=locations.affine,
         space=locations.space,
+        vertices=locations.vertices,
         names=names,
         colors=shades,
         legend_groups=groups,
@@ -271,14 +271,10 @@ def _values(
     high: float | None = None,
 ) -> ValueMap:
     """One value per location, on a colour bar from 0."""
-    data, affine = _placed(locations, np.asarray(values, dtype=np.float32), np.nan)
-    return ValueMap(data, affine, title, unit, name or unit, 0, high, note=note, key=key, space=locations.space)
-
-
-def _placed(locations: Locations, values: NDArray, background: float = 0) -> tuple[NDArray, NDArray | None]:
-    """Values where they belong, and the affine of a volume; of vertices, a vector and None."""
-    data = locations.to_volume(values, background)
-    return (data.reshape(-1), None) if locations.space in FSAVERAGE else (data, locations.affine)
+    return ValueMap(
+        locations.to_volume(np.asarray(values, dtype=np.float32), background=np.nan), locations.affine, title, unit,
+        name or unit, 0, high, note=note, key=key, space=locations.space, vertices=locations.vertices,
+    )  # fmt: skip
 
 
 def _letters(text: str) -> str:

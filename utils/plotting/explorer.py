@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from utils.io.templates import render
 from utils.plotting.label_maps import OUTSIDE, PALE, LabelMap, Map, ValueMap
 from utils.plotting.page_layout import Look, text_width
-from utils.plotting.surface import HEMISPHERES, Hemisphere, load_hemisphere, sample, triangle_corners
+from utils.plotting.surface import Hemisphere, Surface, load_hemisphere, sample, triangle_corners, vertex_normals
 from utils.rdms.atlas import Atlas
 from utils.rdms.surface_labels import SurfaceLabels
 
@@ -38,7 +38,7 @@ _BAR_LETTERS, _BAR_WIDTH = 22, 170
 def write_explorer(
     path: str | Path, maps: Sequence[Map], look: Look, notes: Sequence[str], atlas: Atlas | SurfaceLabels | None = None
 ) -> None:
-    """Write the page with all maps of a figure, drawn by plotly on both inflated hemispheres.
+    """Write the page with all maps of a figure, drawn by plotly on the inflated hemispheres.
 
     Hover texts give the label of the first map, the value of every `ValueMap`, the position and the region. A triangle
     has one colour: that of one of its corners, the one with the middle label in the first map
@@ -87,33 +87,38 @@ def write_explorer(
     Path(path).write_text(page, encoding="utf-8")
 
 
-def _content(maps: Sequence[Map], first: LabelMap, surface: str, atlas: Atlas | SurfaceLabels | None) -> dict[str, Any]:
+def _content(
+    maps: Sequence[Map], first: LabelMap, surface: Surface, atlas: Atlas | SurfaceLabels | None
+) -> dict[str, Any]:
     """What the script of the page draws. Vertices and triangles are those of the left, then of the right hemisphere."""
-    halves = [load_hemisphere(hemi, surface) for hemi in HEMISPHERES]
-    start = len(halves[0].pial)
-    index = "u2" if 2 * start <= 2**16 else "u4"
-    faces = np.concatenate([halves[0].faces, halves[1].faces + start])
-    label = _sampled(first, surface)
+    sides = list(_sampled(first, surface))
+    halves = {hemi: load_hemisphere(hemi, surface) for hemi in sides}
+    starts = np.cumsum([0, *(len(half.inflated) for half in halves.values())])
+    index = "u2" if starts[-1] <= 2**16 else "u4"
+    faces = np.concatenate([half.faces + start for half, start in zip(halves.values(), starts, strict=False)])
+    label = _joined(first, surface)
     values = {own.title: own for own in maps if isinstance(own, ValueMap)}
-    codes, names = _region_codes(atlas, surface, len(label))
+    codes, names = _region_codes(atlas, surface, halves)
     return {
         "legendWidth": max(_legend_width(own) for own in maps),
         "cortex": {
-            "leftVertices": start,
+            "sides": sides,
+            "leftVertices": len(halves["left"].inflated) if "left" in halves else 0,
             "faces": packed(faces, index),
             "corner": packed(triangle_corners(label, faces), index),
-            "base": packed(np.concatenate([half.inflated for half in halves]) / _UNIT_MM, "i2"),
-            "lifted": packed(np.concatenate([_lifted(half) for half in halves]) / _UNIT_MM, "i2"),
-            "grey": packed(np.concatenate([half.grey() for half in halves]) * 255, "u1"),
+            "base": packed(np.concatenate([half.inflated for half in halves.values()]) / _UNIT_MM, "i2"),
+            "lifted": packed(np.concatenate([_lifted(half) for half in halves.values()]) / _UNIT_MM, "i2"),
+            "grey": packed(np.concatenate([half.grey() for half in halves.values()]) * 255, "u1"),
         },
         "hover": {
             "labels": hover_labels(first),
             **_candidates(first, surface),
             "values": [
-                {"name": escape(own.name or own.title), "value": packed(_sampled(own, surface), "f4")}
+                {"name": escape(own.name or own.title), "value": packed(_joined(own, surface), "f4")}
                 for own in values.values()
             ],
-            "mni": packed(np.concatenate([half.middle() for half in halves]), "i2"),
+            "space": "mm" if isinstance(surface, Path) else "MNI",
+            "mni": packed(np.concatenate([half.middle() for half in halves.values()]), "i2"),
             "region": packed(codes, "u2"),
             "regions": names,
         },
@@ -126,14 +131,14 @@ def _content(maps: Sequence[Map], first: LabelMap, surface: str, atlas: Atlas | 
     }
 
 
-def _label_content(label_map: LabelMap, surface: str) -> dict[str, Any]:
+def _label_content(label_map: LabelMap, surface: Surface) -> dict[str, Any]:
     return {
         "note": f"{label_map.note} {label_map.pale_note}".strip(),
         "heading": f"number of {escape(label_map.unit)}",
         "paleHeading": PALE,
         "pale": [*label_map.pale.values()],
         "rows": len(label_map.rows()) + len(set(label_map.legend_groups)) + 1,
-        "label": packed(_sampled(label_map, surface), "u2"),
+        "label": packed(_joined(label_map, surface), "u2"),
         "colors": list(label_map.colors),
         "legendGroups": _legend_groups(label_map),
         "legend": _legend_entries(label_map),
@@ -168,11 +173,11 @@ def hover_labels(label_map: LabelMap) -> list[str]:
     return ["", *(f"<b>{escape(name)}</b>{group}" for name, group in zip(called, groups, strict=True))]
 
 
-def _candidates(label_map: LabelMap, surface: str) -> dict[str, Any]:
+def _candidates(label_map: LabelMap, surface: Surface) -> dict[str, Any]:
     """Number of every vertex's candidates, and what hovering says of them."""
     if label_map.candidates is None:
         return {}
-    codes = [*sample(label_map.candidates, label_map.affine, surface).values()]
+    codes = [*sample(label_map.candidates, label_map.affine, surface, label_map.vertices).values()]
     return {"candidate": packed(np.concatenate(codes), "u2"), "candidates": candidate_texts(label_map)}
 
 
@@ -202,20 +207,27 @@ def color_steps(colormap: str, n: int) -> list[tuple[float, str]]:
 
 
 def _region_codes(
-    atlas: Atlas | SurfaceLabels | None, surface: str, n_vertices: int
+    atlas: Atlas | SurfaceLabels | None, surface: Surface, halves: Mapping[str, Hemisphere]
 ) -> tuple[NDArray[np.integer], list[str]]:
     """Position of every vertex's region in a list of names, and that list; the first is no region."""
+    none = {hemi: np.zeros(len(half.inflated), dtype=np.int64) for hemi, half in halves.items()}
     if atlas is None:
-        return np.zeros(n_vertices, dtype=np.int64), [""]
-    numbers = np.concatenate([*sample(atlas.labels, atlas.affine, surface).values()])
+        return np.concatenate([*none.values()]), [""]
+    sampled = sample(atlas.labels, atlas.affine, surface, atlas.vertices)
+    numbers = np.concatenate([sampled.get(hemi, blank) for hemi, blank in none.items()])
     codes = np.zeros_like(numbers)
     for code, number in enumerate(atlas.names, start=1):
         codes[numbers == number] = code
     return codes, ["", *map(escape, atlas.names.values())]
 
 
-def _sampled(own: Map, surface: str) -> NDArray:
-    return np.concatenate([*sample(own.data, own.affine, surface).values()])
+def _sampled(own: Map, surface: Surface) -> dict[str, NDArray]:
+    return sample(own.data, own.affine, surface, own.vertices)
+
+
+def _joined(own: Map, surface: Surface) -> NDArray:
+    """Of the left, then of the right hemisphere."""
+    return np.concatenate([*_sampled(own, surface).values()])
 
 
 def packed(array: NDArray, dtype: str) -> dict[str, str]:
@@ -226,11 +238,7 @@ def packed(array: NDArray, dtype: str) -> dict[str, str]:
 
 def _lifted(half: Hemisphere) -> NDArray[np.floating]:
     """The inflated cortex, every vertex moved outwards along its normal."""
-    a, b, c = (half.inflated[half.faces[:, corner]] for corner in range(3))
-    normals = np.zeros(half.inflated.shape)
-    for corner in range(3):
-        np.add.at(normals, half.faces[:, corner], np.cross(b - a, c - a))
-    return half.inflated + _LIFT_MM * normals / np.linalg.norm(normals, axis=1, keepdims=True)
+    return half.inflated + _LIFT_MM * vertex_normals(half.inflated, half.faces)
 
 
 def _legend_width(own: Map) -> int:

@@ -1,8 +1,9 @@
 """Maps that other programs open: volumes and surfaces with names, colours and a description, named as in BIDS.
 
 Volumes (NIfTI) hold what was computed, voxel by voxel. Surfaces (GIFTI, one file per hemisphere) hold what the pages
-show: the value of the voxel that each vertex of the average brain stands for. Beside each volume of labels lie its
-names and colours as a table (BIDS), for FreeSurfer's freeview and for FSLeyes.
+show: the value of the voxel that each vertex of the average brain stands for, or that of the vertex itself in data of
+vertices, of which there are no volumes. Beside the labels lie their names and colours as a table (BIDS), for
+FreeSurfer's freeview and for FSLeyes.
 """
 
 from __future__ import annotations
@@ -11,19 +12,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from utils.io.output import Outputs, write_volume
+from utils.io.output import Outputs, write_vertices, write_volume
 from utils.io.spaces import reference
 from utils.plotting.label_maps import LabelMap, Map
-from utils.plotting.surface import DEFAULT_SURFACE, sample
+from utils.plotting.surface import DEFAULT_SURFACE, Surface, sample
+from utils.rdms.vertices import FSAVERAGE, Vertices
 
 # BIDS entity "den": vertices of one hemisphere, in thousands.
-_DENSITIES = {"fsaverage5": "10k", "fsaverage6": "41k", "fsaverage": "164k"}
+_DENSITIES = {"fsaverage5": "10k", "fsaverage6": "41k", "fsaverage": "164k", "fsLR": "32k"}
 
 
-def save_map(outputs: Outputs, own: Map, *, simulated: bool, surface: str | None = DEFAULT_SURFACE) -> None:
+def save_map(outputs: Outputs, own: Map, *, simulated: bool, surface: Surface | None = DEFAULT_SURFACE) -> None:
     """Write a map into `maps/` of a run's results: volume and surfaces, each with a description as JSON.
 
     Labels are int16, 0 where there is none; values are float32, NaN where there is none.
@@ -34,10 +33,9 @@ def save_map(outputs: Outputs, own: Map, *, simulated: bool, surface: str | None
     own : LabelMap or ValueMap
     simulated : bool
         Whether the data are, for the JSON files.
-    surface : str or None
-        Average brain of the GIFTI files; None for no such files, as for maps that are not in MNI space.
+    surface : str, Path or None
+        Average brain of the GIFTI files of volumes; None for no such files, as for maps that are not in MNI space.
     """
-    mesh = own.space if own.affine is None else surface  # vertices are written as they came
     stem = f"maps/space-{own.space}" if own.affine is not None else f"maps/{_of_mesh(own.space)}"
     described: dict[str, Any] = {"Description": f"{own.title}. {own.note}", "Simulated": simulated}
     if isinstance(own, LabelMap):
@@ -51,16 +49,21 @@ def save_map(outputs: Outputs, own: Map, *, simulated: bool, surface: str | None
     if own.affine is not None:
         write_volume(outputs.path(f"{stem}_{name}.nii.gz"), own.data, own.affine, intent, own.space)
         _write_json(outputs.path(f"{stem}_{name}.json"), {**described, "SpatialReference": reference(own.space)})
-    if mesh is None:
+    if own.affine is None:  # vertices are written as they came
+        mesh, halves = own.space, (own.vertices or Vertices(len(own.data) // 2, len(own.data) // 2)).split(own.data)
+    elif surface is not None:
+        mesh, halves = str(surface), sample(own.data, own.affine, surface)
+    else:
         return
-    for hemi, values in sample(own.data, own.affine, mesh).items():
+    for hemi, values in halves.items():
         stem = f"maps/hemi-{hemi[0].upper()}_{_of_mesh(mesh)}_{name}"
-        _write_gifti(outputs.path(f"{stem}.{suffix}"), own, values, hemi)
+        write_vertices(outputs.path(f"{stem}.{suffix}"), values, hemi, *_gifti_names(own))
         _write_json(outputs.path(f"{stem}.json"), {**described, "SpatialReference": mesh})
 
 
 def _of_mesh(mesh: str) -> str:
-    return f"space-fsaverage_den-{_DENSITIES[mesh]}"
+    space = "fsaverage" if mesh in FSAVERAGE else mesh
+    return f"space-{space}_den-{_DENSITIES[mesh]}" if mesh in _DENSITIES else f"space-{space}"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -86,23 +89,12 @@ def _write_tables(outputs: Outputs, stem: str, label_map: LabelMap) -> None:
         outputs.path(stem + suffix).write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def _write_gifti(path: Path, own: Map, values: NDArray, hemi: str) -> None:
-    """Labels with their names and colours, or values, of the vertices of one hemisphere."""
-    from nibabel import gifti, save
-
-    table = gifti.GiftiLabelTable()
-    if isinstance(own, LabelMap):
-        kind = {"intent": "NIFTI_INTENT_LABEL", "datatype": "NIFTI_TYPE_INT32", "meta": {"Name": "labels"}}
-        values = values.astype(np.int32)
-        colors = [(*(level / 255 for level in _rgb(color)), 1.0) for color in own.colors]
-        names = zip(["outside", *own.names], [(0.0, 0.0, 0.0, 0.0), *colors], strict=True)
-        for key, (name, rgba) in enumerate(names):
-            label = gifti.GiftiLabel(key, *rgba)
-            label.label = name  # type: ignore[attr-defined]
-            table.labels.append(label)
-    else:
-        kind = {"intent": "NIFTI_INTENT_NONE", "datatype": "NIFTI_TYPE_FLOAT32", "meta": {"Name": own.key}}
-    # Tells Connectome Workbench which hemisphere the file is of.
-    structure = gifti.GiftiMetaData({"AnatomicalStructurePrimary": f"Cortex{hemi.capitalize()}"})
-    array = gifti.GiftiDataArray(values, **kind)
-    save(gifti.GiftiImage(darrays=[array], labeltable=table, meta=structure), path)
+def _gifti_names(own: Map) -> tuple[str, dict[int, tuple[str, float, float, float, float]] | None]:
+    """Name of a map in GIFTI files, and names and colours of its labels."""
+    if not isinstance(own, LabelMap):
+        return own.key, None
+    labels = {0: ("outside", 0.0, 0.0, 0.0, 0.0)}
+    for key, (name, color) in enumerate(zip(own.names, own.colors, strict=True), start=1):
+        red, green, blue = _rgb(color)
+        labels[key] = (name, red / 255, green / 255, blue / 255, 1.0)
+    return "labels", labels

@@ -11,15 +11,20 @@ from numpy.typing import ArrayLike, NDArray
 from utils import InputError
 from utils.io.spaces import MNI
 from utils.rdms.atlas import Atlas
+from utils.rdms.discs import SurfaceGeometry
 from utils.rdms.searchlights import Geometry
 from utils.rdms.surface_labels import SurfaceLabels
+from utils.rdms.vertices import Vertices
 
 OUTSIDE = "outside the map"
 SURFACE_NOTE = (
     "Counts refer to the volume: an isolated label that falls between the vertices of the surface, or outside the "
     "average cortex, is counted but may not be visible."
 )
-VERTEX_NOTE = "Labels are those of vertices: a very small region may lie between those of the surface that is drawn."
+VERTEX_NOTE = (
+    "Data of vertices, drawn as they are. On a coarser surface than their own, a very small region may lie between the "
+    "vertices."
+)
 PALE = "lead not established"
 PALE_NOTE = (
     "Solid: the lead over all others is established. Pale: more is explained than by chance, but the lead is not "
@@ -58,8 +63,13 @@ class RoiLocations:
 
     @property
     def space(self) -> str:
-        """What these millimetres are coordinates of, or which mesh the vertices are of."""
+        """What these millimetres are coordinates of, or which brain the vertices are of."""
         return self.atlas.space
+
+    @property
+    def vertices(self) -> Vertices | None:
+        """What vertices there are; None for voxels."""
+        return self.atlas.vertices
 
     def to_volume(self, values: ArrayLike, background: float = 0) -> NDArray:
         """The value of each ROI in its voxels or vertices, and `background` elsewhere; same dtype as `values`."""
@@ -71,12 +81,12 @@ class RoiLocations:
 
 
 # Where the values of searchlights or ROIs lie.
-Locations = Geometry | RoiLocations
+Locations = Geometry | SurfaceGeometry | RoiLocations
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Labels of the voxels of a volume, or of the vertices of the average brain, with what a legend needs.
+    """Labels of the voxels of a volume, or of the vertices of a brain, with what a legend needs.
 
     A place may have a label in one of two states: solid where its lead over all others is established, pale where it is
     not. A pale state is a label of its own, with its number in the volume, its name, colour and count.
@@ -84,8 +94,7 @@ class LabelMap:
     Attributes
     ----------
     data : ndarray of int, shape (X, Y, Z) or (n_vertices,)
-        0 where there is no label, ``k + 1`` where the k-th one holds. Vertices of the left, then of the right
-        hemisphere.
+        0 where there is no label, ``k + 1`` where the k-th one holds.
     affine : ndarray, shape (4, 4), or None
         Voxel indices to mm; None for vertices.
     names, colors, legend_groups : list of str
@@ -106,7 +115,9 @@ class LabelMap:
         Such as "2D or 3D"; the first is "".
     space : str
         What the millimetres are coordinates of: see `utils.io.spaces`. Only MNI space has a surface to draw on. Of
-        vertices, the mesh: one of `utils.rdms.surface_labels.FSAVERAGE`.
+        vertices, the brain: see `utils.rdms.vertices.space_of`.
+    vertices : Vertices, optional
+        What vertices the data are of; by default those of both hemispheres of an average brain.
 
     Raises
     ------
@@ -129,6 +140,7 @@ class LabelMap:
     candidates: NDArray[np.integer] | None = None
     candidate_names: Sequence[str] = ("",)
     space: str = MNI
+    vertices: Vertices | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.names), len(self.colors), len(self.legend_groups), len(self.counts)}
@@ -169,7 +181,7 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class ValueMap:
-    """Values of the voxels of a volume, or of the vertices of the average brain, with what a colour bar needs.
+    """Values of the voxels of a volume, or of the vertices of a brain, with what a colour bar needs.
 
     Attributes
     ----------
@@ -191,7 +203,7 @@ class ValueMap:
         A sentence on what the map shows.
     key : str
         Letters and digits: names its files, as BIDS entity "stat".
-    space : str
+    space, vertices
         As for `LabelMap`.
 
     Raises
@@ -211,6 +223,7 @@ class ValueMap:
     note: str = ""
     key: str = ""
     space: str = MNI
+    vertices: Vertices | None = None
 
     def __post_init__(self) -> None:
         if self.data.ndim != _n_axes(self.affine) or not np.issubdtype(self.data.dtype, np.floating):

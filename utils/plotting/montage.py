@@ -36,9 +36,9 @@ from utils.plotting.page_layout import (
 from utils.plotting.slices import bounding_box, slices_note, to_canonical
 from utils.plotting.surface import (
     GYRUS_GREY,
-    HEMISPHERES,
     SULCUS_GREY,
     Hemisphere,
+    Surface,
     load_hemisphere,
     sample,
     triangle_corners,
@@ -116,7 +116,7 @@ def _labels(label_map: LabelMap, look: Look) -> Band:
     if look.surface is None:
         return _axial(label_map, label_map.data, label_map.colors, _hatch_palette(label_map))
     greys = (GYRUS_GREY, SULCUS_GREY)
-    painted = _triangle_colors(label_map.data, label_map.affine, label_map.colors, greys, look.surface)
+    painted = _triangle_colors(label_map, label_map.data, label_map.colors, greys, look.surface)
     return _cortex(painted, look, look.surface, hatches=_hatch_colors(label_map, look.surface))
 
 
@@ -125,7 +125,7 @@ def _steps(label_map: LabelMap, steps: NDArray[np.int16], look: Look) -> Band:
     if look.surface is None:
         return _axial(label_map, steps, _step_colors(), size=_SMALL)
     greys = (_PALE_GYRUS, _PALE_SULCUS)
-    painted = _triangle_colors(steps, label_map.affine, _step_colors(), greys, look.surface)
+    painted = _triangle_colors(label_map, steps, _step_colors(), greys, look.surface)
     return _cortex(painted, look, look.surface, _SMALL)
 
 
@@ -252,12 +252,12 @@ def _legend(label_map: LabelMap, outside: bool) -> list[Band]:
 def _cortex(
     painted: Mapping[str, NDArray[np.floating]],
     look: Look,
-    surface: str,
+    surface: Surface,
     size: float = 1.0,
     hatches: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> Band:
-    """Both hemispheres in a row each, below the names of the sides; at size 1, all sides would fill the page."""
-    views, halves = _VIEWS[look.style], {hemi: load_hemisphere(hemi, surface) for hemi in HEMISPHERES}
+    """Hemispheres in a row each, below the names of the sides; at size 1, all sides would fill the page."""
+    views, halves = _VIEWS[look.style], {hemi: load_hemisphere(hemi, surface) for hemi in painted}
     span = np.max([np.ptp(half.inflated, axis=0) for half in halves.values()], axis=0)
     extents = {view: np.abs(_screen("left", view)[:2]) @ span for view in _VIEWS["default"]}
     scale = size * (PAGE_WIDTH - _LEFT - _GAP * len(extents)) / sum(width for width, _ in extents.values())
@@ -278,23 +278,23 @@ def _cortex(
                 lines = hatches[hemi] if hatches else None
                 _draw_surface(axes, half, painted[hemi], _screen(hemi, view), half_size, lines, _HATCH / scale)
 
-    return Band(_HEADINGS + 2 * height, draw)
+    return Band(_HEADINGS + len(halves) * height, draw)
 
 
 def _triangle_colors(
+    label_map: LabelMap,
     data: NDArray[np.integer],
-    affine: NDArray[np.floating] | None,
     colors: Sequence[str],
     greys: tuple[float, float],
-    surface: str,
+    surface: Surface,
 ) -> dict[str, NDArray[np.floating]]:
-    """Colour of every triangle of both hemispheres, (n_faces, 3): that of a label, or a grey from gyri to sulci."""
+    """Colour of every triangle of each hemisphere, (n_faces, 3): that of a label, or a grey from gyri to sulci."""
     from matplotlib.colors import to_rgb
 
     palette = np.array([(0.0, 0.0, 0.0), *(to_rgb(color) for color in colors)])
     gyrus, sulcus = greys
     painted = {}
-    for hemi, labels in sample(data, affine, surface).items():
+    for hemi, labels in sample(data, label_map.affine, surface, label_map.vertices).items():
         half = load_hemisphere(hemi, surface)
         label = labels[triangle_corners(labels, half.faces)]
         depth = (GYRUS_GREY - half.grey()[half.faces].mean(axis=1)) / (GYRUS_GREY - SULCUS_GREY)
@@ -315,12 +315,12 @@ def _hatch_palette(label_map: LabelMap) -> NDArray[np.floating] | None:
     return palette
 
 
-def _hatch_colors(label_map: LabelMap, surface: str) -> dict[str, NDArray[np.floating]] | None:
-    """Colour of the hatching of every triangle of both hemispheres, (n_faces, 3): NaN where there is none."""
+def _hatch_colors(label_map: LabelMap, surface: Surface) -> dict[str, NDArray[np.floating]] | None:
+    """Colour of the hatching of every triangle of each hemisphere, (n_faces, 3): NaN where there is none."""
     palette = _hatch_palette(label_map)
     if palette is None:
         return None
-    sampled = sample(label_map.data, label_map.affine, surface)
+    sampled = sample(label_map.data, label_map.affine, surface, label_map.vertices)
     return {
         hemi: palette[labels[triangle_corners(labels, load_hemisphere(hemi, surface).faces)]]
         for hemi, labels in sampled.items()

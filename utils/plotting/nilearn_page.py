@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.io.spaces import is_mni
 from utils.io.templates import render
 from utils.plotting.label_maps import OUTSIDE, LabelMap
 from utils.plotting.page_layout import Look
 from utils.plotting.slices import slices_note
-from utils.plotting.surface import HEMISPHERES, fetch_meshes, load_hemisphere, sample
+from utils.plotting.surface import Surface, load_hemisphere, sample
+from utils.rdms.vertices import fetch_average
 
 _SLICES_NOTE = "Click or drag to move through the volume. brain_map.html names what is at a voxel, and has all maps."
 _VIEWER_NOTE = (
@@ -49,7 +51,8 @@ def write_nilearn_page(path: str | Path, label_map: LabelMap, look: Look, notes:
     if look.surface is None:
         viewers, outside, more = {"": _slices(label_map)}, "", [slices_note(label_map.space), _SLICES_NOTE]
     else:
-        viewers = {f"{hemi} hemisphere": _viewer(label_map, hemi, look.surface) for hemi in HEMISPHERES}
+        sampled = sample(label_map.data, label_map.affine, look.surface, label_map.vertices)
+        viewers = {f"{hemi} hemisphere": _viewer(label_map, hemi, half, look.surface) for hemi, half in sampled.items()}
         outside, more = OUTSIDE, [label_map.surface_note, _VIEWER_NOTE]
     page = render(
         "plotting/nilearn_page.html",
@@ -87,16 +90,18 @@ def _slices(label_map: LabelMap) -> str:
     return re.sub(r"-[0-9a-f]{32}\b", "-0", view.get_standalone())
 
 
-def _viewer(label_map: LabelMap, hemi: str, surface: str) -> str:
+def _viewer(label_map: LabelMap, hemi: str, labels: NDArray, surface: Surface) -> str:
     """nilearn's page of one hemisphere; of both in one, the medial sides could not be seen."""
     from matplotlib.colors import ListedColormap
     from nilearn.plotting import view_surf
+    from nilearn.surface import InMemoryMesh
 
-    labels = sample(label_map.data, label_map.affine, surface)[hemi]
+    half = load_hemisphere(hemi, surface)
+    mesh = InMemoryMesh(half.inflated.copy(), half.faces.copy()) if isinstance(surface, Path) else None
     view = view_surf(
-        fetch_meshes(surface)[f"infl_{hemi}"],
+        mesh or fetch_average(str(surface))[f"infl_{hemi}"],
         labels.astype(np.float32),
-        bg_map=load_hemisphere(hemi, surface).grey(),
+        bg_map=half.grey(),
         cmap=ListedColormap(["#ffffff", *label_map.colors]),
         vmin=-0.5,
         vmax=len(label_map.names) + 0.5,

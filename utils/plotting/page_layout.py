@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from utils.plotting.surface import DEFAULT_SURFACE
+from utils.plotting.surface import DEFAULT_SURFACE, Surface
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,15 +49,15 @@ class Look:
         Heading.
     banner : str or None
         Warning across the top, such as that the data are simulated.
-    surface : str or None
-        Average brain, one of `utils.plotting.surface.SURFACES`; None for slices of the volume.
+    surface : str, Path or None
+        What is drawn on: see `utils.plotting.surface.Surface`; None for slices of the volume.
     style : {"default", "paper"}
         "paper" has the published colours, axes and views; pages always have the default ones.
     """
 
     title: str
     banner: str | None = None
-    surface: str | None = DEFAULT_SURFACE
+    surface: Surface | None = DEFAULT_SURFACE
     style: Style = "default"
 
 

@@ -1,40 +1,47 @@
-"""The cortical surface: its meshes, and what a volume holds at their vertices.
+"""The cortical surface: its meshes, and what data hold at their vertices.
 
 Every vertex stands for one voxel of a volume: the one that holds the point halfway between pial and white surface.
 Labels, values and names of regions are read from that voxel and never interpolated, so that what is shown somewhere is
-what the tables say of one searchlight or ROI.
+what the tables say of one searchlight or ROI. Data of vertices are shown as they are, on the mesh that they are of.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.rdms.surface_labels import FSAVERAGE
+from utils.io.data_folder import SurfaceFolder
+from utils.rdms.vertices import FSAVERAGE, HEMISPHERES, Mesh, Vertices, fetch_average, read_mesh
 
 # nilearn ships the first and downloads the others.
 SURFACES = tuple(FSAVERAGE)
 DEFAULT_SURFACE = "fsaverage5"
-HEMISPHERES = ("left", "right")
 NEAR_CORTEX_MM = 6.0
 # Cortex without a label, from the crowns of the gyri to the depths of the sulci: its folds tell it from the flat light
 # greys of "not significant" and "below the noise ceiling", its lightness from the untrained network's near-black.
 GYRUS_GREY, SULCUS_GREY = 0.60, 0.40
+_LENGTH_MM = 216.0  # from front to back, at which other brains are drawn: that of the inflated fsaverage
+_SURROUNDINGS = 50  # steps of smoothing, over which the depth of sulci is measured
+
+
+# What maps are drawn on: an average brain, one of `SURFACES`, or a folder with the meshes of the data.
+Surface = str | Path
 
 
 @dataclass(frozen=True)
 class Hemisphere:
-    """One hemisphere of an average brain.
+    """One hemisphere.
 
     Attributes
     ----------
     pial, white : ndarray of float, shape (n_vertices, 3)
-        Outer and inner surface of the grey matter, in mm of MNI space. Read-only, as all arrays here.
+        Outer and inner surface of the grey matter, in mm (of MNI space, of an average brain); of other brains, both are
+        the one surface that is known. Read-only, as all arrays here.
     inflated : ndarray of float, shape (n_vertices, 3)
         The same vertices on the inflated cortex, in mm around its own centre.
     faces : ndarray of int, shape (n_faces, 3)
@@ -50,7 +57,7 @@ class Hemisphere:
     depth: NDArray[np.floating]
 
     def middle(self) -> NDArray[np.floating]:
-        """Position of every vertex halfway between pial and white surface, (n_vertices, 3), in mm of MNI space."""
+        """Position of every vertex halfway between pial and white surface, (n_vertices, 3), in mm."""
         return (self.pial + self.white) / 2
 
     def grey(self) -> NDArray[np.floating]:
@@ -59,44 +66,15 @@ class Hemisphere:
         return GYRUS_GREY + (SULCUS_GREY - GYRUS_GREY) * np.clip((self.depth - low) / (high - low), 0, 1)
 
 
-def fetch_meshes(surface: str = DEFAULT_SURFACE) -> Any:
-    """nilearn's files of an average brain, downloaded once unless nilearn ships them.
-
-    Parameters
-    ----------
-    surface : str
-        One of `SURFACES`.
-
-    Returns
-    -------
-    dict
-        Paths by name: "pial_left", "white_left", "infl_left", "sulc_left", and those of the right hemisphere.
-
-    Raises
-    ------
-    InputError
-        If they cannot be downloaded.
-    """
-    from nilearn import datasets
-
-    try:
-        return datasets.fetch_surf_fsaverage(surface)
-    except OSError as error:  # among them all that requests raises
-        raise InputError(
-            f"`surface` is {surface}, which could not be downloaded ({type(error).__name__}); run once with a network, "
-            f"or choose {DEFAULT_SURFACE}, which needs none"
-        ) from None
-
-
 @lru_cache(maxsize=2 * len(SURFACES))
-def load_hemisphere(hemi: str, surface: str = DEFAULT_SURFACE) -> Hemisphere:
+def load_hemisphere(hemi: str, surface: Surface = DEFAULT_SURFACE) -> Hemisphere:
     """Meshes and sulcal depth of one hemisphere.
 
     Parameters
     ----------
     hemi : {"left", "right"}
-    surface : str
-        One of `SURFACES`.
+    surface : str or Path
+        One of `SURFACES`, or a folder (`utils.io.data_folder.SurfaceFolder`).
 
     Returns
     -------
@@ -105,17 +83,54 @@ def load_hemisphere(hemi: str, surface: str = DEFAULT_SURFACE) -> Hemisphere:
     Raises
     ------
     InputError
-        If the meshes cannot be downloaded.
+        If the meshes cannot be downloaded or read.
     """
-    from nilearn import surface as nilearn_surface
-
-    files = fetch_meshes(surface)
-    meshes = [nilearn_surface.load_surf_mesh(files[f"{kind}_{hemi}"]) for kind in ("pial", "white", "infl")]
-    depth = nilearn_surface.load_surf_data(files[f"sulc_{hemi}"])
-    arrays = [*(mesh.coordinates for mesh in meshes), meshes[0].faces, depth]
+    arrays = _own_arrays(SurfaceFolder(surface), hemi) if isinstance(surface, Path) else _average_arrays(surface, hemi)
     for array in arrays:
         array.flags.writeable = False
     return Hemisphere(*arrays)
+
+
+def _average_arrays(brain: str, hemi: str) -> list[NDArray]:
+    from nilearn import surface as nilearn_surface
+
+    files = fetch_average(brain)
+    meshes = [nilearn_surface.load_surf_mesh(files[f"{kind}_{hemi}"]) for kind in ("pial", "white", "infl")]
+    depth = nilearn_surface.load_surf_data(files[f"sulc_{hemi}"])
+    return [*(mesh.coordinates for mesh in meshes), meshes[0].faces, depth]
+
+
+def _own_arrays(folder: SurfaceFolder, hemi: str) -> list[NDArray]:
+    mesh = read_mesh(folder.mesh(hemi))
+    shape = read_mesh(folder.inflated(hemi)).points if folder.inflated(hemi).exists() else mesh.points
+    low, high = shape.min(axis=0), shape.max(axis=0)
+    drawn = (shape - (low + high) / 2) * (_LENGTH_MM / (high - low)[1])
+    return [mesh.points, mesh.points.copy(), drawn, mesh.faces, _depth(mesh)]
+
+
+def vertex_normals(points: NDArray[np.floating], faces: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Unit vectors that point out of a mesh at its vertices, (n_vertices, 3); 0 where no triangle is."""
+    a, b, c = (points[faces[:, corner]] for corner in range(3))
+    normals = np.zeros(points.shape)
+    for corner in range(3):
+        np.add.at(normals, faces[:, corner], np.cross(b - a, c - a))
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return normals / np.where(length > 0, length, 1)
+
+
+def _depth(mesh: Mesh) -> NDArray[np.float64]:
+    """How far vertices lie below their surroundings, (n_vertices,), in mm: positive in sulci, negative on gyri."""
+    from scipy.sparse import csr_array
+
+    ends = np.concatenate([mesh.faces[:, pair] for pair in ([0, 1], [1, 2], [2, 0])])
+    rows, columns = np.concatenate([ends, ends[:, ::-1], np.arange(len(mesh.points))[:, None].repeat(2, axis=1)]).T
+    joined = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(mesh.points),) * 2)
+    mean = joined.multiply(1 / joined.sum(axis=1)[:, None]).tocsr()
+    smooth = mesh.points
+    for _ in range(_SURROUNDINGS):
+        smooth = mean @ smooth
+    depth: NDArray[np.float64] = ((smooth - mesh.points) * vertex_normals(mesh.points, mesh.faces)).sum(axis=1)
+    return depth
 
 
 def vertex_voxels(
@@ -151,7 +166,12 @@ def vertex_voxels(
     return flat
 
 
-def sample(data: NDArray, affine: NDArray[np.floating] | None, surface: str = DEFAULT_SURFACE) -> dict[str, NDArray]:
+def sample(
+    data: NDArray,
+    affine: NDArray[np.floating] | None,
+    surface: Surface = DEFAULT_SURFACE,
+    vertices: Vertices | None = None,
+) -> dict[str, NDArray]:
     """Label or value of every vertex: exactly that of the voxel it stands for, or its own.
 
     Parameters
@@ -160,36 +180,62 @@ def sample(data: NDArray, affine: NDArray[np.floating] | None, surface: str = DE
         Labels, or values. Of a finer mesh of the average brain, those vertices that the coarser one has too, which are
         its first.
     affine : ndarray, shape (4, 4), or None
-        Voxel indices to mm in MNI space; None for data of the vertices of the left, then of the right hemisphere.
-    surface : str
-        One of `SURFACES`.
+        Voxel indices to mm in MNI space; None for vertices.
+    surface : str or Path
+        What is drawn on: see `Surface`.
+    vertices : Vertices, optional
+        What data of vertices are of; by default both hemispheres of an average brain.
 
     Returns
     -------
     dict of str to ndarray, shape (n_vertices,)
-        "left" and "right": labels as int64, 0 outside of the volume; values as float32, NaN outside.
+        "left" and "right", or the one hemisphere that data are of: labels as int64, 0 outside of the volume; values as
+        float32, NaN outside.
 
     Raises
     ------
     InputError
-        If the data are of a coarser mesh.
+        If the data are of other vertices than the surface.
     """
     dtype, outside = (np.int64, 0) if np.issubdtype(data.dtype, np.integer) else (np.float32, np.nan)
     sampled: dict[str, NDArray] = {}
     if affine is None:
-        n_vertices, n_own = FSAVERAGE[surface], len(data) // 2
-        if n_own < n_vertices:
-            own = next(name for name, n in FSAVERAGE.items() if n == n_own)
-            raise InputError(
-                f"`atlas` has the vertices of {own}, fewer than `surface` {surface}; draw it on `surface` {own}"
-            )
-        return {
-            hemi: half[:n_vertices].astype(dtype) for hemi, half in zip(HEMISPHERES, data.reshape(2, -1), strict=True)
-        }
+        vertices = vertices or Vertices(len(data) // 2, len(data) // 2)
+        for hemi, half in vertices.split(data).items():
+            n = n_vertices_of(hemi, surface)
+            if len(half) != n and not (vertices.brain in FSAVERAGE and isinstance(surface, str) and n < len(half)):
+                raise InputError(_misfit(len(half), vertices.brain, n, surface))
+            sampled[hemi] = half[:n].astype(dtype)
+        return sampled
+    assert isinstance(surface, str)
     for hemi in HEMISPHERES:
         voxels = vertex_voxels(data.shape, affine, hemi, surface)
         sampled[hemi] = np.where(voxels >= 0, data.reshape(-1)[voxels], outside).astype(dtype)
     return sampled
+
+
+def n_vertices_of(hemi: str, surface: Surface) -> int:
+    """Number of vertices of one hemisphere of what is drawn on."""
+    return FSAVERAGE[surface] if isinstance(surface, str) else len(load_hemisphere(hemi, surface).inflated)
+
+
+def _misfit(n_data: int, brain: str, n_surface: int, surface: Surface) -> str:
+    if isinstance(surface, Path):
+        return (
+            f"{surface}: its meshes have {n_surface:,} vertices per hemisphere, but the data or ROI labels {n_data:,}; "
+            "give the meshes of the data (`surface_mesh`), and labels of the same vertices"
+        )
+    if brain in FSAVERAGE:
+        return (
+            f"`atlas` or the data have the vertices of {brain}, fewer than `surface` {surface}; draw them on `surface` "
+            f"{brain}"
+        )
+    return f"`atlas` has {n_data:,} vertices per hemisphere, expected {known_brains()}; bring it to one of these meshes"
+
+
+def known_brains() -> str:
+    """Average brains that can be drawn, by their number of vertices."""
+    return ", ".join(f"{n:,} ({name})" for name, n in FSAVERAGE.items())
 
 
 def share_near_cortex(

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,9 @@ from utils import InputError
 from utils.io.readers import read_volume
 from utils.io.roi_tables import read_roi_table
 from utils.io.spaces import MNI, UNKNOWN, read_space
-from utils.rdms.beta_files import Grid, open_image, read_slice, split_side
+from utils.rdms.beta_files import Grid, open_image, read_slice
 from utils.rdms.stimuli import few, natural_key
+from utils.rdms.vertices import split_side
 
 Hemisphere = Literal["left", "right", "both", "separate"]
 # Wang et al. 2015, in the order of their numbers 1-25; MST is their TO2, hMT their TO1.
@@ -54,6 +55,7 @@ class Atlas:
     names: dict[int, str]
     source: str = ""
     space: str = UNKNOWN
+    vertices: ClassVar[None] = None
 
 
 def read_atlas(
@@ -88,7 +90,10 @@ def read_atlas(
     InputError
         If files are unreadable or hold something else, names are missing, or hemispheres are not clear.
     """
-    sides = files_by_side(paths, hemisphere)
+    sides = files_by_side(paths)
+    if "whole" not in sides:
+        wanted = ("left", "right") if hemisphere in ("both", "separate") else (hemisphere,)
+        sides = choose_sides(sides, wanted, hemisphere)
     names = read_roi_table(table) if table is not None else wang_names(paths)
     every = [path for files in sides.values() for path in files]
     where, what = " where the beta maps are", "the beta maps are"
@@ -118,19 +123,29 @@ def read_atlas(
     if largest > _LARGEST_ID:
         raise InputError(f"{source}: label {largest} is too large, expected {_LARGEST_ID} or less; renumber the atlas")
     if hemisphere == "separate":
-        shift = 10 ** len(str(largest))
-        names = {number: name for number, name in names.items() if number < shift}
-        if shift + largest > _LARGEST_ID:
-            raise InputError(
-                f"{source}: ids up to {largest} leave no room for those of separate hemispheres (`hemisphere`); "
-                "renumber"
-            )
+        names, shift = separate_names(names, largest, source)
         volumes["right"] = np.where(volumes["right"] > 0, volumes["right"] + shift, 0)
-        right = {number + shift: f"{name}_rh" for number, name in names.items()}
-        names = {number: f"{name}_lh" for number, name in names.items()} | right
     chosen = [volumes[hemisphere]] if hemisphere in volumes else list(volumes.values())
     space = MNI if all(map(_WANG_FILE.search, map(str, every))) else read_space(every)
     return Atlas(_joined(chosen, source), grid.affine, names, source, space)
+
+
+def separate_names(names: dict[int, str], largest: int, source: str) -> tuple[dict[int, str], int]:
+    """Names of ROIs by hemisphere, <name>_lh and <name>_rh, and what is added to the numbers of the right ones.
+
+    Raises
+    ------
+    InputError
+        If numbers up to `largest` leave no room for those.
+    """
+    shift = 10 ** len(str(largest))
+    if shift + largest > _LARGEST_ID:
+        raise InputError(
+            f"{source}: ids up to {largest} leave no room for those of separate hemispheres (`hemisphere`); renumber"
+        )
+    left = {number: name for number, name in names.items() if number < shift}
+    right = {number + shift: f"{name}_rh" for number, name in left.items()}
+    return {number: f"{name}_lh" for number, name in left.items()} | right, shift
 
 
 def brings_names(paths: Sequence[Path]) -> bool:
@@ -149,14 +164,12 @@ def wang_names(paths: Sequence[Path]) -> dict[int, str]:
     return dict(enumerate(WANG_ROIS, start=1))
 
 
-def files_by_side(paths: Sequence[Path], wanted: Hemisphere) -> dict[str, list[Path]]:
+def files_by_side(paths: Sequence[Path]) -> dict[str, list[Path]]:
     """Files of each hemisphere, or of the whole brain, by what their names say.
 
     Parameters
     ----------
     paths : sequence of Path
-    wanted : {"left", "right", "both", "separate"}
-        Files of another hemisphere are left out.
 
     Returns
     -------
@@ -166,7 +179,7 @@ def files_by_side(paths: Sequence[Path], wanted: Hemisphere) -> dict[str, list[P
     Raises
     ------
     InputError
-        If a file is missing, a wanted hemisphere has none, or only some of the names say a hemisphere.
+        If a file is missing, or only some of the names say a hemisphere.
     """
     for path in paths:
         if not path.is_file():
@@ -174,21 +187,24 @@ def files_by_side(paths: Sequence[Path], wanted: Hemisphere) -> dict[str, list[P
     sides: dict[str, list[Path]] = {}
     for path in sorted(dict.fromkeys(paths), key=lambda path: natural_key(path.name)):
         sides.setdefault(split_side(path.name)[0] or "whole", []).append(path)
-    if "whole" in sides:
-        if len(sides) > 1:
-            raise InputError(
-                f"{sides['whole'][0]}: its name says no hemisphere, unlike those of other files; expected lh or rh as "
-                "a part of every name, such as maxprob_vol_lh.nii.gz"
-            )
-        return sides
-    needed = ("left", "right") if wanted in ("both", "separate") else (wanted,)
-    for side in needed:
+    if "whole" in sides and len(sides) > 1:
+        raise InputError(
+            f"{sides['whole'][0]}: its name says no hemisphere, unlike those of other files; expected lh or rh as "
+            "a part of every name, such as maxprob_vol_lh.nii.gz"
+        )
+    return sides
+
+
+def choose_sides(sides: dict[str, list[Path]], wanted: Sequence[str], hemisphere: Hemisphere) -> dict[str, list[Path]]:
+    """Files of the wanted hemispheres; an InputError that names `hemisphere` if there are none of one of them."""
+    for side in wanted:
         if side not in sides:
+            other = "left" if side == "right" else "right"
             raise InputError(
-                f"{paths[0]}: no file of the {side} hemisphere is given, which `hemisphere` {wanted} needs; give it, "
-                f"or `hemisphere` {'left' if side == 'right' else 'right'}"
+                f"{sides[other][0]}: no file of the {side} hemisphere is given, which `hemisphere` {hemisphere} needs; "
+                f"give it, or `hemisphere` {other}"
             )
-    return {side: sides[side] for side in needed}
+    return {side: sides[side] for side in wanted}
 
 
 def _on_side(side: str, grid: Grid) -> NDArray[np.bool_]:

@@ -18,14 +18,22 @@ import numpy as np
 from utils import InputError
 from utils.io import glmsingle
 from utils.io.readers import read_mat, readable
-from utils.rdms.beta_files import NOT_A_CONDITION, BetaMap, Grid, Header, is_of_vertices, read_header, split_side, stem
+from utils.rdms.beta_files import NOT_A_CONDITION, BetaMap, Header, read_header, stem
 from utils.rdms.stimuli import few, natural_key
+from utils.rdms.vertices import HEMISPHERES, Vertices, split_side
 
-_VOLUME = re.compile(r"(\.nii(\.gz)?|\.HEAD|\.gii|\.mgh|\.mgz)$")
+_MAPS = re.compile(r"(\.nii(\.gz)?|\.HEAD|\.gii|\.mg[hz])$")
+_SHAPES = re.compile(
+    r"(surf|label)\.gii$|\b(sulc|curv|thickness|area|volume|avg_curv|jacobian_white)(\.shape\.gii|\.mg[hz])$"
+)
 _SPM_BETA = re.compile(r"beta_(\d{4})")
 _FSL_COPE = re.compile(r"cope(\d+)")
 _SPM_NAME = re.compile(r"Sn\((\d+)\) (.+?)\*bf\((\d+)\)$")
 _AFNI_COEFFICIENT = re.compile(r"(.+?)#\d+(_Coef)?$")
+# What programs call maps that nobody has named.
+_NO_NAME = re.compile(
+    r"\W*|\W*((map|column|volume|beta|index|array|frame)\W*)?\d+(\.\d+)?( seconds)?\W*", re.IGNORECASE
+)
 _ENTITY = re.compile(r"([a-zA-Z]+)-([A-Za-z0-9+.]+)$")
 _STATISTIC_CODES = range(2, 25)  # NIfTI intents from NIFTI_FIRST_STATCODE to NIFTI_LAST_STATCODE
 # What files are that are no responses, by whole names or by parts of them.
@@ -133,15 +141,15 @@ def _folders_with_maps(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def _volumes(folder: Path) -> list[Path]:
-    files = [file for file in folder.iterdir() if _VOLUME.search(file.name) and file.name[0] != "." and file.is_file()]
+    files = [file for file in folder.iterdir() if _MAPS.search(file.name) and file.name[0] != "." and file.is_file()]
     return sorted(files, key=lambda file: natural_key(file.name))
 
 
 def _no_beta(file: Path) -> str:
     """What a file is that is no map of responses, by its name; empty for others."""
     name = stem(file).lower()
-    if file.name.endswith((".surf.gii", ".label.gii")):
-        return "meshes and labels of vertices"
+    if _SHAPES.search(file.name):
+        return "meshes, labels and shapes of the cortex"
     if re.fullmatch(r"pe\d+", name) and any(_FSL_COPE.fullmatch(stem(other)) for other in file.parent.glob("cope*")):
         return "FSL's parameter estimates beside copes"
     return next((what for pattern, what in _NOT_BETAS.items() if re.fullmatch(pattern, name)), "")
@@ -166,7 +174,7 @@ def _add_file(owner: Path, file: Path, found: Found) -> None:
 
 def _named_maps(file: Path, header: Header, found: Found) -> list[BetaMap]:
     name, run = stem(file), _run_of(file)
-    if is_of_vertices(file, header):
+    if header.side:
         _, name = split_side(name)
     if spm := _SPM_BETA.fullmatch(name):
         found.kinds["first-level folders of SPM"] += 1
@@ -177,6 +185,9 @@ def _named_maps(file: Path, header: Header, found: Found) -> list[BetaMap]:
     if len(header.labels) == header.n_volumes and any(map(_AFNI_COEFFICIENT.fullmatch, header.labels)):
         found.kinds["labelled sub-bricks of AFNI"] += 1
         return _afni_maps(file, header.labels, run or name, found)
+    if header.names and not any(map(_NO_NAME.fullmatch, header.names)):
+        found.kinds["named maps of GIFTI or CIFTI files"] += 1
+        return [BetaMap(file, index, text.strip(), run or name) for index, text in enumerate(header.names)]
     if header.n_volumes > 1:
         found.kinds[""] += 1
         return [BetaMap(file, index, run=run or name) for index in range(header.n_volumes)]
@@ -188,15 +199,15 @@ def _named_maps(file: Path, header: Header, found: Found) -> list[BetaMap]:
     return [BetaMap(file, 0, condition, run)]
 
 
-def pair_hemispheres(maps: Sequence[tuple[Path, BetaMap]], headers: dict[Path, Header]) -> list[tuple[Path, BetaMap]]:
+def pair_hemispheres(maps: Sequence[tuple[Path, BetaMap]], found: Found) -> list[tuple[Path, BetaMap]]:
     """Put the two files of each map of vertices together; other maps stay as they are.
 
     Parameters
     ----------
     maps : sequence of (Path, BetaMap)
         With the folder or file that each is of.
-    headers : dict of Path to Header
-        Those of left hemispheres become those of both, and those of right ones go.
+    found : Found
+        Headers of left hemispheres become those of both, and those of right ones go.
 
     Returns
     -------
@@ -205,36 +216,41 @@ def pair_hemispheres(maps: Sequence[tuple[Path, BetaMap]], headers: dict[Path, H
     Raises
     ------
     InputError
-        If a name says no hemisphere, or a hemisphere is missing.
+        If the two hemispheres are not of the same maps, or only some maps have both.
     """
     whole: list[tuple[Path, BetaMap]] = []
     halves: dict[tuple[Path, int], dict[str, tuple[Path, BetaMap]]] = {}
     for owner, entry in maps:
-        if not is_of_vertices(entry.path, headers[entry.path]):
+        side = found.headers[entry.path].side
+        if not side:
             whole.append((owner, entry))
             continue
-        side, rest = split_side(entry.path.name)
-        if not side:
+        path = entry.path.with_name(split_side(entry.path.name)[1])
+        halves.setdefault((path, entry.index), {})[side] = (owner, entry)
+    sides = {side for own in halves.values() for side in own}
+    for (path, index), own in halves.items():
+        if len(own) < len(sides):
+            ((side, (_, entry)),) = own.items()
+            lacking = "left" if side == "right" else "right"
             raise InputError(
-                f"{entry.path}: holds vertices, but its name says no hemisphere; expected lh or rh (or left and right, "
-                "hemi-L and hemi-R) as a part of it"
+                f"{entry.path}: there is no map {index} of the {lacking} hemisphere with it, as of other maps; "
+                "give both hemispheres, with the same names but for lh and rh, and the same maps, or one alone"
             )
-        key = (entry.path.with_name(rest), entry.index)
-        halves.setdefault(key, {})[side] = (owner, entry)
-    for (path, _), sides in halves.items():
-        if len(sides) < 2:
-            ((side, (_, entry)),) = sides.items()
-            other = "right" if side == "left" else "left"
-            raise InputError(
-                f"{entry.path}: there is no map {entry.index} of the {other} hemisphere with it; give both "
-                "hemispheres, with the same names but for lh and rh, and the same maps"
-            )
-        (owner, first), (_, second) = sides["left"], sides["right"]
-        whole.append((owner if owner.is_dir() else path, replace(first, right=second.path)))
+        (owner, first), *others = (own[side] for side in HEMISPHERES if side in own)
+        for _, other in others:
+            if (first.condition, first.run) != (other.condition, other.run):
+                raise InputError(
+                    f"{other.path}: map {index} is of {other.condition or 'no condition'}, expected "
+                    f"{first.condition or 'no condition'} as in {first.path.name}; both hemispheres must be of the "
+                    "same conditions"
+                )
+            first = replace(first, right=other.path)
+        whole.append((owner if owner.is_dir() else path, first))
     for path, partner in dict.fromkeys((entry.path, entry.right) for _, entry in whole):
         if partner is not None:
-            n_vertices = headers[path].grid.shape[0] + headers.pop(partner).grid.shape[0]
-            headers[path] = replace(headers[path], grid=Grid((n_vertices, 1, 1), np.eye(4)))
+            left, right = found.headers[path].grid, found.headers.pop(partner).grid
+            assert isinstance(left, Vertices) and isinstance(right, Vertices)
+            found.headers[path] = replace(found.headers[path], grid=Vertices(left.left, right.right))
     return whole
 
 

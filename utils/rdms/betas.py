@@ -33,6 +33,7 @@ from utils.rdms.beta_conventions import Found, find_maps, pair_hemispheres
 from utils.rdms.beta_files import NOT_A_CONDITION, BetaMap, Grid, Header, read_maps, stem
 from utils.rdms.condition_table import is_table, name_maps
 from utils.rdms.stimuli import few, natural_key
+from utils.rdms.vertices import Vertices
 
 _SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+")
 
@@ -77,7 +78,7 @@ class Betas:
     subjects : tuple of Subject
         In natural order of their names; of the `conditions` only.
     conditions : tuple of str
-    grid : Grid
+    grid : Grid or Vertices
     dtype : dtype
         What they are read as: float64 where a file holds float64 (or integers of 32 bits and more), else float32.
     notes : tuple of str
@@ -86,7 +87,7 @@ class Betas:
 
     subjects: tuple[Subject, ...]
     conditions: tuple[str, ...]
-    grid: Grid
+    grid: Grid | Vertices
     dtype: np.dtype
     notes: tuple[str, ...] = field(default=())
 
@@ -301,6 +302,10 @@ def find_betas(
                 f"{path}: is on a grid of {header.grid}, expected {headers[first].grid} as in {first}; "
                 "bring all beta maps to one grid first"
             )
+    grid = headers[first].grid
+    if isinstance(grid, Vertices):
+        alone = f"; there are no maps of the {'right' if grid.left else 'left'} hemisphere" * (len(grid.sides) == 1)
+        notes.append(f"{grid}{alone}")
     subjects = [Subject(name, tuple(maps)) for name, maps in found.items()]
     names, dropped = _complete(subjects, listed, conditions or kept, drop_incomplete)
     notes += [f"left out for all, as not every subject has them: {few(dropped)}"] if dropped else []
@@ -314,7 +319,7 @@ def find_betas(
     notes += _unequal(subjects, names)
     exact = any(np.result_type(header.dtype, np.float32) != np.float32 for header in headers.values())
     dtype = np.dtype(np.float64 if exact else np.float32)
-    return Betas(tuple(subjects), tuple(names), headers[first].grid, dtype, tuple(notes))
+    return Betas(tuple(subjects), tuple(names), grid, dtype, tuple(notes))
 
 
 def _by_subject(paths: Sequence[Path], files: Found) -> dict[str, list[BetaMap]]:
@@ -332,7 +337,7 @@ def _by_subject(paths: Sequence[Path], files: Found) -> dict[str, list[BetaMap]]
         find_maps(path, files)
         folders = {owner for owner, _ in files.maps[before:]}
         owners += [(path if len(folders) == 1 else owner, entry) for owner, entry in files.maps[before:]]
-    owners = pair_hemispheres(owners, files.headers)
+    owners = pair_hemispheres(owners, files)
     own = _own_names(list(dict.fromkeys(owner for owner, entry in owners if not subject_token(entry.path))))
     if len(own) > 1 and all(re.fullmatch(r"run[-_]?\d+([-_].*)?", name) for name in own.values()):
         warnings.warn(

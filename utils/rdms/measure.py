@@ -198,19 +198,6 @@ def find_measure(metric: str, center: bool, noise: Sequence[str] | None, betas: 
     return Measure(metric, noise=of)
 
 
-def usable_vertices(betas: Betas, measure: Measure) -> NDArray[np.bool_]:
-    """Vertices that vary between conditions in every subject, (n_vertices, 1, 1): not those of the medial wall."""
-    everywhere = np.arange(betas.grid.shape[0])
-    usable = np.ones(len(everywhere), dtype=bool)
-    for subject in betas.subjects:
-        values = measure.load(betas, subject, everywhere).values
-        low, high = values.min(axis=1), values.max(axis=1)
-        usable &= np.isfinite(low) & np.isfinite(high) & (low < high)
-    if not usable.any():
-        raise InputError(f"{betas.files[0]}: no vertex varies between conditions in every subject; check the beta maps")
-    return usable.reshape(betas.grid.shape)
-
-
 def _check_runs(subject: Subject, conditions: Sequence[str]) -> None:
     """Make sure that each pair of conditions is in two runs or more."""
     if len(subject.runs) < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.io.data_folder import RECORD, DataFolder
-from utils.io.output import staged, write_conditions, write_roi_table, write_rows, write_volume
+from utils.io.data_folder import RECORD, DataFolder, SurfaceFolder
+from utils.io.output import staged, write_conditions, write_roi_table, write_rows, write_vertices, write_volume
 from utils.io.provenance import fingerprint
 from utils.parallel.resources import Progress, ignore
 from utils.rdm import expand
@@ -21,6 +22,8 @@ from utils.rdms.betas import Betas
 from utils.rdms.measure import PEARSON, Measure, Responses
 from utils.rdms.searchlights import MIN_VOXELS, usable_voxels
 from utils.rdms.stimuli import few
+from utils.rdms.surface_labels import SurfaceLabels
+from utils.rdms.vertices import Meshes, keep_meshes
 
 # An RDM of so few voxels is worth a warning: it is noise for the most part.
 _FEW_VOXELS = 10
@@ -67,23 +70,26 @@ def roi_rdm(responses: Responses, title: str, measure: Measure = PEARSON) -> NDA
 
 def write_roi_rdms(
     betas: Betas,
-    atlas: Atlas,
+    atlas: Atlas | SurfaceLabels,
     data: DataFolder,
     record: Callable[[Mapping[str, Any]], dict[str, Any]],
     rdms: Mapping[str, NDArray[np.float32]],
     counts: Sequence[Mapping[str, Any]],
+    meshes: Meshes | None = None,
 ) -> list[Path]:
     """Write the RDMs of all ROIs, their names and their volume into a data folder.
 
     Parameters
     ----------
     betas : Betas
-    atlas : Atlas
+    atlas : Atlas or SurfaceLabels
     data : DataFolder
     record : callable
         Makes what run.json holds from a description of the data, as `utils.io.provenance.provenance` does.
     rdms, counts
         As from `subject_rdms`.
+    meshes : Meshes, optional
+        Of vertices, to be kept.
 
     Returns
     -------
@@ -107,15 +113,28 @@ def write_roi_rdms(
             np.save(outputs.path(name(data.roi_rdm(roi))), stack)
         write_rows(outputs.path(name(data.roi_rdms / "roi_voxels.tsv")), counts)
         write_roi_table(outputs.path(name(data.roi_labels)), {ids[roi]: roi for roi in rdms})
-        write_volume(outputs.path(name(data.atlas)), labels.astype(np.int16), atlas.affine, space=atlas.space)
+        if isinstance(atlas, SurfaceLabels):
+            colors = roi_colors({ids[roi]: roi for roi in rdms})
+            for side, half in atlas.vertices.split(labels).items():
+                write_vertices(outputs.path(name(data.atlas_half(side))), half, side, "ROIs", colors)
+        else:
+            write_volume(outputs.path(name(data.atlas)), labels.astype(np.int16), atlas.affine, space=atlas.space)
         files = outputs.publish(record(described))
     write_conditions(data.conditions, betas.conditions)
-    return [*files, data.conditions]
+    kept = [] if meshes is None else keep_meshes(SurfaceFolder(data.surface), *meshes)
+    return [*files, *kept, data.conditions]
+
+
+def roi_colors(names: Mapping[int, str]) -> dict[int, tuple[str, float, float, float, float]]:
+    """Names of ROIs by number, each with a colour in programs that draw label files: hues far from those before."""
+    colors = (colorsys.hsv_to_rgb(k * 0.618 % 1, 0.6, 0.9) for k in range(len(names)))
+    labels = {number: (name, *color, 1.0) for (number, name), color in zip(names.items(), colors, strict=True)}
+    return {0: ("???", 0.0, 0.0, 0.0, 0.0), **labels}
 
 
 def subject_rdms(
     betas: Betas,
-    atlas: Atlas,
+    atlas: Atlas | SurfaceLabels,
     inside: NDArray[np.bool_] | None = None,
     *,
     measure: Measure = PEARSON,
@@ -128,8 +147,8 @@ def subject_rdms(
     Parameters
     ----------
     betas : Betas
-    atlas : Atlas
-        On the grid of the beta maps.
+    atlas : Atlas or SurfaceLabels
+        On the grid, or of the vertices, of the beta maps.
     inside : ndarray of bool, shape (X, Y, Z), optional
         Brain mask: voxels outside do not count.
     measure : Measure

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from utils import InputError
-from utils.io.data_folder import RECORD, DataFolder, SearchlightFolder
+from utils.io.data_folder import RECORD, DataFolder, SearchlightFolder, SurfaceFolder
 from utils.io.output import (
     Outputs,
     read_record,
@@ -33,11 +33,10 @@ from utils.io.output import (
     write_ceilings,
     write_conditions,
     write_rows,
-    write_volume,
     written_whole,
 )
 from utils.io.provenance import fingerprint
-from utils.io.readers import open_array, read_ceilings, read_volume
+from utils.io.readers import open_array, read_ceilings
 from utils.parallel.resources import Progress
 from utils.rdm import n_pairs_of
 from utils.rdms.beta_files import read_header
@@ -46,6 +45,7 @@ from utils.rdms.discs import Discs
 from utils.rdms.measure import PEARSON, Measure, Responses
 from utils.rdms.searchlights import MIN_VOXELS, Searchlights, member_rdms, slices, usable_voxels
 from utils.rdms.stimuli import few
+from utils.rdms.vertices import Meshes, keep_meshes
 from utils.stats.noise_ceiling import noise_ceiling
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class SearchlightJob:
     Attributes
     ----------
     betas : Betas
-    mask : ndarray of bool, shape (X, Y, Z)
-        Brain mask on their grid, to be kept in the data folder.
+    mask : ndarray of bool, shape (X, Y, Z), or None
+        Brain mask on their grid, to be kept in the data folder; vertices have none.
     searchlights : Searchlights or Discs
     measure : Measure
         How RDMs are made from responses.
@@ -75,15 +75,18 @@ class SearchlightJob:
         Compute in float64 whatever the precision of the beta maps.
     memory : int, optional
         Bytes for the responses of subjects: the next one is read ahead only if two fit.
+    meshes : Meshes, optional
+        Of vertices, to be kept in the data folder.
     """
 
     betas: Betas
-    mask: NDArray[np.bool_]
+    mask: NDArray[np.bool_] | None
     searchlights: Searchlights | Discs
     measure: Measure = PEARSON
     min_voxels: int = MIN_VOXELS
     exact: bool = False
     memory: int | None = None
+    meshes: Meshes | None = None
 
     def bytes_of_subject(self) -> int:
         """Memory that the responses of a subject take, at most: maps, and residuals where there are any."""
@@ -208,7 +211,7 @@ def write_searchlight_rdms(
         files = outputs.publish({**record(described), "subjects": run.notes}, keep=run.names())
         files += _write_beside(job, data, outputs)
     _warn_of_missing(rows, job, folder)
-    return Written(rows, len(run.todo), files, "vertices" if job.betas.grid.is_surface else "voxels")
+    return Written(rows, len(run.todo), files, "vertices" if job.searchlights.geometry.vertices else "voxels")
 
 
 @contextmanager
@@ -268,15 +271,16 @@ class _Run:
         same = [name for name, digest in self.prints.items() if notes.get(name, {}).get("fingerprint") == digest]
         return {name: notes[name] for name in same if self._is_whole(*(place / file for file in self._names(name)))}
 
-    def _is_whole(self, rdms: Path, counts: Path) -> bool:
+    def _is_whole(self, rdms: Path, *counts: Path) -> bool:
         try:
-            return counts.is_file() and open_array(rdms).shape == self.job.shape
+            return all(path.is_file() for path in counts) and open_array(rdms).shape == self.job.shape
         except InputError:
             return False
 
     def _names(self, *subjects: str) -> list[str]:
         """Files of subjects, relative to the folder: for each its RDMs and its numbers of voxels."""
-        paths = [path for name in subjects for path in (self.folder.rdms(name), self.folder.n_voxels_of(name))]
+        counts = self.job.searchlights.geometry.map_files
+        paths = [path for name in subjects for path in (self.folder.rdms(name), *counts(self.folder.n_voxels_of(name)))]
         return [path.relative_to(self.folder.folder).as_posix() for path in paths]
 
     def names(self) -> list[str]:
@@ -334,7 +338,7 @@ class _Run:
                 f"usable ({(~finite).sum()} NaN or inf, the others the same in all conditions); check the beta maps"
             )
         lookup, pieces, lock = job.searchlights.lookup(usable), job.pieces(), Lock()
-        rdms_name, counts_name = self._names(subject.name)
+        rdms_name = self._names(subject.name)[0]
         with written_whole(self.outputs.path(rdms_name)) as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": job.shape}
             np.lib.format.write_array_header_1_0(file, header)
@@ -353,10 +357,9 @@ class _Run:
             else:
                 workers.run(rdms_on_worker, (job, responses, lookup), [(piece,) for piece in pieces], keep)
         counts = job.searchlights.counts(usable)
-        volume = job.searchlights.geometry.to_volume(counts.astype(np.float32))
-        write_volume(
-            self.outputs.path(counts_name), volume, job.betas.grid.affine, space=job.searchlights.geometry.space
-        )
+        geometry = job.searchlights.geometry
+        name = self.folder.n_voxels_of(subject.name).relative_to(self.folder.folder).as_posix()
+        geometry.write_map(self.outputs.path(name), geometry.to_volume(counts.astype(np.float32)))
         return {
             "subject": subject.name,
             "searchlights": len(counts),
@@ -389,19 +392,16 @@ class _Run:
         subjects = [subject.name for subject in self.job.betas.subjects]
         rows = [self.notes[subject]["row"] for subject in subjects]
         geometry = self.job.searchlights.geometry
-        least = np.full(geometry.shape, np.inf)
-        for subject in subjects:
-            np.minimum(least, read_volume(self.outputs.latest(self._names(subject)[1]))[0], out=least)
+        counts = (geometry.read_map([*map(self.outputs.latest, self._names(name)[1:])]) for name in subjects)
         geometry.save(self.outputs.path(self.folder.geometry.name))
-        write_volume(self.outputs.path(self.folder.n_voxels.name), least, geometry.affine, space=geometry.space)
+        geometry.write_map(self.outputs.path(self.folder.n_voxels.name), reduce(np.minimum, counts))
         write_rows(self.outputs.path(self.folder.subjects_table.name), rows)
         return rows
 
 
 def _fingerprints(job: SearchlightJob, pool: ThreadPoolExecutor) -> dict[str, str]:
     """Digest of all that the RDMs of each subject depend on."""
-    geometry = job.searchlights.geometry
-    shared = fingerprint(geometry.affine, geometry.voxels, job.searchlights.voxels, job.searchlights.steps)
+    shared = fingerprint(*job.searchlights.identity())
     noise = job.measure.noise if isinstance(job.measure.noise, str) else "residuals"
     measure = {"metric": job.measure.metric, "center": job.measure.center, "noise": noise}
     settings = {**measure, "min_voxels": job.min_voxels}
@@ -445,8 +445,11 @@ def ceilings_of(paths: Sequence[Path], part: slice) -> NDArray[np.float64]:
 
 
 def _write_beside(job: SearchlightJob, data: DataFolder, outputs: Outputs) -> list[Path]:
-    """Mask and names of conditions, which belong to the whole data folder; what is there and the same stays."""
+    """Mask or meshes, and names of conditions, which belong to the whole data folder; what is the same stays."""
     write_conditions(data.conditions, job.betas.conditions)
+    if job.mask is None:
+        kept = [] if job.meshes is None else keep_meshes(SurfaceFolder(data.surface), *job.meshes)
+        return [*kept, data.conditions]
     try:
         mask, grid = read_mask(data.mask)
         same = grid.equals(job.betas.grid) and np.array_equal(mask, job.mask)
@@ -454,8 +457,7 @@ def _write_beside(job: SearchlightJob, data: DataFolder, outputs: Outputs) -> li
         same = False
     if not same:
         staged = outputs.path(data.mask.name)
-        space = job.searchlights.geometry.space
-        write_volume(staged, job.mask.astype(np.int16), job.betas.grid.affine, space=space)
+        job.searchlights.geometry.write_map(staged, job.mask.astype(np.int16))
         staged.replace(data.mask)
     return [data.mask, data.conditions]
 

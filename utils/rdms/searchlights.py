@@ -8,15 +8,18 @@ voxel of the mask, cut off where the mask ends, and their value goes back to the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from utils import InputError
-from utils.io.readers import read_archive
+from utils.io.output import write_volume
+from utils.io.readers import read_archive, read_volume
 from utils.io.spaces import UNKNOWN, space_name
 from utils.rdm import n_pairs_of
 from utils.rdms.measure import PEARSON, Measure, Responses
@@ -43,10 +46,7 @@ class Geometry:
     voxels : ndarray of int64
         Flat indices (C order) into a volume of `shape`.
     space : str
-        What the millimetres are coordinates of, such as "MNI152NLin2009cAsym": see `utils.io.spaces`. Of vertices, the
-        mesh, such as "fsaverage5".
-    positions : ndarray of float64, shape (n_vertices, 3), or None
-        Of vertices, a volume of shape (n_vertices, 1, 1): where they are, in mm.
+        What the millimetres are coordinates of, such as "MNI152NLin2009cAsym": see `utils.io.spaces`.
     """
 
     shape: tuple[int, ...]
@@ -54,7 +54,7 @@ class Geometry:
     offsets: NDArray[np.int64]
     voxels: NDArray[np.int64]
     space: str = UNKNOWN
-    positions: NDArray[np.float64] | None = None
+    vertices: ClassVar[None] = None
 
     def __len__(self) -> int:
         """Number of searchlights."""
@@ -68,8 +68,6 @@ class Geometry:
         ndarray of float64, shape (n_searchlights, 3)
             Millimetres, in the space of `affine`.
         """
-        if self.positions is not None:
-            return self.positions[self.voxels]
         indices = np.stack(np.unravel_index(self.voxels, self.shape), axis=1).astype(np.float64)
         sizes = np.diff(self.offsets)
         means = np.add.reduceat(indices, self.offsets[:-1], axis=0) / sizes[:, None]
@@ -101,10 +99,22 @@ class Geometry:
         volume.reshape(-1)[self.voxels] = np.repeat(values, np.diff(self.offsets))
         return volume
 
+    def map_files(self, path: Path) -> list[Path]:
+        """Files that `write_map` writes."""
+        return [path]
+
+    def write_map(self, path: Path, volume: NDArray) -> None:
+        """Write a volume (X, Y, Z)."""
+        write_volume(path, volume, self.affine, space=self.space)
+
+    def read_map(self, files: Sequence[Path]) -> NDArray:
+        """Read what `write_map` wrote."""
+        return read_volume(files[0])[0]
+
     def save(self, path: str | Path) -> None:
         """Write to a ``.npz`` archive of plain arrays."""
         with Path(path).open("wb") as file:
-            np.savez_compressed(file, **{name: value for name, value in vars(self).items() if value is not None})
+            np.savez_compressed(file, **vars(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Geometry:
@@ -116,8 +126,8 @@ class Geometry:
             If the file is no such archive, or its arrays do not describe searchlights.
         """
         names = ("shape", "affine", "offsets", "voxels")
-        arrays = read_archive(Path(path), (*names, "space", "positions"))
-        space, positions = space_name(str(arrays.pop("space", UNKNOWN))), arrays.pop("positions", None)
+        arrays = read_archive(Path(path), (*names, "space"))
+        space = space_name(str(arrays.pop("space", UNKNOWN)))
         if len(arrays) < len(names):
             raise InputError(
                 f"{path}: not a searchlight geometry (found {', '.join(arrays) or 'nothing'}); expected arrays "
@@ -125,12 +135,10 @@ class Geometry:
             )
         shape, affine, offsets, voxels = arrays.values()
         problem = _geometry_problem(shape, affine, offsets, voxels)
-        if not problem and positions is not None and positions.shape != (shape[0], 3):
-            problem = f"positions of shape {positions.shape}, expected ({shape[0]}, 3)"
         if problem:
             raise InputError(f"{path}: {problem}; make the file again")
         numbers = (affine.astype(np.float64), offsets.astype(np.int64), voxels.astype(np.int64))
-        return cls(tuple(shape.tolist()), *numbers, space, None if positions is None else positions.astype(np.float64))
+        return cls(tuple(shape.tolist()), *numbers, space)
 
 
 def _geometry_problem(shape: NDArray, affine: NDArray, offsets: NDArray, voxels: NDArray) -> str:
@@ -322,6 +330,10 @@ class Searchlights:
     def width(self) -> int:
         """Voxels of the largest searchlight."""
         return len(self.steps)
+
+    def identity(self) -> tuple[NDArray, ...]:
+        """Arrays that tell these searchlights from others."""
+        return self.geometry.affine, self.geometry.voxels, self.voxels, self.steps
 
     @cached_property
     def _padded(self) -> tuple[NDArray[np.int64], tuple[int, ...], NDArray[np.int64], NDArray[np.int64]]:

@@ -13,22 +13,21 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.io.readers import readable
 from utils.io.roi_tables import is_background
-from utils.rdms.atlas import as_labels, files_by_side, wang_names
+from utils.io.spaces import UNKNOWN
+from utils.rdms.atlas import Hemisphere, as_labels, choose_sides, files_by_side, separate_names, wang_names
 from utils.rdms.beta_files import open_image, read_slice
 from utils.rdms.stimuli import few
-
-# Vertices of one hemisphere of FreeSurfer's average brain; those of a coarser mesh are the first of a finer one.
-FSAVERAGE = {"fsaverage5": 10_242, "fsaverage6": 40_962, "fsaverage": 163_842}
+from utils.rdms.vertices import HEMISPHERES, Vertices
 
 
 @dataclass(frozen=True)
 class SurfaceLabels:
-    """ROI labels of the vertices of both hemispheres.
+    """ROI labels of vertices.
 
     Attributes
     ----------
     left, right : ndarray of int32, shape (n_vertices,)
-        Number of the ROI of each vertex of a hemisphere, 0 outside all.
+        Number of the ROI of each vertex of a hemisphere, 0 outside all; none of a hemisphere that is not there.
     names : dict of int to str
         Names of the ROIs by their numbers, with or without vertices.
     source : str
@@ -47,23 +46,14 @@ class SurfaceLabels:
         return np.concatenate([self.left, self.right])
 
     @property
-    def space(self) -> str:
-        """The mesh of the average brain, by its number of vertices.
+    def vertices(self) -> Vertices:
+        """How many there are."""
+        return Vertices(len(self.left), len(self.right))
 
-        Raises
-        ------
-        InputError
-            If no mesh of the average brain has as many.
-        """
-        counts = {len(self.left), len(self.right)}
-        mesh = next((name for name, n in FSAVERAGE.items() if counts == {n}), None)
-        if mesh is None:
-            known = ", ".join(f"{n:,} ({name})" for name, n in FSAVERAGE.items())
-            raise InputError(
-                f"{self.source}: {' and '.join(f'{n:,}' for n in sorted(counts))} vertices per hemisphere, expected "
-                f"{known}; bring the labels to one of these meshes (mri_surf2surf)"
-            )
-        return mesh
+    @property
+    def space(self) -> str:
+        """The average brain that they are of, by their number."""
+        return self.vertices.brain or UNKNOWN
 
 
 def is_surface(path: Path) -> bool:
@@ -91,19 +81,27 @@ def _is_line(shape: Sequence[int]) -> bool:
     return sum(length > 1 for length in shape) == 1
 
 
-def read_surface_labels(paths: Sequence[Path], names: Mapping[int, str] | None = None) -> SurfaceLabels:
-    """Read the ROI labels of the vertices of both hemispheres.
+def read_surface_labels(
+    paths: Sequence[Path],
+    names: Mapping[int, str] | None = None,
+    hemisphere: Hemisphere = "both",
+    vertices: Vertices | None = None,
+) -> SurfaceLabels:
+    """Read the ROI labels of vertices.
 
     Parameters
     ----------
     paths : sequence of Path
         One file per hemisphere, with lh and rh (or left and right, hemi-L and hemi-R) in their names: FreeSurfer
-        annotations, label GIFTIs, or images with one number per vertex (.mgz, .mgh, .nii). Or one image for both, as
-        `utils.rois` writes it.
+        annotations, label GIFTIs, or images with one number per vertex (.mgz, .mgh, .nii).
     names : mapping of int to str, optional
         Names by number. Files that bring names of their own are matched with them by name: their own numbers, which may
         differ between hemispheres, do not count. Needed for files without names, unless they are named as those of Wang
         et al. 2015.
+    hemisphere : {"left", "right", "both", "separate"}
+        "separate" makes ROIs <name>_lh and <name>_rh, and adds a power of ten to the numbers of the right ones.
+    vertices : Vertices, optional
+        Of the data that labels are for: both hemispheres are those that the data have.
 
     Returns
     -------
@@ -113,40 +111,46 @@ def read_surface_labels(paths: Sequence[Path], names: Mapping[int, str] | None =
     Raises
     ------
     InputError
-        If a hemisphere is missing, a file is unreadable or holds something else, names are missing, or none of them
-        occurs.
+        If a hemisphere is missing, a file is unreadable or holds something else, names are missing, none of them
+        occurs, or labels are of other vertices than the data.
     """
-    sides = files_by_side(paths, "both")
-    if "whole" in sides and len(paths) == 1 and names is not None and (both := _read(paths[0])[0]).size % 2 == 0:
-        # As `utils.rois` writes them: the vertices of the left, then of the right hemisphere.
-        halves = _renumbered(both, dict(zip(names, names, strict=True))).reshape(2, -1)
-        if len(halves[0]) in FSAVERAGE.values():
-            return SurfaceLabels(halves[0], halves[1], dict(names), str(paths[0]))
+    sides = files_by_side(paths)
     if "whole" in sides:
         raise InputError(
             f"{paths[0]}: its name says no hemisphere; expected two files with labels of vertices, with lh and rh as a "
             "part of their names"
         )
+    there = HEMISPHERES if vertices is None else vertices.sides
+    sides = choose_sides(sides, there if hemisphere in ("both", "separate") else (hemisphere,), hemisphere)
     extra = next((files[1] for files in sides.values() if len(files) > 1), None)
     if extra is not None:
         raise InputError(f"{extra}: is a second file of the same hemisphere, expected one of each")
-    source = ", ".join(map(str, paths))
+    source = ", ".join(str(files[0]) for files in sides.values())
     read = {side: _read(files[0]) for side, files in sides.items()}
     own_names = [own for _, own in read.values()]
     if names is None:
         every = dict.fromkeys(name for own in own_names if own for name in own.values())
         names = wang_names(paths) if None in own_names else dict(enumerate(every, start=1))
     numbers = {name: number for number, name in names.items()}
-    labels = {}
+    labels = {side: np.zeros(getattr(vertices, side, 0), dtype=np.int32) for side in HEMISPHERES}
     for side, (values, own) in read.items():
+        if vertices is not None and len(values) != getattr(vertices, side):
+            raise InputError(
+                f"{sides[side][0]}: has labels of {len(values):,} vertices, but the beta maps have "
+                f"{getattr(vertices, side):,} in this hemisphere; give the labels of their mesh"
+            )
         given = dict(zip(names, names, strict=True)) if own is None else {k: numbers.get(n, 0) for k, n in own.items()}
         labels[side] = _renumbered(values, given)
     if not any(half.any() for half in labels.values()):
-        found = [name for own in own_names if own for name in own.values()] or np.unique(read["left"][0]).tolist()
+        found = [name for own in own_names if own for name in own.values()]
+        found = found or [f"{number:g}" for number in np.unique(next(iter(read.values()))[0])]
         raise InputError(
             f"{source}: none of the {len(names)} ROIs {few([*names.values()])} has a vertex (found {few(found)}); "
             "give the matching table as `roi_labels`"
         )
+    if hemisphere == "separate":
+        names, shift = separate_names(dict(names), max(half.max(initial=0) for half in labels.values()), source)
+        labels["right"] = np.where(labels["right"] > 0, labels["right"] + np.int32(shift), 0)
     return SurfaceLabels(labels["left"], labels["right"], dict(names), source)
 
 
