@@ -211,8 +211,8 @@ def test_comparison_is_generalised_least_squares(study, comparison):
     elif comparison == "without_condition_effects":
         indicator = np.eye(N)[rows] + np.eye(N)[columns]
         indicator -= indicator.mean(axis=0)
-        v = np.linalg.pinv(np.eye(len(y)) - indicator @ np.linalg.pinv(indicator))
-    inverse = np.linalg.pinv(v)
+        v = np.linalg.pinv(np.eye(len(y)) - indicator @ np.linalg.pinv(indicator, rcond=1e-10), rcond=1e-10)
+    inverse = np.linalg.pinv(v, rcond=1e-10)  # rounding of the singular values is no rank
     design = np.column_stack([np.ones(len(y)), *x])
     residual = y - design @ np.linalg.pinv(design.T @ inverse @ design) @ design.T @ inverse @ y
     around = y - np.ones(len(y)) * (np.ones(len(y)) @ inverse @ y) / (np.ones(len(y)) @ inverse @ np.ones(len(y)))
