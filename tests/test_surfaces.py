@@ -112,6 +112,7 @@ def test_files_of_vertices_that_do_not_fit_are_refused(rng, tmp_path):
         ("right_b.mgz", "right", "b.mgz"),
         ("b.LH.gii", "left", "b.gii"),
         ("S1200.L.white.32k_fs_LR.surf.gii", "left", "S1200.white.32k_fs_LR.surf.gii"),
+        ("R.midthickness.surf.gii", "right", "midthickness.surf.gii"),
         ("letter_L.gii", "", "letter_L.gii"),
         ("hemi-lost.gii", "", "hemi-lost.gii"),
     ],

@@ -26,7 +26,7 @@ _SIDES: tuple[tuple[str, dict[str, str]], ...] = (
     ("hemi-[LR]", {"hemi-l": "left", "hemi-r": "right"}),
     ("[lr]h", {"lh": "left", "rh": "right"}),
     ("(?:left|right)", {"left": "left", "right": "right"}),
-    (r"(?<=\.)[LR](?=\.)", {"l": "left", "r": "right"}),
+    (r"(?:^|(?<=\.))[LR](?=\.)", {"l": "left", "r": "right"}),
 )
 
 
@@ -36,7 +36,7 @@ def split_side(name: str) -> tuple[str, str]:
     Parameters
     ----------
     name : str
-        The surest part counts: hemi-L before lh before left, and these before .L. as in files of the Human Connectome
+        The surest part counts: hemi-L before lh before left, and these before L. as in files of the Human Connectome
         Project. Any other such part stays, as in `lh.left_hand.gii`.
 
     Returns
