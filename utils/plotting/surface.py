@@ -25,7 +25,8 @@ NEAR_CORTEX_MM = 6.0
 # Cortex without a label, from the crowns of the gyri to the depths of the sulci: its folds tell it from the flat light
 # greys of "not significant" and "below the noise ceiling", its lightness from the untrained network's near-black.
 GYRUS_GREY, SULCUS_GREY = 0.60, 0.40
-_LENGTH_MM = 216.0  # from front to back, at which other brains are drawn: that of the inflated fsaverage
+# Width, length and height within which the meshes of data are drawn: about those of a hemisphere of inflated fsaverage.
+_ROOM_MM = (92.0, 216.0, 150.0)
 _SURROUNDINGS = 50  # steps of smoothing, over which the depth of sulci is measured
 
 
@@ -104,7 +105,7 @@ def _own_arrays(folder: SurfaceFolder, hemi: str) -> list[NDArray]:
     mesh = read_mesh(folder.mesh(hemi))
     shape = read_mesh(folder.inflated(hemi)).points if folder.inflated(hemi).exists() else mesh.points
     low, high = shape.min(axis=0), shape.max(axis=0)
-    drawn = (shape - (low + high) / 2) * (_LENGTH_MM / (high - low)[1])
+    drawn = (shape - (low + high) / 2) * min(np.array(_ROOM_MM) / np.maximum(high - low, 1e-6))
     return [mesh.points, mesh.points.copy(), drawn, mesh.faces, _depth(mesh)]
 
 
