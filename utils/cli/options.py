@@ -287,8 +287,8 @@ BETAS = """PATHs of --betas are files or folders:
   - folders of SPM (beta_*.nii with SPM.mat), FSL (*.feat with design.con), nilearn and BIDS (contrast-..., stat-effect)
     and GLMsingle (TYPED_FITHRF_GLMDENOISE_RR with DESIGNINFO) are searched as they are: what is no response (masks,
     variances, t maps, contrasts of conditions, movement) is left out, and said so;
-  - data of vertices (GIFTI, MGH) are two files per map, with lh and rh (or hemi-L and hemi-R) in their names, on
-    fsaverage, fsaverage6 or fsaverage5;
+  - data of vertices are one GIFTI or MGH file per hemisphere, with lh or rh (hemi-L or hemi-R) in its name, or CIFTI
+    (.dscalar.nii, .dtseries.nii); meshes other than fsaverage, fsaverage6 and fsaverage5 are given by --surface-mesh;
   - anything else is named by a table, --conditions names.tsv: tab-separated, with a column condition, and file (end of
     a path), index (volume, from 0), run, subject as needed; n/a leaves a map out.
 Maps with the same sub-... in their names or folders are of one subject; otherwise every PATH is one. All maps of a
