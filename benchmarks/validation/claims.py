@@ -109,7 +109,7 @@ def ranks(study: Study, settings: Settings) -> Outcomes:
         own = orthonormal_basis([study.models[k] for k in best[:, 0]])
         p = _unique_test(own, rdms, settings).p[:, 0]
     else:
-        p = stepwise_test(basis, best, rdms, permutations(settings)).p[:, 0]
+        p = stepwise_test(basis, best, rdms, permutations(settings, basis)).p[:, 0]
     outcomes = {f"rank {k + 1}": float(value <= settings.alpha) for k, value in enumerate(p)}
     return outcomes | {f"network {k + 1}": float(network) for k, network in enumerate(best[:, 0])}
 
@@ -212,7 +212,7 @@ def maximum(study: Study, settings: Settings) -> Outcomes:
     basis, rdms = _prepared(study, settings)
     outcomes: Outcomes = {}
     for scale in ("studentised", "as_is"):
-        test = permutation_test(basis, own_r2(basis), rdms, permutations(settings), largest=scale)
+        test = permutation_test(basis, own_r2(basis), rdms, permutations(settings, basis), largest=scale)
         found = test.p_max.min(axis=0) <= settings.alpha
         outcomes |= {f"{scale}: found": found[study.kind == 1].mean() if (study.kind == 1).any() else np.nan}
         outcomes |= {f"{scale}: any false": float(found[study.kind == 0].any())}
