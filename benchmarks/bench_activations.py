@@ -28,7 +28,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.taskonomy import extractor, optimise, random_encoder
+from models.networks import LayerOutputs
+from models.taskonomy import optimise, random_encoder
 from models.tasks import TASK_LAYERS, TASKS
 from utils.io.data_folder import DataFolder
 from utils.rdms.extraction import Network
@@ -61,8 +62,8 @@ def _on_cpu(folder: Path, n: int, repeats: int) -> None:
     stimuli = _write_images(folder / "cpu", n)
     images = _load_batch(stimuli)
     encoder = random_encoder()
-    plain = extractor(encoder, TASK_LAYERS)
-    fast = extractor(optimise(encoder, TASK_LAYERS), TASK_LAYERS)
+    plain = LayerOutputs(encoder, TASK_LAYERS)
+    fast = LayerOutputs(optimise(encoder, TASK_LAYERS), TASK_LAYERS)
     small = [part.contiguous(memory_format=torch.channels_last) for part in images.split(CPU_BATCH)]
     ways: dict[str, Callable[[], Any]] = {
         f"plain forward, batch of {n}": lambda: plain(images),
@@ -95,8 +96,8 @@ def _on_gpu(folder: Path, n: int, repeats: int) -> None:
     n_networks = 3
     images = _load_batch(stimuli[:GPU_BATCH]).cuda()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    fast = extractor(optimise(random_encoder(), TASK_LAYERS), TASK_LAYERS).cuda()
-    fast = fast.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    fast = LayerOutputs(optimise(random_encoder(), TASK_LAYERS), TASK_LAYERS).cuda()
+    fast = fast.to(memory_format=torch.contiguous_format)
     n_batches = -(-n // GPU_BATCH)
 
     def bare() -> None:

@@ -81,7 +81,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 def show_loading(options: argparse.Namespace, folder: Path) -> None:
     path, n = write_release(folder, options.gigabytes)
-    sources = Sources(folder, folder, None, None, None, None, None, None, published=True, simulated=True)
+    sources = Sources(folder, folder, None, None, None, (), None, None, published=True, simulated=True)
     kept = folder / "noise_ceiling.npz"
 
     def load() -> None:

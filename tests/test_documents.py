@@ -87,3 +87,9 @@ def test_options_in_the_readme_are_known():
     options = re.findall(r"`(--[\w-]+|-np|-stats|-bs_ratio)`", prose(HOME / "README.md"))
     assert len(options) > 10
     assert not [option for option in options if option not in known and option != "--help"]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (HOME / "benchmarks").glob("bench_*.py")))
+def test_benchmarks_import_what_there_is(name):
+    """They are run by hand: that a name is gone from the library must not be noticed only then."""
+    importlib.import_module(f"benchmarks.{name}")
