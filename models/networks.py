@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.checkpoints import hub_folder
 from utils import InputError
+from utils.io.readers import one_line
 
 OUTPUT = "output"  # what a network itself returns
 TIMM = "timm"
@@ -218,8 +219,7 @@ def _download_errors(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{what}: cannot be downloaded ({reason[:200]}); {remedy}") from None
+        raise InputError(f"{what}: cannot be downloaded ({one_line(error)[:200]}); {remedy}") from None
 
 
 def torchvision_weights(name: str, rest: str) -> Any:

@@ -16,7 +16,14 @@ from utils import InputError
 from utils.datasets.layout import Sources
 from utils.io.data_folder import SearchlightFolder
 from utils.io.output import write_ceilings
-from utils.io.readers import check_n_conditions, open_array, read_ceilings, read_noise_ceiling, read_volume
+from utils.io.readers import (
+    check_n_conditions,
+    open_array,
+    read_ceilings,
+    read_noise_ceiling,
+    read_volume,
+    similarities,
+)
 from utils.io.spaces import read_space
 from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
@@ -139,10 +146,7 @@ def _published_searchlights(path: Path, n_conditions: int) -> tuple[int, int, Ca
     first = np.asarray(array[:, 0], dtype=np.float64)
     alike = is_similarity(condense(first), first.diagonal(axis1=1, axis2=2))
     if alike.any():
-        raise InputError(
-            f"{path}: RDMs of subject {int(alike.argmax()) + 1} hold similarities, as the diagonal is larger than all "
-            "that is beside it; expected dissimilarities: save 1 - r, for example, with 0 on the diagonal"
-        )
+        raise similarities(path, f"RDMs of subject {int(alike.argmax()) + 1} hold")
     # Mapped anew for every slice: pages that were read do not pile up in this process's memory.
     return array.shape[0], array.shape[1], lambda part: upper_triangles(open_array(path)[:, part])
 

@@ -217,18 +217,22 @@ def read_rdms(path: Path, key: str, name: str, pairs: Pairs | None = None) -> ND
     difference = np.abs(vectors - mirrored).max()
     if difference > _SYMMETRY_TOLERANCE * max(np.ptp(vectors), np.finfo(float).tiny):
         raise InputError(f"{path}: {name} is not symmetric (difference {difference:.3g}), so it is not an RDM")
-    diagonals = np.atleast_2d(rdms.diagonal(axis1=-2, axis2=-1))
-    if (is_similarity(np.atleast_2d(vectors), diagonals)).any():
-        raise InputError(
-            f"{path}: {name} holds similarities, as the diagonal is larger than all that is beside it; expected "
-            "dissimilarities: save 1 - r, for example, with 0 on the diagonal"
-        )
+    if is_similarity(vectors, rdms.diagonal(axis1=-2, axis2=-1)).any():
+        raise similarities(path, f"{name} holds")
     constant = np.atleast_1d(is_constant(vectors))
     if constant.any():
         raise InputError(
             f"{path}: {name} has {int(constant.sum())} constant RDM(s) of {constant.size}: nothing can be compared"
         )
     return vectors
+
+
+def similarities(path: Path, what: str) -> InputError:
+    """The error that what a file has ("RDMs hold") is similarities: see `utils.rdm.is_similarity`."""
+    return InputError(
+        f"{path}: {what} similarities, as the diagonal is larger than all that is beside it; expected dissimilarities: "
+        "save 1 - r, for example, with 0 on the diagonal"
+    )
 
 
 def read_mat(path: Path, keys: Sequence[str]) -> Any:
@@ -425,18 +429,26 @@ def read_volume(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     InputError
         If the file is not such an image.
     """
-    import nibabel as nib
-
+    image = open_image(path)
     with readable(path, "NIfTI image"):
-        image: Any = nib.load(path)
-        if not isinstance(image, nib.spatialimages.SpatialImage):
-            raise InputError(f"{path}: holds {type(image).__name__}, expected a volume (NIfTI)")
         data = np.asarray(image.dataobj, dtype=np.float64)
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]
     if data.ndim != 3:
         raise InputError(f"{path}: found {data.ndim} dimensions, expected a 3-D volume")
     return data, np.asarray(image.affine, dtype=np.float64)
+
+
+def open_image(path: Path, *, cifti: bool = False) -> Any:
+    """Open an image (NIfTI, MGH, perhaps CIFTI), whose values are not read yet; an InputError if it is none."""
+    import nibabel as nib
+
+    with readable(path, "NIfTI image"):
+        # An open file goes on where the last slice ended: compressed ones are then unpacked only once.
+        image: Any = nib.load(path, keep_file_open=True)
+    if not (isinstance(image, nib.spatialimages.SpatialImage) or (cifti and isinstance(image, nib.Cifti2Image))):
+        raise InputError(f"{path}: holds {type(image).__name__}, expected a volume (NIfTI)")
+    return image
 
 
 def read_table(path: Path, delimiter: str, columns: Sequence[str]) -> list[dict[str, str]]:

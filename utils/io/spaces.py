@@ -84,13 +84,22 @@ def read_space(paths: Iterable[Path]) -> str:
         If their names are of different spaces, or a file is not readable.
     """
     paths = list(paths)
-    named = {found[-1]: path for path in reversed(paths) if (found := _ENTITY.findall(path.name))}
+    named = spaces_in_names(paths)
     if len(named) > 1:
         (one, first), (other, second) = list(named.items())[:2]
         raise InputError(
             f"{first}: is in space {one}, but {second} in space {other}, as their names say; bring all to one space"
         )
     return next(iter(named), "") or _most_telling(paths)
+
+
+def spaces_in_names(paths: Iterable[Path]) -> dict[str, Path]:
+    """Spaces that names of files say (space-...), each with the first file that says it."""
+    named: dict[str, Path] = {}
+    for path in paths:
+        if found := _ENTITY.findall(path.name):
+            named.setdefault(found[-1], path)
+    return named
 
 
 def _most_telling(paths: Iterable[Path]) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.io.readers import read_volume
+from utils.io.readers import open_image, read_volume
 from utils.io.roi_tables import read_roi_table
 from utils.io.spaces import MNI, UNKNOWN, read_space
-from utils.rdms.beta_files import Grid, open_image, read_slice
+from utils.rdms.beta_files import Grid, read_slice
 from utils.rdms.stimuli import few, natural_key
 from utils.rdms.vertices import split_side
 

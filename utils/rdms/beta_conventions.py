@@ -18,6 +18,7 @@ import numpy as np
 from utils import InputError
 from utils.io import glmsingle
 from utils.io.readers import read_mat, readable
+from utils.io.spaces import spaces_in_names
 from utils.rdms.beta_files import NOT_A_CONDITION, BetaMap, Header, read_header, stem
 from utils.rdms.stimuli import few, natural_key
 from utils.rdms.vertices import HEMISPHERES, Vertices, split_side
@@ -282,11 +283,11 @@ def _is_difference(description: str) -> bool:
 
 
 def _check_one_space(path: Path, files: Sequence[Path]) -> None:
-    spaces = {found[0] for file in files if (found := re.search(r"space-[A-Za-z0-9]+", file.name))}
+    spaces = sorted(f"space-{name}" for name in spaces_in_names(files))
     if len(spaces) > 1:
         raise InputError(
-            f"{path}: holds maps in {len(spaces)} spaces ({', '.join(sorted(spaces))}), expected one; give the files "
-            "of one space, such as those that match *space-MNI*"
+            f"{path}: holds maps in {len(spaces)} spaces ({', '.join(spaces)}), expected one; give the files of one "
+            "space, such as those that match *space-MNI*"
         )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.io import glmsingle
-from utils.io.readers import readable
+from utils.io.readers import open_image, readable
 from utils.rdms.vertices import HEMISPHERES, Vertices, split_side
 
 _GRID_TOLERANCE_MM = 1e-3
@@ -132,7 +132,7 @@ def read_header(path: Path) -> Header:
         arrays, names = read_gifti(path)
         side = _side(path)
         return Header(Vertices.of(side, len(arrays[0])), len(arrays), np.result_type(*arrays), names=names, side=side)
-    image = open_image(path)
+    image = open_image(path, cifti=True)
     if is_cifti(image):
         vertices, *_ = _cortex_of(path, image)
         names = tuple(map(str, getattr(image.header.get_axis(0), "name", ())))
@@ -159,18 +159,6 @@ def read_header(path: Path) -> Header:
         bytes(header["descrip"]).decode("latin-1").rstrip("\0") if "descrip" in header else "",
         tuple(labels[1].rstrip("~").split("~")) if labels else (),
     )
-
-
-def open_image(path: Path) -> Any:
-    """Open an image (NIfTI, MGH, CIFTI), whose values are not read yet; an InputError if it is none."""
-    import nibabel as nib
-
-    with readable(path, "NIfTI image"):
-        # An open file goes on where the last slice ended: compressed ones are then unpacked only once.
-        image: Any = nib.load(path, keep_file_open=True)
-    if not (isinstance(image, nib.spatialimages.SpatialImage) or is_cifti(image)):
-        raise InputError(f"{path}: holds {type(image).__name__}, expected a volume (NIfTI)")
-    return image
 
 
 def is_cifti(image: Any) -> bool:
@@ -235,7 +223,7 @@ def read_gifti(path: Path) -> tuple[list[NDArray], tuple[str, ...]]:
 
 def read_slice(path: Path, part: Any, image: Any = None) -> NDArray:
     """Some of the values of an image, which is opened unless it is given; an InputError if they are damaged."""
-    image = image or open_image(path)
+    image = image or open_image(path, cifti=True)
     with readable(path, "NIfTI image"):
         return np.asanyarray(image.dataobj[part])
 
@@ -294,7 +282,7 @@ def _open(path: Path) -> _Content:
     if path.suffix == ".gii":
         arrays, _ = read_gifti(path)
         return _Content(len(arrays[0]), len(arrays), lambda part: np.stack(arrays[part], axis=1))
-    image = open_image(path)
+    image = open_image(path, cifti=True)
     if is_cifti(image):
         vertices, columns, rows = _cortex_of(path, image)
         read = partial(_read_cortex, path, image, vertices.shape[0], columns, rows)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,12 @@ class Betas:
             runs.append(patterns)
         return np.stack(runs, axis=1)
 
+    def read(self, maps: Sequence[BetaMap], voxels: NDArray[np.int64]) -> Iterator[tuple[BetaMap, NDArray]]:
+        """Each map's values at voxels, given by their flat indices in C order; see `read_maps`."""
+        # Volumes lie in files with the first axis fastest.
+        shape = self.grid.shape
+        return read_maps(maps, np.ravel_multi_index(np.unravel_index(voxels, shape), shape, order="F"))
+
     def _average(
         self, subject: Subject, maps: Sequence[BetaMap], voxels: NDArray[np.int64]
     ) -> tuple[NDArray, dict[str, NDArray[np.bool_]]]:
@@ -163,8 +169,6 @@ class Betas:
 
         Runs of a single map are left out of the second. Conditions without a map are NaN.
         """
-        # Volumes lie in files with the first axis fastest.
-        flat = np.ravel_multi_index(np.unravel_index(voxels, self.grid.shape), self.grid.shape, order="F")
         column = {name: number for number, name in enumerate(self.conditions)}
         patterns = np.zeros((len(voxels), len(column)), dtype=self.dtype)
         counts = np.zeros(len(column), dtype=self.dtype)
@@ -172,7 +176,7 @@ class Betas:
         high: dict[str, NDArray] = {}
         blank = []
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is counted and left out later
-            for entry, values in read_maps(maps, flat):
+            for entry, values in self.read(maps, voxels):
                 if is_blank(values):
                     blank.append(entry)
                     continue
@@ -312,10 +316,8 @@ def find_betas(
     if kept is not None:
         names, line = _in_kept_order(names, kept, paths[0])
         notes += [line] if line else []
-    subjects = [
-        Subject(subject.name, tuple(entry for entry in subject.maps if entry.condition in set(names)))
-        for subject in subjects
-    ]
+    left = set(names)
+    subjects = [replace(s, maps=tuple(entry for entry in s.maps if entry.condition in left)) for s in subjects]
     notes += _unequal(subjects, names)
     exact = any(np.result_type(header.dtype, np.float32) != np.float32 for header in headers.values())
     dtype = np.dtype(np.float64 if exact else np.float32)
@@ -378,10 +380,11 @@ def _named_by_position(
 ) -> list[BetaMap]:
     """Give the volumes of 4-D files the names of a list, in its order."""
     designs = [entry for entry in maps if glmsingle.is_output(entry.path) and entry.condition]
-    if designs and max(int(entry.condition) for entry in designs) > len(names):
+    n_designed = max((int(entry.condition) for entry in designs), default=0)
+    if n_designed > len(names):
         raise InputError(
-            f"{source}: names {len(names)} conditions, but the design of {designs[0].path} has "
-            f"{max(int(entry.condition) for entry in designs)}; expected one name for each, in its order"
+            f"{source}: names {len(names)} conditions, but the design of {designs[0].path} has {n_designed}; expected "
+            "one name for each, in its order"
         )
     for path in dict.fromkeys(entry.path for entry in maps if not entry.condition):
         if headers[path].n_volumes != len(names):
@@ -481,19 +484,18 @@ def _in_kept_order(names: Sequence[str], kept: Path, source: Path) -> tuple[list
 
 
 def _unequal(subjects: Sequence[Subject], names: Sequence[str]) -> list[str]:
-    """Lines on conditions that runs lack, and on unequal numbers of repeats."""
-    lines = []
+    """A line on conditions that runs lack, if they do."""
     gaps = {
         subject.name: len(subject.runs) * len(names) - len({(entry.run, entry.condition) for entry in subject.maps})
         for subject in subjects
     }
     gaps = {name: gap for name, gap in gaps.items() if gap}
-    if gaps:
-        lines.append(
-            f"runs without some conditions: {few([f'{name} ({gap})' for name, gap in gaps.items()])} (subject, and how "
-            "many conditions are missing in all its runs together)"
-        )
-    return lines
+    if not gaps:
+        return []
+    named = few([f"{name} ({gap})" for name, gap in gaps.items()])
+    return [
+        f"runs without some conditions: {named} (subject, and how many conditions are missing in all its runs together)"
+    ]
 
 
 def read_mask(path: Path, betas: Betas | None = None) -> tuple[NDArray[np.bool_], Grid]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils import InputError
-from utils.io.readers import read_table
+from utils.io.readers import read_table, readable
 from utils.rdms.beta_files import NOT_A_CONDITION, BetaMap
 from utils.rdms.stimuli import few
 
@@ -29,11 +29,8 @@ def is_table(path: Path) -> bool:
     InputError
         If the file is unreadable.
     """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            columns = [name.strip() for name in file.readline().split("\t")]
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: is not a readable text file ({error}); save it as UTF-8") from None
+    with readable(path, "text file (UTF-8)"), path.open(encoding="utf-8-sig") as file:
+        columns = [name.strip() for name in file.readline().split("\t")]
     return "condition" in columns and (len(columns) > 1 or path.suffix.lower() == ".tsv")
 
 

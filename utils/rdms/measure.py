@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from utils import InputError
 from utils.rdm import METRICS, pattern_rdms
-from utils.rdms.beta_files import BetaMap, read_header, read_maps
+from utils.rdms.beta_files import BetaMap, read_header
 from utils.rdms.betas import Betas, Subject, subject_token
 from utils.rdms.cross_validated import CROSS_VALIDATED, cross_validated_rdms, deviations, prepare
 from utils.rdms.stimuli import few
@@ -220,11 +220,10 @@ def _check_runs(subject: Subject, conditions: Sequence[str]) -> None:
 
 def _read_residuals(betas: Betas, files: Sequence[Path], voxels: NDArray[np.int64]) -> tuple[NDArray, int]:
     """Residuals (n_voxels, n_residuals) without the mean of each file, and their degrees of freedom."""
-    flat = np.ravel_multi_index(np.unravel_index(voxels, betas.grid.shape), betas.grid.shape, order="F")
     parts = []
     for path in files:
         maps = [BetaMap(path, index) for index in range(read_header(path).n_volumes)]
-        series = np.stack([values for _, values in read_maps(maps, flat)], axis=1).astype(betas.dtype, copy=False)
+        series = np.stack([values for _, values in betas.read(maps, voxels)], axis=1).astype(betas.dtype, copy=False)
         parts.append(series - series.mean(axis=1, keepdims=True))
     residuals = np.concatenate(parts, axis=1)
     return residuals, residuals.shape[1] - len(files)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.io.readers import readable
+from utils.io.readers import open_image, readable
 from utils.io.roi_tables import is_background
 from utils.io.spaces import UNKNOWN
 from utils.rdms.atlas import Hemisphere, as_labels, choose_sides, files_by_side, separate_names, wang_names
-from utils.rdms.beta_files import open_image, read_slice
+from utils.rdms.beta_files import read_slice
 from utils.rdms.stimuli import few
 from utils.rdms.vertices import HEMISPHERES, Vertices
 
