@@ -15,7 +15,8 @@ from scipy.io import savemat
 from scipy.spatial.distance import pdist, squareform
 
 from utils import InputError, rois
-from utils.io.readers import read_mat, read_pickled_array
+from utils.io.pickled_arrays import read_pickled_array
+from utils.io.readers import read_mat
 from utils.rdms.betas import find_betas
 
 AFFINE = np.array([[3.0, 0, 0, -9], [0, 3, 0, -90], [0, 0, 3, -6], [0, 0, 0, 1]])

@@ -16,7 +16,8 @@ from utils.datasets.layout import locate, longest_names
 from utils.datasets.models import load_models
 from utils.datasets.rois import PAPER_ROIS, load_atlas, load_rois
 from utils.datasets.searchlights import load_searchlights, upper_triangles
-from utils.io.readers import read_noise_ceiling, read_rdms
+from utils.io.pickled_arrays import read_noise_ceiling
+from utils.io.readers import read_rdms
 from utils.rdm import condense, expand, n_pairs_of
 from utils.rdms.searchlights import Geometry
 from utils.stats.noise_ceiling import noise_ceiling

@@ -16,11 +16,11 @@ from utils import InputError
 from utils.datasets.layout import Sources
 from utils.io.data_folder import SearchlightFolder
 from utils.io.output import write_ceilings
+from utils.io.pickled_arrays import read_noise_ceiling
 from utils.io.readers import (
     check_n_conditions,
     open_array,
     read_ceilings,
-    read_noise_ceiling,
     read_volume,
     similarities,
 )

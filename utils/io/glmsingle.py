@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils import InputError
-from utils.io.readers import read_mat, read_pickled_array, readable
+from utils.io.pickled_arrays import read_pickled_array
+from utils.io.readers import read_mat, readable
 
 # From the last to the first of its models.
 _MODELS = ("TYPED_FITHRF_GLMDENOISE_RR", "TYPEC_FITHRF_GLMDENOISE", "TYPEB_FITHRF")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import pickle
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -493,91 +492,3 @@ def read_table(path: Path, delimiter: str, columns: Sequence[str]) -> list[dict[
     if not rows:
         raise InputError(f"{path}: holds no rows; expected one per {columns[-1]}")
     return rows
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numpy arrays of numbers, and containers of them, and refuses everything else."""
-
-    _ALLOWED = frozenset(
-        (f"numpy.{core}.{module}", name)
-        for core in ("core", "_core")
-        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-    ) | {("numpy", "ndarray"), ("numpy", "dtype")}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):
-            return _encode_latin1
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    """How old pickle protocols spell the bytes of an array; stands in for the general `_codecs.encode`."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"_codecs.encode to {encoding}")
-    return text.encode("latin1")
-
-
-def read_pickled_array(path: Path) -> Any:
-    """Read a .npy file that holds a pickled object, such as a dictionary of arrays, without running code of the file.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    object
-        Numbers, texts, arrays of them, and containers.
-
-    Raises
-    ------
-    InputError
-        If it holds anything else, or is no such file.
-    """
-    with readable(path, "numpy file"), path.open("rb") as file:
-        first = np.lib.format.read_magic(file) == (1, 0)
-        header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-        _, _, dtype = header(file)
-        if dtype.kind != "O":
-            raise InputError(f"{path}: holds an array of {dtype}, expected a dictionary of arrays")
-        try:
-            return np.ravel(_ArrayUnpickler(file).load())[0]
-        except pickle.UnpicklingError as error:
-            raise InputError(
-                f"{path}: refused, since it asks for '{error}'; expected a dictionary of numpy arrays and nothing else"
-            ) from None
-
-
-def read_noise_ceiling(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Read the pickled noise ceilings of the release without running any code that the file may bring.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    lower, upper : ndarray of float64, shape (n_searchlights,)
-
-    Raises
-    ------
-    InputError
-        If the pickle holds anything but numpy arrays of numbers, or not two of them.
-    """
-    try:
-        with path.open("rb") as file:
-            content = _ArrayUnpickler(file).load()
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: refused, since it asks for '{error}'; expected two numpy arrays (lower, upper) and nothing else"
-        ) from None
-    except (EOFError, ValueError, TypeError, AttributeError, IndexError, ImportError, KeyError) as error:
-        raise InputError(
-            f"{path}: is not a readable pickle ({error}); expected two numpy arrays (lower, upper)"
-        ) from None
-    arrays = content if isinstance(content, (tuple, list, np.ndarray)) else ()
-    if len(arrays) != 2 or any(not isinstance(a, np.ndarray) or a.dtype.kind not in "fiu" for a in arrays):
-        raise InputError(f"{path}: found {type(content).__name__}, expected two numpy arrays of numbers (lower, upper)")
-    return np.asarray(arrays[0], dtype=np.float64), np.asarray(arrays[1], dtype=np.float64)
