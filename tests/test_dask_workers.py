@@ -1,5 +1,6 @@
 """Dask workers: same results as without them, whatever happens to them."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -155,6 +157,45 @@ def test_local_workers_listen_on_this_machine_only(two):
     assert len(workers) >= 2
     for process in (psutil.Process(), *workers):
         assert {c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN"} <= {"127.0.0.1"}
+
+
+def test_nobody_else_can_give_local_workers_work(two):
+    """Without the key of the run, which only its own processes have, nothing on this machine can connect to them."""
+    from distributed import Client, Security
+    from distributed.comm import connect
+
+    scheduler = two._client.scheduler.address
+    addresses = [scheduler, *two._client.nthreads()]
+    assert all(address.startswith("tls://127.0.0.1:") for address in addresses)
+
+    async def ask(address: str, security: Security) -> None:
+        comm = await connect(address, timeout=3, **security.get_connection_args("client"))
+        await comm.write({"op": "identity", "reply": True})
+        await comm.read()
+
+    for address in addresses:
+        for stranger in (Security.temporary(), Security()):
+            with pytest.raises((OSError, TypeError, RuntimeError)):
+                asyncio.run(ask(address, stranger))
+        with pytest.raises((OSError, TypeError, RuntimeError)):
+            asyncio.run(ask(address.replace("tls", "tcp"), Security()))
+    with pytest.raises((OSError, TypeError, RuntimeError)):
+        Client(scheduler, security=Security.temporary(), timeout=3, set_as_default=False)
+
+
+def test_local_workers_have_no_web_pages(two):
+    for process in (psutil.Process(), *psutil.Process().children()):
+        for listening in process.net_connections("inet"):
+            if listening.status == "LISTEN":
+                for page in (
+                    "/status",
+                    "/info/main/workers.html",
+                    "/json/index.html",
+                    "/metrics",
+                    "/statics/css/base.css",
+                ):
+                    with pytest.raises(OSError):
+                        urllib.request.urlopen(f"http://127.0.0.1:{listening.laddr.port}{page}", timeout=5)
 
 
 # --------------------------------------------------------------------------------------------------- what may go wrong

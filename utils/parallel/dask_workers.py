@@ -26,7 +26,7 @@ from utils import InputError, __version__
 from utils.parallel.threads import available_cores, use_threads
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, Security
 
 HOME = Path(__file__).resolve().parents[2]
 _TASKS_EACH = 2  # one that a worker computes, and one to go on with while the result of the first travels
@@ -263,6 +263,7 @@ def connect(address: str, threads: int | None = None) -> Iterator[Workers]:
     n_workers, name = local_workers(address), f"Dask at {address}"
     try:
         import dask
+        from distributed import Security
         from distributed import utils as dask_utils
     except ImportError:
         raise InputError("Dask workers need the package distributed: pip install -r requirements-dask.txt") from None
@@ -273,16 +274,32 @@ def connect(address: str, threads: int | None = None) -> Iterator[Workers]:
             # It would remove the copies of shared data from workers between two tasks, and they would be sent again.
             "distributed.scheduler.active-memory-manager.start": False,
         }
+        if n_workers:  # whose web servers, which anybody on this machine can ask, have no pages
+            settings |= {f"distributed.{part}.http.routes": [] for part in ("scheduler", "worker")}
         stack.enter_context(dask.config.set(settings))
         if n_workers:
-            cluster = _local_cluster(n_workers, threads or available_cores() // n_workers)
+            security = _key_of_this_run()
+            cluster = _local_cluster(n_workers, threads or available_cores() // n_workers, security)
             scheduler = stack.enter_context(cluster).scheduler_address
         else:
-            scheduler = _scheduler_of(address)
-        yield Workers(stack.enter_context(_client(scheduler, name)), name)
+            security, scheduler = Security(), _scheduler_of(address)
+        yield Workers(stack.enter_context(_client(scheduler, name, security)), name)
 
 
-def _local_cluster(n_workers: int, threads: int) -> Any:
+def _key_of_this_run() -> Security:
+    """A key that only this process and its workers have: whoever connects to them could have them run any code."""
+    from distributed import Security
+
+    try:
+        return Security.temporary()
+    except ImportError:
+        raise InputError(
+            "workers on this machine need the package cryptography, so that no other user can give them work: pip "
+            "install -r requirements-dask.txt"
+        ) from None
+
+
+def _local_cluster(n_workers: int, threads: int, security: Security) -> Any:
     """A scheduler in this process and workers in processes of their own, reachable from this machine only."""
     from distributed import LocalCluster
 
@@ -293,11 +310,15 @@ def _local_cluster(n_workers: int, threads: int) -> Any:
     try:
         return LocalCluster(
             host="127.0.0.1",
+            security=security,
             n_workers=n_workers,
             threads_per_worker=max(1, threads),
             memory_limit=None,
             dashboard_address=None,
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its web server is there even so
+            scheduler_kwargs={
+                "dashboard_address": "127.0.0.1:0",
+                "dashboard": False,
+            },  # its web server is there even so
             silence_logs=_NO_LOG,
         )
     finally:
@@ -317,16 +338,16 @@ def _scheduler_of(address: str) -> str:
 
 
 @contextmanager
-def _client(scheduler: str, name: str) -> Iterator[Client]:
+def _client(scheduler: str, name: str, security: Security) -> Iterator[Client]:
     """A client of a scheduler that answers, and that has the versions of this process, as have its workers."""
     from distributed import Client
     from distributed.versions import VersionMismatchWarning
 
     try:
-        asyncio.run(asyncio.wait_for(_greet(scheduler), _CONNECT_SECONDS))
+        asyncio.run(asyncio.wait_for(_greet(scheduler, security), _CONNECT_SECONDS))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VersionMismatchWarning)  # a table, and of packages that do not matter here
-            client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
+            client = Client(scheduler, security=security, timeout=_CONNECT_SECONDS, set_as_default=False)
     except Exception as error:  # whatever is there in place of a scheduler may answer anything
         raise InputError(
             f"{name}: no scheduler answers ({str(error) or f'silence for {_CONNECT_SECONDS} s'}); check the address, "
@@ -344,12 +365,11 @@ def _client(scheduler: str, name: str) -> Iterator[Client]:
         yield client
 
 
-async def _greet(scheduler: str) -> None:
+async def _greet(scheduler: str, security: Security) -> None:
     """Shake hands with a scheduler; a client would wait for ever for a port that says nothing."""
-    from distributed import Security
     from distributed.comm import connect
 
-    comm = await connect(scheduler, **Security().get_connection_args("client"))
+    comm = await connect(scheduler, **security.get_connection_args("client"))
     await comm.close()
 
 
