@@ -643,6 +643,42 @@ def test_a_run_that_is_terminated_cleans_up_and_says_so(study, tmp_path):
     assert not (tmp_path / "Fig3b").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "command", ["-m", HOME / "Fig1_individualdnns_searchlight.py", "venv/bin/dnn2brain-fig1"], ids=str
+)
+def test_signals_while_packages_are_loaded_end_in_one_line(number, command):
+    """What a command is started as, then the first thing that it imports, and a signal."""
+    program = f"""
+import os, signal, sys
+signal.signal({number:d}, signal.SIG_DFL if {number:d} == signal.SIGTERM else signal.default_int_handler)
+sys.argv, sys.modules["__main__"].__file__ = [{str(command)!r}], {str(command)!r}
+import utils
+os.kill(os.getpid(), {number:d})
+signal.pause()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=HOME, capture_output=True, text=True, check=False)
+    said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert done.returncode == 128 + number
+    assert done.stderr == f"\n{said}: earlier results are unchanged; run the same command again\n"
+
+
+def test_other_programs_keep_their_signals():
+    program = "import signal, utils; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    assert subprocess.run([sys.executable, "-c", program], cwd=HOME, check=False).returncode == 0
+
+
+def test_an_interrupt_in_code_that_a_package_runs_has_the_status_of_others(tmp_path):
+    program = """
+from utils.cli import command
+def main():
+    exec("raise KeyboardInterrupt")
+command.execute(main, command.Parser())
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=HOME, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (130, 2)
+
+
 @pytest.mark.slow
 def test_a_read_only_installation_without_a_home_folder(study, tmp_path):
     copy = tmp_path / "project"

@@ -3,10 +3,13 @@
 import atexit
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
 __version__ = "0.1.0"
+ENDED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class InputError(ValueError):
@@ -15,6 +18,26 @@ class InputError(ValueError):
     The message is one line that names what was found and where, what was expected, and what to do.
     The command line prints it to stderr and exits with status 2.
     """
+
+
+def say_ended(number: int) -> int:
+    """Say in one line that a signal has ended the command, and return the status to end with, 128 and its number."""
+    print(f"\n{ENDED[number]}: earlier results are unchanged; run the same command again", file=sys.stderr, flush=True)
+    return 128 + number
+
+
+def _end_in_one_line() -> None:
+    """Let signals end a command in one line while it loads its packages, which takes seconds.
+
+    Then nothing is written yet, and nothing to be cleaned up. `utils.cli.command.execute` takes over from there. In any
+    other program that imports this package, signals stay as they are.
+    """
+    main = Path(getattr(sys.modules["__main__"], "__file__", None) or "/")
+    ours = main.resolve().parent == Path(__file__).resolve().parents[1] or main.name.startswith("dnn2brain-")
+    if sys.argv[:1] == ["-m"] or ours:
+        for number in ENDED:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, lambda number, _: os._exit(say_ended(number)))
 
 
 def _can_write(folder: Path) -> bool:
@@ -39,4 +62,5 @@ def _keep_compiled_code() -> None:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
+_end_in_one_line()
 _keep_compiled_code()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from utils import InputError, __version__
+from utils import InputError, __version__, say_ended
 from utils.parallel.resources import Progress
 from utils.parallel.threads import available_cores
 
@@ -125,7 +125,7 @@ def execute(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     os.environ["MPLBACKEND"] = "agg"
-    with warnings.catch_warnings(), _terminated():
+    with warnings.catch_warnings(), _ended_by_signals():
         warnings.showwarning = show
         try:
             main()
@@ -138,24 +138,27 @@ def execute(
             print(f"error: {translated(error)}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("\ninterrupted: earlier results are unchanged; run the same command again", file=sys.stderr)
-            sys.exit(130)
+            # Where the interrupt came while a package ran a text as code, as dataclasses do, CPython would end by the
+            # signal itself, although it was caught here, unless another text has run since.
+            exec("")
+            sys.exit(say_ended(signal.SIGINT))
     sys.exit(0)
 
 
 @contextmanager
-def _terminated() -> Iterator[None]:
-    """Let a SIGTERM end the command in such a way that it cleans up behind itself, with the status of that signal."""
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the command in such a way that it cleans up behind itself."""
 
-    def end(*_: object) -> NoReturn:
-        print("\nterminated: earlier results are unchanged; run the same command again", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+    def end(number: int, _: object) -> NoReturn:
+        sys.exit(say_ended(number))
 
-    before = signal.signal(signal.SIGTERM, end)
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: end}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def warn(message: str) -> None:

@@ -127,37 +127,39 @@ def staged(
         If the folder cannot be written to, another process writes to it, or the disk is full.
     """
     existed, staging = folder.exists(), folder / ".unfinished"
-    with disk_errors(folder, what):
-        lock = _locked(staging, wait)
+    lock = FileLock(staging / ".lock", timeout=-1 if wait else 0)
     try:
+        with disk_errors(folder, what):
+            _acquire(lock)
         if not resume:
             _empty(staging)
         with disk_errors(folder, what, only_full=True):
             yield Outputs(folder, staging, record)
         resume = False
     finally:
-        if not resume:
-            shutil.rmtree(staging, ignore_errors=True)
-        lock.release()
+        if lock.is_locked:
+            if not resume:
+                shutil.rmtree(staging, ignore_errors=True)
+            lock.release()
         if not existed:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
 
 
-def _locked(staging: Path, wait: bool) -> FileLock:
-    """The lock of a staging folder, which is made if needed."""
-    lock = FileLock(staging / ".lock", timeout=-1 if wait else 0)
+def _acquire(lock: FileLock) -> None:
+    """Take the lock of a staging folder, which is made if needed."""
+    path = Path(lock.lock_file)
     while True:
-        staging.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with suppress(FileNotFoundError):  # whoever had the lock has just removed the folder
                 lock.acquire()
-                if Path(lock.lock_file).exists():
-                    return lock
+                if path.exists():
+                    return
                 lock.release()
         except Timeout:
             raise InputError(
-                f"{staging.parent}: another run is writing here; wait until it has ended, or choose another folder"
+                f"{path.parents[1]}: another run is writing here; wait until it has ended, or choose another folder"
             ) from None
 
 
