@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from utils import InputError
 from utils.activations import main
 from utils.datasets.models import read_model_table
 from utils.io.data_folder import DataFolder
-from utils.io.readers import read_rdms
+from utils.io.readers import read_rdms, read_table
 from utils.rdm import METRICS, expand, pattern_rdms
 from utils.rdms import extraction, network_rdms
 from utils.rdms.extraction import Network
@@ -414,6 +416,26 @@ def test_models_are_added_and_rows_kept(tmp_path, stimuli):
         ("tiny", "New", "new"),
         ("next", "next", "other"),
     ]
+
+
+def test_networks_that_are_computed_side_by_side_all_reach_the_table(tmp_path, stimuli, monkeypatch):
+    run(tmp_path, stimuli)
+
+    def slowly(*arguments):
+        rows = read_table(*arguments)
+        time.sleep(0.3)  # in which others would read the same rows if they could
+        return rows
+
+    monkeypatch.setattr(network_rdms, "read_table", slowly)
+    keys = [f"net_{number}" for number in range(6)]
+
+    def compute(key: str) -> None:
+        compute_rdms(stimuli, [tiny(key=key)], DataFolder(tmp_path), ExtractionSettings(LAYERS))
+
+    with ThreadPoolExecutor(len(keys)) as pool:
+        list(pool.map(compute, keys))
+    assert {model.key for model in read_model_table(tmp_path / "models.tsv")} == {"tiny", *keys}
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.slow

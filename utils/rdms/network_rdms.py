@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from utils import InputError
 from utils.io.data_folder import DataFolder
-from utils.io.output import write_conditions, written_whole
+from utils.io.output import staged, write_conditions, written_whole
 from utils.io.provenance import provenance
 from utils.io.readers import read_conditions, read_table
 from utils.parallel.resources import Progress, ignore
@@ -97,7 +97,8 @@ def compute_rdms(
                 _run_network(features, network, module, todo, data, made_from, advance)
             advance(len(names))
             before += len(names)
-            _add_to_table(data.models, network)
+            with staged(data.root, wait=True):  # jobs that run side by side add to one table
+                _add_to_table(data.models, network)
             computed += todo.values()
     return computed, kept
 
