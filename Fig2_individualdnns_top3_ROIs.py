@@ -31,9 +31,10 @@ def main(run: FigureRun) -> None:
     table = run.save(fit, fit.table())
     first = fit.on_the_map(table)
     n_subjects = fit.summary()["n_subjects"]
-    tested = notes.significance(run.settings, n_subjects, "ROIs")
+    by_person = fit.models.by_person
+    tested = notes.significance(run.settings, n_subjects, "ROIs", by_person=by_person)
     below = single_subjects(first)
-    note = [notes.bars(run.settings, n_subjects), tested]
+    note = [notes.bars(run.settings, n_subjects, by_person=by_person), tested]
     if below is not None:
         note.append(notes.subjects_and_ceiling(run.settings, in_words(N_BEST)))
     # Every bar carries its name.

@@ -25,10 +25,10 @@ def main(run: FigureRun) -> None:
     fit = fit_groups(groups, run.rois, settings, run.resources)
     table = run.save(fit, fit.table())
     panels = roi_panels(fit, run.colors)
-    n_subjects = fit.summary()["n_subjects"]
-    test = notes.significance(settings, n_subjects, "ROIs")
+    n_subjects, by_person = fit.summary()["n_subjects"], groups.by_person
+    test = notes.significance(settings, n_subjects, "ROIs", by_person=by_person)
     legend = {group.label: run.colors[group.key] for group in groups.models}
-    run.draw_rois(panels, f"{notes.bars(settings, n_subjects)} {test}", legend=legend)
+    run.draw_rois(panels, f"{notes.bars(settings, n_subjects, by_person=by_person)} {test}", legend=legend)
     strongest = fit.on_the_map(table)
     run.draw_roi_maps(lambda where: roi_maps(where, groups.models, run.colors, strongest), test, MAP_TITLE)
 

@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 from models.tasks import Model
 from utils import InputError
 from utils.analysis.assumptions import check_assumptions
-from utils.analysis.predictors import fit_basis
+from utils.analysis.predictors import fit_bases
 from utils.analysis.settings import Settings
 from utils.datasets.layout import locate
 from utils.datasets.models import ModelRdms, load_models
@@ -793,7 +793,7 @@ def test_few_conditions_that_can_be_exchanged_are_warned_of(study):
     networks = ModelRdms([Model(str(k), str(k), "2D") for k in range(3)], ["a", "b"], pairs.of(models), pairs=pairs)
     alone = (np.bincount(pairs.exchangeable) == 1).sum()
     with pytest.warns(UserWarning, match=f"leaves {alone} of 16 conditions that can be exchanged with no other"):
-        fit_basis(networks, Settings())
+        fit_bases(networks, Settings())
 
 
 def test_a_pilot_without_some_pairs_is_refused(folder):

@@ -103,7 +103,7 @@ def _unique_test(basis: Basis, rdms: NDArray[np.float64], settings: Settings) ->
 def ranks(study: Study, settings: Settings) -> Outcomes:
     """Fig 2: the three best networks of the first place, and which of them have a star."""
     basis, rdms = _prepared(study, settings)
-    values = adjusted(basis, own_adjusted_r2(basis), rdms, settings)
+    values = adjusted([basis], own_adjusted_r2, rdms[None], settings)
     best = np.argsort(-(np.clip(values, 0, None) if settings.as_published else values), axis=0, kind="stable")[:3]
     if settings.as_published:  # the chosen networks are tested by themselves
         own = orthonormal_basis([study.models[k] for k in best[:, 0]])
@@ -120,7 +120,7 @@ def _leads(
     """Basis, compared RDMs, the group with the most unique variance of each place, and p values of its lead."""
     basis, rdms = _prepared(study, settings)
     unique, n = unique_adjusted_r2(basis), len(study.models)
-    winner = adjusted(basis, unique, rdms, settings).argmax(axis=0)
+    winner = adjusted([basis], unique_adjusted_r2, rdms[None], settings).argmax(axis=0)
     if settings.as_published:
         _, differences = published_tests(basis, unique, rdms, all_pairs(n), settings, _RESOURCES, False)
         return basis, rdms, winner, published_lead(n, winner, differences).p_lead
@@ -184,7 +184,7 @@ def intervals(study: Study, settings: Settings) -> Outcomes:
 def contest(study: Study, settings: Settings) -> Outcomes:
     """Fig 1: the first network, which has more layers, explains more than the second."""
     basis, rdms = _prepared(study, settings)
-    values = adjusted(basis, own_adjusted_r2(basis), rdms, settings)[:, 0]
+    values = adjusted([basis], own_adjusted_r2, rdms[None], settings)[:, 0]
     return {"first wins": float(values[0] > values[1])}
 
 
@@ -193,7 +193,9 @@ def over_people(study: Study, settings: Settings) -> Outcomes:
     basis, _ = _prepared(study, settings)
     unique, pairs = unique_adjusted_r2(basis), all_pairs(len(study.models))
     values = subject_values(basis, unique, compared(study.people, settings.comparison))
-    best = adjusted(basis, unique, compared(study.mean, settings.comparison), settings).argmax(axis=0)
+    best = adjusted([basis], unique_adjusted_r2, compared(study.mean[None], settings.comparison), settings).argmax(
+        axis=0
+    )
     tests, differences = tests_over_subjects([values], best, pairs if settings.as_published else [], settings)
     outcomes = {"one star": float(tests.p[0, 0] <= settings.alpha), "any star": float(tests.q.min() <= settings.alpha)}
     if settings.as_published:
@@ -228,7 +230,7 @@ def recovered_share(study: Study, settings: Settings) -> Outcomes:
     few, many = (replace(study, people=people) for people in (study.people[:12], study.people[12:]))
     sampled, n = _sampled(few, settings), len(study.models)
     basis, rdms = _prepared(many, settings)
-    r2 = adjusted(basis, unique_and_total(basis), rdms, settings)[n, 0]
+    r2 = adjusted([basis], unique_and_total, rdms[None], settings)[n, 0]
     halves = [compared(half.mean(axis=0)[0], settings.comparison) for half in (many.people[::2], many.people[1::2])]
     alike = np.asarray(np.corrcoef(halves))[0, 1]
     outcomes = {"share": sampled.shares[n, 0], "not divided": sampled.estimates[n, 0]}

@@ -26,10 +26,11 @@ def check_assumptions(
 
     Parameters
     ----------
-    models : ndarray of float64, shape (n_models, n_layers, n_pairs)
+    models : ndarray of float64, shape (n_models, n_layers, n_pairs) or (n_models, n_layers, n_people, n_pairs)
         Condensed model RDMs as they are.
-    rdms : ndarray of float64, shape (n_locations, n_pairs)
-        Condensed RDMs of the locations to be tested, averaged over subjects, as they are.
+    rdms : ndarray of float64, shape (n_locations, n_pairs) or (n_people, n_locations, n_pairs)
+        Condensed RDMs of the locations to be tested as they are, averaged over subjects, or those of every person where
+        models differ between people.
     settings : Settings
     pairs : Pairs, optional
         The pairs that RDMs are restricted to, if not all.
@@ -43,9 +44,9 @@ def check_assumptions(
         )
     if (n_conditions_of(rdms.shape[-1]) if pairs is None else pairs.n_conditions) < 5:
         return
-    networks, brain = (
-        standardise(part.reshape(-1, part.shape[-1])).mean(axis=0) for part in (np.asarray(models), rdms)
-    )
+    rdms = rdms if rdms.ndim == 3 else rdms[None]
+    brain = standardise(rdms).mean(axis=1)
+    networks = standardise(np.asarray(models).reshape(-1, *brain.shape)).mean(axis=0)
     _check_order(networks, brain, settings, pairs)
     if settings.comparison != "without_condition_effects":
         _check_gains(networks, brain, settings, pairs)
@@ -56,8 +57,8 @@ def _check_order(
 ) -> None:
     """Warn if neighbours are more alike than other conditions, in networks and brain."""
     p = [
-        _p_value(rdm, settings, pairs, lambda square, orders: -square[orders[:, 1:], orders[:, :-1]].mean(axis=1))
-        for rdm in (networks, brain)
+        _p_value(rdms, settings, pairs, lambda _, square, orders: -square[orders[:, 1:], orders[:, :-1]].mean(axis=1))
+        for rdms in (networks, brain)
     ]
     if max(p) <= _BROKEN:
         warnings.warn(
@@ -72,15 +73,15 @@ def _check_gains(
     networks: NDArray[np.float64], brain: NDArray[np.float64], settings: Settings, pairs: Pairs | None
 ) -> None:
     """Warn if nothing but effects of single conditions seems to be shared."""
-    sums = _square(networks, pairs).sum(axis=1)
+    sums = _square(networks, pairs).sum(axis=2)
 
-    def effects(square: NDArray, orders: NDArray) -> NDArray[np.float64]:
-        return np.asarray(square.sum(axis=1)[orders] @ sums)
+    def effects(person: int, square: NDArray, orders: NDArray) -> NDArray[np.float64]:
+        return np.asarray(square.sum(axis=1)[orders] @ sums[person])
 
     others = _square(compared(networks, "without_condition_effects", pairs), pairs)
 
-    def rest(square: NDArray, orders: NDArray) -> NDArray[np.float64]:
-        return np.array([(square[np.ix_(order, order)] * others).sum() for order in orders])
+    def rest(person: int, square: NDArray, orders: NDArray) -> NDArray[np.float64]:
+        return np.array([(square[np.ix_(order, order)] * others[person]).sum() for order in orders])
 
     p_effects = _p_value(brain, settings, pairs, effects)
     if p_effects > _BROKEN:
@@ -95,19 +96,26 @@ def _check_gains(
         )
 
 
-def _square(rdm: NDArray[np.float64], pairs: Pairs | None) -> NDArray[np.float64]:
-    """The square RDM, with 0, the mean, for pairs that are left out: no permutation that is valid moves these."""
-    return expand(rdm if pairs is None else pairs.filled(rdm))
+def _square(rdms: NDArray[np.float64], pairs: Pairs | None) -> NDArray[np.float64]:
+    """The square RDMs, with 0, the mean, for pairs that are left out: no permutation that is valid moves these."""
+    return expand(rdms if pairs is None else pairs.filled(rdms))
 
 
 def _p_value(
-    rdm: NDArray[np.float64], settings: Settings, pairs: Pairs | None, statistic: Callable[[NDArray, NDArray], NDArray]
+    rdms: NDArray[np.float64],
+    settings: Settings,
+    pairs: Pairs | None,
+    statistic: Callable[[int, NDArray, NDArray], NDArray],
 ) -> float:
-    """One-sided p value of a statistic of a square RDM, for orders of the conditions that may be exchanged."""
+    """One-sided p value of a statistic of square RDMs, summed over people, for orders that may be exchanged."""
     unit = "conditions" if settings.permute == "entries" else settings.permute
     exchange = Permutations(_N_PERMUTATIONS, unit, settings.seed, settings.blocks, pairs)
-    square = _square(rdm, pairs)
+    squares = _square(rdms, pairs)
+
+    def summed(orders: NDArray) -> NDArray[np.float64]:
+        return np.sum([statistic(person, square, orders) for person, square in enumerate(squares)], axis=0)
+
     # Sums that differ by rounding only are equal.
-    observed = statistic(square, np.arange(len(square))[None])[0]
-    values = statistic(square, exchange.orders(len(rdm), 0, _N_PERMUTATIONS))
+    observed = summed(np.arange(squares.shape[1])[None])[0]
+    values = summed(exchange.orders(rdms.shape[1], 0, _N_PERMUTATIONS))
     return float((1 + (values >= observed - 1e-12 * abs(observed)).sum()) / (1 + _N_PERMUTATIONS))

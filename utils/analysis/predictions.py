@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,30 +13,44 @@ from utils.stats.cross_validation import CrossValidated, CrossValidation, condit
 from utils.stats.regression import Basis, LinearStatistic
 
 
-def validation(basis: Basis, statistic: LinearStatistic, settings: Settings) -> CrossValidation:
+def validation(
+    bases: Sequence[Basis], statistic: Callable[[Basis], LinearStatistic], settings: Settings, *, by_person: bool
+) -> Callable[[NDArray], CrossValidated]:
     """Cross-validation with the folds that the settings ask for.
 
     Parameters
     ----------
-    basis : Basis
-    statistic : LinearStatistic
+    bases : sequence of Basis
+        One for everyone, or of each person's own models.
+    statistic : callable
         `own_r2` or `own_and_parts`.
     settings : Settings
+    by_person : bool
+        Whether models differ between people, each of whom is then predicted from the own other images.
 
     Returns
     -------
-    CrossValidation
+    callable
+        Takes the RDMs of all subjects, (n_subjects, n_locations, n_pairs), as `CrossValidation`.
 
     Raises
     ------
     InputError
         If there are too few conditions for so many folds and predictors.
     """
-    folds = condition_folds(basis.n_conditions, settings.cross_validate, settings.seed)
+    folds = condition_folds(bases[0].n_conditions, settings.cross_validate, settings.seed)
     try:
-        return CrossValidation(basis, statistic, settings.comparison, folds)
+        each = [CrossValidation(basis, statistic(basis), settings.comparison, folds) for basis in bases]
     except ValueError as error:
         raise InputError(f"`cross_validate` is {settings.cross_validate}: {error}; choose fewer folds") from None
+    if not by_person:
+        return each[0]
+
+    def over_people(subjects: NDArray) -> CrossValidated:
+        parts = [predict(rdms[None]) for predict, rdms in zip(each, subjects, strict=True)]
+        return CrossValidated.over_people(parts)
+
+    return over_people
 
 
 def named(found: CrossValidated, n_sets: int) -> dict[str, NDArray[np.float64]]:

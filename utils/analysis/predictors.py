@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from utils.stats.nonnegative import Nonnegative
 from utils.stats.regression import Basis, orthonormal_basis
 
 
-def fit_basis(models: ModelRdms, settings: Settings) -> Basis:
+def fit_bases(models: ModelRdms, settings: Settings) -> list[Basis]:
     """Orthonormal basis of the RDMs of all models; warns of those that are linear combinations of others.
 
     Parameters
@@ -29,24 +30,28 @@ def fit_basis(models: ModelRdms, settings: Settings) -> Basis:
 
     Returns
     -------
-    Basis
-        Of the RDMs in the form in which they are compared.
+    list of Basis
+        Of the RDMs in the form in which they are compared: one for everyone, or of each person's own models.
 
     Raises
     ------
     InputError
-        If there are too few conditions for so many predictors, or the blocks of conditions do not fit.
+        If there are too few conditions for so many predictors, the blocks of conditions do not fit, or models differ
+        between people and the settings do not allow for that.
     """
+    check_people(models, settings)
     check_blocks(models, settings)
     try:
-        basis = basis_of(models, settings.comparison)
+        bases = bases_of(models, settings.comparison)
     except ValueError as error:
         raise InputError(
             f"{models.n_conditions} conditions are too few: {error}; use more images or fewer models"
         ) from None
+    found = Counter(place for basis in bases for place in basis.dependent)
     dependent = [
-        f"{models.models[i].key} {models.layers[j]}" if i < basis.n_sets else f"nuisance {j + 1}"
-        for i, j in basis.dependent
+        (f"{models.models[i].key} {models.layers[j]}" if i < bases[0].n_sets else f"nuisance {j + 1}")
+        + (f" of {n} of {len(bases)} people" if n < len(bases) else "")
+        for (i, j), n in found.items()
     ]
     if dependent:
         warnings.warn(
@@ -54,7 +59,31 @@ def fit_basis(models: ModelRdms, settings: Settings) -> Basis:
             "ones and add nothing; continuing with the remaining rank",
             stacklevel=2,
         )
-    return basis
+    return bases
+
+
+def check_people(models: ModelRdms, settings: Settings) -> None:
+    """Refuse settings under which models may not differ between people, where they do.
+
+    Parameters
+    ----------
+    models : ModelRdms
+    settings : Settings
+
+    Raises
+    ------
+    InputError
+    """
+    refused = {
+        "`as_published` fits the mean RDM": settings.as_published,
+        "`weights` nonnegative are fitted to the mean RDM": settings.weights == "nonnegative",
+    }
+    for what, chosen in refused.items():
+        if models.by_person and chosen:
+            raise InputError(
+                f"{what}, but model RDMs are stacks with one for each of {models.n_people} people; leave this option "
+                "out, or give one (n, n) matrix of each model"
+            )
 
 
 def nonnegative_fit(basis: Basis) -> Nonnegative:
@@ -79,7 +108,7 @@ def nonnegative_fit(basis: Basis) -> Nonnegative:
         raise InputError(f"{error}; choose some of the `layers`") from None
 
 
-def basis_of(models: ModelRdms, comparison: Comparison, chosen: NDArray[np.int64] | slice = slice(None)) -> Basis:
+def bases_of(models: ModelRdms, comparison: Comparison, chosen: NDArray[np.int64] | slice = slice(None)) -> list[Basis]:
     """Orthonormal basis of the RDMs of models, beside nuisance RDMs if there are any.
 
     Parameters
@@ -91,13 +120,25 @@ def basis_of(models: ModelRdms, comparison: Comparison, chosen: NDArray[np.int64
 
     Returns
     -------
-    Basis
-        Of the RDMs in the form in which they are compared.
+    list of Basis
+        Of the RDMs in the form in which they are compared: one for everyone, or of each person's own models.
     """
-    sets, pairs = list(compared(models.rdms[chosen], comparison, models.pairs)), models.pairs
-    if models.nuisance is None:
-        return orthonormal_basis(sets, pairs=pairs)
-    return orthonormal_basis([*sets, compared(models.nuisance, comparison, pairs)], n_given=1, pairs=pairs)
+    bases, pairs = [], models.pairs
+    given = [] if models.nuisance is None else [compared(models.nuisance, comparison, pairs)]
+    for own in models.of_people():
+        sets = list(compared(own.rdms[chosen], comparison, pairs))
+        bases.append(orthonormal_basis([*sets, *given], n_given=len(given), pairs=pairs))
+    return bases
+
+
+def plain_bases(models: ModelRdms, chosen: NDArray[np.int64] | slice = slice(None)) -> list[Basis]:
+    """The same of RDMs as they are, without nuisance RDMs, as in the paper; parameters as for `bases_of`."""
+    return [orthonormal_basis(list(own.rdms[chosen])) for own in models.of_people()]
+
+
+def averaged(function: Callable[[Basis, Any], NDArray], bases: Sequence[Basis], operands: Iterable[Any]) -> NDArray:
+    """Mean over people of a function of each one's basis and operand; its value where there is one basis for all."""
+    return np.asarray(np.mean([function(basis, own) for basis, own in zip(bases, operands, strict=True)], axis=0))
 
 
 def check_blocks(models: ModelRdms, settings: Settings) -> None:
@@ -168,12 +209,13 @@ def block_exchanges(blocks: Sequence[int]) -> NDArray[np.int64]:
     return orders
 
 
-def check_subsets(basis: Basis, n_left_out: int) -> None:
+def check_subsets(bases: Sequence[Basis], n_left_out: int) -> None:
     """Check that regressions can be refitted without some of the conditions.
 
     Parameters
     ----------
-    basis : Basis
+    bases : sequence of Basis
+        With the same numbers of predictors.
     n_left_out : int
 
     Raises
@@ -181,6 +223,7 @@ def check_subsets(basis: Basis, n_left_out: int) -> None:
     InputError
         If no condition is left out, or too few are kept for so many predictors.
     """
+    basis = bases[0]
     n, n_predictors = basis.n_conditions, sum(c.shape[1] for c in basis.coordinates)
     kept = n - n_left_out
     n_pairs = n_pairs_of(kept) if basis.pairs is None else basis.pairs.fewest_without(n_left_out)

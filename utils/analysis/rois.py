@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from models.tasks import Model
 from utils.analysis.assumptions import check_assumptions
 from utils.analysis.predictions import named, validation
-from utils.analysis.predictors import basis_of, check_subsets, fit_basis
+from utils.analysis.predictors import averaged, bases_of, check_subsets, fit_bases, plain_bases
 from utils.analysis.settings import Settings
 from utils.analysis.significance import (
     Differences,
     Lead,
+    Sampler,
     Significance,
     SubjectValues,
     alternatives,
@@ -25,14 +25,15 @@ from utils.analysis.significance import (
     best_of_all,
     difference_p_values,
     family_wise,
+    jackknife_of,
     lead_of,
     lead_p_values,
     permutations,
     published_lead,
     published_tests,
-    subject_values,
     t_quantile,
     tests_over_subjects,
+    values_of_people,
     warn_of_negative_weights,
     weights_sign,
     winner_contrasts,
@@ -43,7 +44,6 @@ from utils.parallel.resources import Resources
 from utils.stats.comparison import compared
 from utils.stats.cross_validation import CrossValidated
 from utils.stats.inference import above_chance, all_pairs, difference_contrasts, fdr
-from utils.stats.jackknife import Jackknife
 from utils.stats.noise_ceiling import single_subject_ceilings
 from utils.stats.nonnegative import negative_share
 from utils.stats.refits import condition_subsets, subset_deviations, winner_stability
@@ -63,6 +63,7 @@ from utils.stats.regression import (
 )
 from utils.stats.stepwise import stepwise_test
 
+MakeStatistic = Callable[[Basis], LinearStatistic]
 # Subsets of the conditions for the published error bars.
 N_SUBSETS = 10_000
 
@@ -78,8 +79,8 @@ class VariancePartition:
     unique, se : ndarray of float64, shape (n_sets, n_rois)
         Unique variance (adjusted R2) and its standard error.
     share, share_low, share_high : ndarray of float64, shape (n_sets, n_rois)
-        Unique variance as a share of the explainable variance, with its interval; for a single subject, whose
-        reliability is not known, of the whole variance.
+        Unique variance as a share of the explainable variance, with its interval; for a single subject, and for models
+        that differ between people, for which no reliability is known, of the whole variance.
     plain_unique : ndarray of float64, shape (n_sets, n_rois)
         Of RDMs as they are, adjusted for the number of predictors, as in the paper.
     se_difference, p_difference : ndarray of float64, shape (n_pairs, n_rois)
@@ -91,7 +92,8 @@ class VariancePartition:
     total, total_share, total_low, total_high, plain_total : ndarray of float64, shape (n_rois,)
         Adjusted R2 of all sets together, which is the sum of the parts; as a share, with its interval; as in the paper.
     reliability : ndarray of float64, shape (n_rois,)
-        Share of the mean RDM's variance that could be explained; NaN for a single subject.
+        Share of the mean RDM's variance that could be explained; NaN for a single subject, and for models that differ
+        between people.
     ceiling_r2_lower, ceiling_r2_upper : ndarray of float64, shape (n_rois,)
         What could be explained of single subjects' RDMs (R2); NaN for a single subject.
     subjects : list of (values, chance)
@@ -283,7 +285,7 @@ class RoiFit:
             candidates=np.where(explained & ~leads, named, ""),
             q=self.test.q_explained,
             q_lead=self.lead.q_lead,
-            share=self.partition.total_share,
+            share=np.where(np.isfinite(self.partition.reliability), self.partition.total_share, np.nan),
         )
 
     def _ranked_by(self) -> NDArray:
@@ -322,6 +324,7 @@ class RoiFit:
             "n_sets": len(self.set_names),
             "n_subjects": subject_range(self.rois),
             "n_conditions": self.models.n_conditions,
+            **({"models_by_person": True} if self.models.by_person else {}),
         }
 
 
@@ -364,19 +367,20 @@ def fit_best_models(
         If there are too few conditions for so many predictors, or too few subjects for a t-test.
     """
     n_best = min(n_best, len(models.models))
-    basis, rdms = fit_basis(models, settings), compared(rois.mean(), settings.comparison, models.pairs)
-    check_assumptions(models.rdms, rois.mean(), settings, models.pairs)
-    adjusted_r2 = adjusted(basis, own_adjusted_r2(basis), rdms, settings)
+    bases, fitted = fit_bases(models, settings), rois.fitted(models.by_person)
+    rdms = compared(fitted, settings.comparison, models.pairs)
+    check_assumptions(models.rdms, fitted, settings, models.pairs)
+    adjusted_r2 = adjusted(bases, own_adjusted_r2, rdms, settings)
     if settings.as_published:
         adjusted_r2 = np.clip(adjusted_r2, 0, None)
-    predicted = _predicted(basis, own_r2(basis), rois, settings)
+    predicted = _predicted(bases, own_r2, models, rois, settings)
     best = np.argsort(-predicted.get("cv_r2", adjusted_r2), axis=0, kind="stable")[:n_best]
     partition = partition_rois(models, rois, best, settings, resources)
-    test, differences = _tests_of_chosen(basis, models, rdms, partition, settings, resources)
+    test, differences = _tests_of_chosen(bases, models, rdms, partition, settings, resources)
     if settings.as_published:
-        lead = published_lead(len(models.models), best[0], Differences((), *(np.zeros((0, len(rdms))),) * 2))
+        lead = published_lead(len(models.models), best[0], Differences((), *(np.zeros((0, len(rois.names))),) * 2))
     else:
-        lead = _lead(basis, own_adjusted_r2(basis), models.models, rois, best[0], settings)
+        lead = _lead(bases, own_adjusted_r2, models, rois, best[0], settings)
     common = _common(models, rois, best[0], settings, own_adjusted_r2)
     predicted = _predicted_parts(models, rois, best, settings) | predicted
     names = [f"rank {k}" for k in range(1, n_best + 1)]
@@ -387,7 +391,7 @@ def fit_best_models(
 
 
 def _tests_of_chosen(
-    basis: Basis,
+    bases: list[Basis],
     models: ModelRdms,
     rdms: NDArray[np.float64],
     partition: VariancePartition,
@@ -398,15 +402,15 @@ def _tests_of_chosen(
     if settings.stats == "t-test":
         return _tests_over_subjects(partition, settings)
     if not settings.as_published:
-        explained = best_of_all(basis, rdms, settings, resources)
+        explained = best_of_all(bases, rdms, settings, resources)
         with resources.progress("stepwise test") as advance:
-            steps = stepwise_test(basis, partition.sets, rdms, permutations(settings, basis), advance)
+            steps = stepwise_test(bases, partition.sets, rdms, permutations(settings, bases[0]), advance)
         q = steps.p_max if settings.correction == "max" else fdr(steps.p)
         return Significance(steps.p, q, explained.p_explained, explained.q_explained), _differences(partition, settings)
     # As published, the models are chosen once: those of each ROI are tested by themselves.
     pairs = all_pairs(len(partition.sets))
     tests = []
-    for choice, rdm in zip(partition.sets.T, rdms, strict=True):
+    for choice, rdm in zip(partition.sets.T, rdms[0], strict=True):
         own = orthonormal_basis(models.rdms[choice], pairs=models.pairs)
         tests.append(published_tests(own, unique_adjusted_r2(own), rdm[None], pairs, settings, resources, False))
     joined = [np.concatenate([getattr(test, name) for test, _ in tests], axis=-1) for name in vars(tests[0][0])]
@@ -423,27 +427,28 @@ def fit_groups(groups: ModelRdms, rois: RoiRdms, settings: Settings, resources: 
     -------
     RoiFit
     """
-    basis, rdms = fit_basis(groups, settings), compared(rois.mean(), settings.comparison, groups.pairs)
-    check_assumptions(groups.rdms, rois.mean(), settings, groups.pairs)
-    everywhere = np.repeat(np.arange(len(groups.models))[:, None], len(rdms), axis=1)
+    bases, fitted = fit_bases(groups, settings), rois.fitted(groups.by_person)
+    rdms = compared(fitted, settings.comparison, groups.pairs)
+    check_assumptions(groups.rdms, fitted, settings, groups.pairs)
+    everywhere = np.repeat(np.arange(len(groups.models))[:, None], len(rois.names), axis=1)
     partition = partition_rois(groups, rois, everywhere, settings, resources)
-    predicted = _predicted(basis, own_and_parts(basis), rois, settings)
+    predicted = _predicted(bases, own_and_parts, groups, rois, settings)
     winner = predicted.get("cv_unique", partition.unique).argmax(axis=0)
     pairs = all_pairs(len(groups.models))
     if settings.stats == "t-test":
         test, differences = _tests_over_subjects(partition, settings)
     elif settings.as_published:
-        statistic = unique_adjusted_r2(basis)
-        test, differences = published_tests(basis, statistic, rdms, pairs, settings, resources, False)
+        statistic = unique_adjusted_r2(bases[0])
+        test, differences = published_tests(bases[0], statistic, rdms[0], pairs, settings, resources, False)
     else:
-        test, differences = beside_others(basis, rdms, settings, resources), _differences(partition, settings)
+        test, differences = beside_others(bases, rdms, settings, resources), _differences(partition, settings)
     if settings.as_published:
         lead = published_lead(len(groups.models), winner, differences)
     else:
-        lead = _lead(basis, unique_and_total(basis), groups.models, rois, winner, settings)
+        lead = _lead(bases, unique_and_total, groups, rois, winner, settings)
     return RoiFit(
         **_common(groups, rois, winner, settings, unique_adjusted_r2),
-        adjusted_r2=adjusted(basis, own_adjusted_r2(basis), rdms, settings),
+        adjusted_r2=adjusted(bases, own_adjusted_r2, rdms, settings),
         partition=partition,
         set_names=[group.key for group in groups.models],
         test=test,
@@ -454,14 +459,14 @@ def fit_groups(groups: ModelRdms, rois: RoiRdms, settings: Settings, resources: 
 
 
 def _predicted(
-    basis: Basis, statistic: LinearStatistic, rois: RoiRdms, settings: Settings
+    bases: list[Basis], statistic: MakeStatistic, models: ModelRdms, rois: RoiRdms, settings: Settings
 ) -> dict[str, NDArray[np.float64]]:
     """Cross-validated values of the ROIs by name; none unless they are asked for."""
     if not settings.cross_validate:
         return {}
-    predict = validation(basis, statistic, settings)
+    predict = validation(bases, statistic, settings, by_person=models.by_person)
     found = [predict(subjects[:, None]) for subjects in rois.subjects]
-    return named(CrossValidated.over_locations(found), basis.n_sets)
+    return named(CrossValidated.over_locations(found), len(models.models))
 
 
 def _predicted_parts(
@@ -472,46 +477,65 @@ def _predicted_parts(
         return {}
     found = []
     for chosen, subjects in zip(sets.T, rois.subjects, strict=True):
-        basis = basis_of(models, settings.comparison, chosen)
-        found.append(validation(basis, own_and_parts(basis), settings)(subjects[:, None]))
+        bases = bases_of(models, settings.comparison, chosen)
+        predict = validation(bases, own_and_parts, settings, by_person=models.by_person)
+        found.append(predict(subjects[:, None]))
     return named(CrossValidated.over_locations(found), len(sets))
 
 
 def adjusted(
-    basis: Basis, statistic: LinearStatistic, rdms: NDArray[np.float64], settings: Settings
+    bases: Sequence[Basis], statistic: MakeStatistic, rdms: NDArray[np.float64], settings: Settings
 ) -> NDArray[np.float64]:
     """A statistic with R2 adjusted by the exact chance level, or as published for the number of predictors.
 
     Parameters
     ----------
-    basis : Basis
-    statistic : LinearStatistic
-    rdms : ndarray of float64, shape (n_locations, n_pairs)
-        In the form in which they are compared.
+    bases : sequence of Basis
+        One for everyone, or of each person's own models.
+    statistic : callable
+    rdms : ndarray of float64, shape (n_bases, n_locations, n_pairs)
+        In the form in which they are compared: mean RDMs, or those of every person.
     settings : Settings
 
     Returns
     -------
     ndarray of float64, shape (n_statistics, n_locations)
+        Mean over people.
     """
-    return statistic(project(basis, rdms)) if settings.as_published else above_chance(basis, statistic, rdms)
+
+    def of_one(basis: Basis, own: NDArray[np.float64]) -> NDArray[np.float64]:
+        values = statistic(basis)
+        return values(project(basis, own)) if settings.as_published else above_chance(basis, values, own)
+
+    return averaged(of_one, bases, rdms)
 
 
 def _common(
     models: ModelRdms, rois: RoiRdms, winner: NDArray[np.int64], settings: Settings, statistic: Any
 ) -> dict[str, Any]:
     """Arguments of `RoiFit` that are found in the same way for both figures."""
-    rdms, plain = compared(rois.mean(), settings.comparison, models.pairs), orthonormal_basis(list(models.rdms))
-    basis = basis_of(models, settings.comparison)
+    fitted, bases = rois.fitted(models.by_person), bases_of(models, settings.comparison)
+    rdms = compared(fitted, settings.comparison, models.pairs)
+    projected = [project(basis, own) for basis, own in zip(bases, rdms, strict=True)]
     lower, upper = rois.ceilings()
     return {
         **{"models": models, "rois": rois, "settings": settings},
-        "r2": own_r2(basis)(project(basis, rdms)),
-        "plain_adjusted_r2": own_adjusted_r2(plain)(project(plain, rois.mean())),
-        "stability": winner_stability(basis, statistic, rdms, winner, seed=settings.seed),
-        "negative_share": negative_share(basis, project(basis, rdms)),
+        "r2": averaged(lambda basis, own: own_r2(basis)(own), bases, projected),
+        "plain_adjusted_r2": _plain(models, own_adjusted_r2, fitted),
+        "stability": winner_stability(bases, statistic, rdms, winner, seed=settings.seed),
+        "negative_share": negative_share(bases, projected),
         **{"ceiling_lower": lower, "ceiling_upper": upper},
     }
+
+
+def _plain(
+    models: ModelRdms,
+    statistic: MakeStatistic,
+    rdms: NDArray[np.float64],
+    chosen: NDArray[np.int64] | slice = slice(None),
+) -> NDArray[np.float64]:
+    """A statistic as in the paper, of RDMs as they are: (n_statistics, n_locations)."""
+    return averaged(lambda basis, own: statistic(basis)(project(basis, own)), plain_bases(models, chosen), rdms)
 
 
 def partition_rois(
@@ -554,28 +578,34 @@ def _partition(
     result: VariancePartition,
 ) -> None:  # fmt: skip
     """Fill in the partition of some ROIs, `members`, that have the same models, `choice`."""
-    plain, own = orthonormal_basis(list(models.rdms[choice])), [rois.subjects[i] for i in members]
-    basis = basis_of(models, settings.comparison, choice)
-    mean = np.stack([rdms.mean(axis=0) for rdms in own])
-    rdms = compared(mean, settings.comparison, models.pairs)
-    result.unique[:, members] = adjusted(basis, unique_adjusted_r2(basis), rdms, settings)
-    result.parts[:, members] = adjusted(basis, variance_parts(basis), rdms, settings)
-    result.total[members] = adjusted(basis, total_adjusted_r2(basis), rdms, settings)[0]
-    result.plain_unique[:, members] = unique_adjusted_r2(plain)(project(plain, mean))
-    result.plain_total[members] = total_adjusted_r2(plain)(project(plain, mean))[0]
+    own, bases = [rois.subjects[i] for i in members], bases_of(models, settings.comparison, choice)
+    fitted = rois.fitted(models.by_person)[:, members]
+    rdms = compared(fitted, settings.comparison, models.pairs)
+    result.unique[:, members] = adjusted(bases, unique_adjusted_r2, rdms, settings)
+    result.parts[:, members] = adjusted(bases, variance_parts, rdms, settings)
+    result.total[members] = adjusted(bases, total_adjusted_r2, rdms, settings)[0]
+    result.plain_unique[:, members] = _plain(models, unique_adjusted_r2, fitted, choice)
+    result.plain_total[members] = _plain(models, total_adjusted_r2, fitted, choice)[0]
     if settings.as_published:
-        _published_errors(basis, mean, members, settings, result)
+        _published_errors(bases[0], fitted[0], members, settings, result)
     else:
-        check_subsets(basis, 1)
-        sampler = Jackknife(basis, unique_and_total(basis), settings.comparison)
+        check_subsets(bases, 1)
+        sampler = jackknife_of(bases, unique_and_total, settings.comparison, by_person=models.by_person)
+        n_predictors = max(basis.q.shape[1] for basis in bases)
         for i, subjects in zip(members, own, strict=True):
             _errors(sampler, subjects, i, settings, result)
-            bounds = single_subject_ceilings(subjects[:, None], basis.q.shape[1], settings.comparison, basis.pairs)
+            bounds = single_subject_ceilings(subjects[:, None], n_predictors, settings.comparison, models.pairs)
             result.ceiling_r2_lower[i], result.ceiling_r2_upper[i] = (float(bound[0]) for bound in bounds)
-    stacked = compared(np.concatenate(own), settings.comparison, basis.pairs)[:, None]
-    ends = np.cumsum([len(subjects) for subjects in own])[:-1]
-    unique = [np.split(part, ends, axis=1) for part in subject_values(basis, unique_adjusted_r2(basis), stacked)]
-    explained = [np.split(part.ravel(), ends) for part in subject_values(basis, total_adjusted_r2(basis), stacked)]
+    if models.by_person:
+        of_sets, of_all = (values_of_people(bases, make, rdms) for make in (unique_adjusted_r2, total_adjusted_r2))
+        unique = [np.split(part, len(members), axis=2) for part in of_sets]
+        explained = [[*part[0].T] for part in of_all]
+    else:
+        stacked = compared(np.concatenate(own), settings.comparison, models.pairs)[:, None]
+        of_sets, of_all = (values_of_people(bases, make, stacked) for make in (unique_adjusted_r2, total_adjusted_r2))
+        ends = np.cumsum([len(subjects) for subjects in own])[:-1]
+        unique = [np.split(part, ends, axis=1) for part in of_sets]
+        explained = [np.split(part.ravel(), ends) for part in of_all]
     for i, *values in zip(members, *unique, *explained, strict=True):
         result.subjects[i], result.explained[i] = tuple(values[:2]), tuple(values[2:])
 
@@ -586,21 +616,25 @@ def _published_errors(
     """Standard deviations over random subsets of the conditions."""
     n_conditions = result.influence.shape[2]
     kept = round(settings.bootstrap_ratio * n_conditions)
-    check_subsets(basis, n_conditions - kept)
+    check_subsets([basis], n_conditions - kept)
     subsets = condition_subsets(n_conditions, kept, N_SUBSETS, settings.seed)
     errors = subset_deviations(basis, mean, subsets, all_pairs(basis.n_sets))
     result.se[:, members], result.se_difference[:, members] = errors.unique, errors.difference
 
 
 def _errors(
-    sampler: Jackknife, subjects: NDArray[np.float64], i: int, settings: Settings, result: VariancePartition
+    sampler: Sampler,
+    subjects: NDArray[np.float64],
+    i: int,
+    settings: Settings,
+    result: VariancePartition,
 ) -> None:
     """Standard errors and intervals of one ROI: of the sets, of all pairs, and of the total."""
     n_sets = len(result.unique)
     pairs = np.pad(difference_contrasts(all_pairs(n_sets), n_sets), ((0, 0), (0, 1)))
     sampled = sampler(subjects.mean(axis=0)[None], subjects[:, None], np.vstack([np.eye(n_sets + 1), pairs]))
     sets, total, between = slice(0, n_sets), n_sets, slice(n_sets + 1, None)
-    over, reliable = settings.generalise, len(subjects) > 1
+    over, reliable = settings.generalise, bool(np.isfinite(sampled.reliability[0]))
     se = sampled.components.standard_error(over)[:, 0]
     values, components = (
         (sampled.shares, sampled.share_components) if reliable else (sampled.estimates, sampled.components)
@@ -629,23 +663,24 @@ def _tests_over_subjects(partition: VariancePartition, settings: Settings) -> tu
 
 
 def _lead(
-    basis: Basis,
-    statistic: LinearStatistic,
-    models: Sequence[Model],
+    bases: list[Basis],
+    statistic: MakeStatistic,
+    models: ModelRdms,
     rois: RoiRdms,
     winner: NDArray[np.int64],
     settings: Settings,
 ) -> Lead:
     """Whether each ROI's model leads all others, by the first values of the statistic."""
-    n, n_all = basis.n_sets, len(statistic.subset_weights)
-    sampler, contrasts = Jackknife(basis, statistic, settings.comparison), winner_contrasts(winner, n, n_all - n)
+    n, n_all = len(models.models), len(statistic(bases[0]).subset_weights)
+    sampler = jackknife_of(bases, statistic, settings.comparison, by_person=models.by_person)
+    contrasts = winner_contrasts(winner, n, n_all - n)
     found = [
         sampler(subjects.mean(axis=0)[None], subjects[:, None], contrasts[i])
         for i, subjects in enumerate(rois.subjects)
     ]
     p = np.concatenate([lead_p_values(s.estimates, s.components, settings)[:n] for s in found], axis=1)
     influence = np.concatenate([s.influence[:n] for s in found], axis=1)
-    return lead_of(p, influence, winner, [model.group for model in models], settings)
+    return lead_of(p, influence, winner, [model.group for model in models.models], settings)
 
 
 def standard_error(values: NDArray[np.float64]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -15,21 +15,23 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.analysis.assumptions import check_assumptions
 from utils.analysis.predictions import named, validation
-from utils.analysis.predictors import check_subsets, fit_basis, nonnegative_fit
+from utils.analysis.predictors import averaged, check_subsets, fit_bases, nonnegative_fit, plain_bases
 from utils.analysis.settings import Settings
 from utils.analysis.significance import (
     Lead,
+    Sampler,
     Significance,
     alternatives,
     beside_others,
     best_of_all,
     best_without_negative_weights,
+    jackknife_of,
     published_lead,
     published_tests,
     sampled_lead,
-    subject_values,
     t_quantile,
     tests_over_subjects,
+    values_of_people,
     warn_of_negative_weights,
     weights_sign,
     winner_contrasts,
@@ -46,7 +48,6 @@ from utils.stats.refits import winner_stability
 from utils.stats.regression import (
     Basis,
     LinearStatistic,
-    orthonormal_basis,
     own_adjusted_r2,
     own_and_parts,
     own_r2,
@@ -90,7 +91,8 @@ class SearchlightFit:
         1 for the winner and for those that are not told apart from it, else 0.
     se, share, share_se, reliability : ndarray of float64, shape (n_searchlights,)
         Of the winner's value: its standard error; the value as a share of the explainable variance, and the standard
-        error of that; the reliability of the mean RDM, which is the explainable share.
+        error of that; the reliability of the mean RDM, which is the explainable share. The last three are NaN for a
+        single subject, and for models that differ between people.
     stability : ndarray of float64, shape (n_searchlights,)
         Share of subsets of the conditions in which the same model wins.
     negative_share : ndarray of float64, shape (n_models, n_searchlights)
@@ -200,9 +202,10 @@ class SearchlightFit:
         return {
             "n_searchlights": len(self.tested),
             "n_tested": int(self.tested.sum()),
-            "ceiling": self.settings.ceiling if self.brain.has_ceiling else None,
+            "ceiling": self.settings.ceiling if self.brain.has_ceiling and not self.models.by_person else None,
             "n_subjects": self.brain.n_subjects,
             "n_conditions": self.models.n_conditions,
+            **({"models_by_person": True} if self.models.by_person else {}),
         }
 
 
@@ -307,7 +310,7 @@ def best(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.asarray(np.nan_to_num(values, nan=-np.inf).argmax(axis=0))
 
 
-def tested_searchlights(brain: SearchlightRdms, ceiling: float | None) -> NDArray[np.bool_]:
+def tested_searchlights(brain: SearchlightRdms, ceiling: float | None, *, by_person: bool = False) -> NDArray[np.bool_]:
     """Searchlights that are usable and whose lower noise ceiling is high enough.
 
     Parameters
@@ -315,7 +318,10 @@ def tested_searchlights(brain: SearchlightRdms, ceiling: float | None) -> NDArra
     brain : SearchlightRdms
     ceiling : float or None
         Smallest lower noise ceiling, a mean Spearman correlation; None for all usable searchlights. These are all
-        tested, with a warning, where there are no ceilings, as for a single subject.
+        tested, with a warning, where there are no ceilings, as for a single subject, and where models differ between
+        people, which then need not be alike.
+    by_person : bool
+        Whether models differ between people.
 
     Returns
     -------
@@ -332,6 +338,13 @@ def tested_searchlights(brain: SearchlightRdms, ceiling: float | None) -> NDArra
         warnings.warn(
             "the data of one person have no noise ceiling (`ceiling`): all searchlights that have an RDM are tested, "
             "and intervals and leads are about other images, not about other people",
+            stacklevel=2,
+        )
+        return brain.usable
+    if by_person:
+        warnings.warn(
+            "models differ between people, and may explain what is each person's own: all searchlights that have RDMs "
+            "are tested, also those whose RDMs are not alike (`ceiling` none says so without this warning)",
             stacklevel=2,
         )
         return brain.usable
@@ -367,46 +380,79 @@ def unmask(mask: NDArray[np.bool_], **arrays: NDArray) -> dict[str, NDArray[np.f
 
 
 class _Study:
-    """Models and brain of a fit, in the form in which they are compared."""
+    """Models and brain of a fit, in the form in which they are compared: of the mean over people, or of each person."""
 
     def __init__(self, models: ModelRdms, brain: SearchlightRdms, settings: Settings, resources: Resources) -> None:
         self.models, self.brain, self.settings, self.resources = models, brain, settings, resources
-        self.tested = tested_searchlights(brain, settings.ceiling)
+        self.tested = tested_searchlights(brain, settings.ceiling, by_person=models.by_person)
         # Which of the usable searchlights are tested.
         self.inside = self.tested[brain.usable]
-        self.basis = fit_basis(models, settings)
-        check_assumptions(models.rdms, brain.mean[self.tested], settings, models.pairs)
+        self.bases = fit_bases(models, settings)
         if not settings.as_published:
-            check_subsets(self.basis, 1)
-        self._nonnegative = nonnegative_fit(self.basis) if settings.weights == "nonnegative" else None
-        self._responses = compared(brain.mean[brain.usable], settings.comparison, models.pairs)
+            check_subsets(self.bases, 1)
+        self._nonnegative = nonnegative_fit(self.bases[0]) if settings.weights == "nonnegative" else None
+        if models.by_person:
+            self._responses, typical = self._read()
+            check_assumptions(models.rdms, typical[:, None], settings, models.pairs)
+        else:
+            self._responses = compared(brain.mean[None, brain.usable], settings.comparison, models.pairs)
+            check_assumptions(models.rdms, brain.mean[self.tested], settings, models.pairs)
+
+    def _read(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """RDMs of every person as they are compared (n_people, n_usable, n_pairs), and the mean over tested ones."""
+        n_people, n_pairs = len(self.bases), self.brain.mean.shape[1]
+        responses, typical = np.empty((n_people, self.inside.size, n_pairs)), np.zeros((n_people, n_pairs))
+        for here, rdms in self._fitted():
+            responses[:, here] = compared(rdms, self.settings.comparison, self.models.pairs)
+            typical += standardise(rdms[:, self.inside[here]]).sum(axis=1)
+        return responses, typical
+
+    def _fitted(self) -> Iterator[tuple[slice, NDArray]]:
+        """What models are fitted to, as it is: which of the usable searchlights, and RDMs (n_bases, n, n_pairs)."""
+        usable = self.brain.usable
+        if not self.models.by_person:
+            yield slice(0, int(usable.sum())), self.brain.mean[None, usable]
+            return
+        with self.resources.progress("reading people's RDMs") as advance:
+            done = 0
+            for places, rdms in self.brain.blocks():
+                chosen = rdms[:, usable[places]]
+                yield slice(done, done + chosen.shape[1]), chosen
+                done += chosen.shape[1]
+                advance(places.stop, len(usable))
 
     @cached_property
-    def _projected(self) -> NDArray[np.float64]:
-        return project(self.basis, self._responses)
+    def _projected(self) -> list[NDArray[np.float64]]:
+        return [project(basis, rdms) for basis, rdms in zip(self.bases, self._responses, strict=True)]
 
     @cached_property
-    def _energy(self) -> NDArray[np.float64]:
-        return energy_of(standardise(self._responses), self.models.pairs)
+    def _energy(self) -> list[NDArray[np.float64]]:
+        return [energy_of(standardise(rdms), self.models.pairs) for rdms in self._responses]
 
     @cached_property
     def _tested_rdms(self) -> NDArray[np.float64]:
-        return self._responses[self.inside]
+        return self._responses[:, self.inside]
 
     def values(self, statistic: MakeStatistic) -> NDArray[np.float64]:
         """A statistic of the usable searchlights, adjusted by the chance level or as published."""
         if self._nonnegative is not None:
-            return self._nonnegative.adjusted(self._responses)
-        own = statistic(self.basis)
-        if self.settings.as_published:
-            return own(self._projected)
-        return above_chance_of(self.basis, own, self._projected, self._energy)
+            return self._nonnegative.adjusted(self._responses[0])
+
+        def of_one(basis: Basis, own: tuple[NDArray[np.float64], NDArray[np.float64]]) -> NDArray[np.float64]:
+            values = statistic(basis)
+            return values(own[0]) if self.settings.as_published else above_chance_of(basis, values, *own)
+
+        return averaged(of_one, self.bases, zip(self._projected, self._energy, strict=True))
 
     def plain_values(self, statistic: MakeStatistic) -> NDArray[np.float64]:
         """A statistic of the usable searchlights as in the paper."""
-        as_it_is = self.settings.comparison == "plain" and not self.basis.given
-        basis = self.basis if as_it_is else orthonormal_basis(list(self.models.rdms))
-        return statistic(basis)(project(basis, self.brain.mean[self.brain.usable]))
+        as_it_is = self.settings.comparison == "plain" and not self.bases[0].given
+        bases = self.bases if as_it_is else plain_bases(self.models)
+
+        def of_one(basis: Basis, own: NDArray) -> NDArray[np.float64]:
+            return statistic(basis)(project(basis, own))
+
+        return np.concatenate([averaged(of_one, bases, rdms) for _, rdms in self._fitted()], axis=1)
 
     def inference(
         self, statistic: MakeStatistic, winner: NDArray[np.int64], by_permutation: Callable[..., Significance]
@@ -420,12 +466,12 @@ class _Study:
             )
         elif settings.as_published:
             test, differences = published_tests(
-                self.basis, statistic(self.basis), self._tested_rdms, pairs, settings, self.resources, True
+                self.bases[0], statistic(self.bases[0]), self._tested_rdms[0], pairs, settings, self.resources, True
             )
         elif self._nonnegative is not None:
-            test = best_without_negative_weights(self._nonnegative, self._tested_rdms, settings, self.resources)
+            test = best_without_negative_weights(self._nonnegative, self._tested_rdms[0], settings, self.resources)
         else:
-            test = by_permutation(self.basis, self._tested_rdms, settings, self.resources)
+            test = by_permutation(self.bases, self._tested_rdms, settings, self.resources)
         if settings.as_published:
             return test, published_lead(len(self.models.models), winner, differences), None
         sampled = self._sampled(statistic, winner)
@@ -436,7 +482,8 @@ class _Study:
         """Cross-validated values of the usable searchlights by name; none unless they are asked for."""
         if not self.settings.cross_validate:
             return {}
-        predict, parts = validation(self.basis, statistic(self.basis), self.settings), []
+        predict = validation(self.bases, statistic, self.settings, by_person=self.models.by_person)
+        parts = []
         with self.resources.progress("cross-validation") as advance:
             for places, rdms in self.brain.blocks():
                 usable = self.brain.usable[places]
@@ -447,12 +494,12 @@ class _Study:
 
     def _subjects(self, statistic: MakeStatistic) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Values of every subject's own RDMs and their chance levels, block after block of the tested searchlights."""
-        subjects, own = [], statistic(self.basis)
+        subjects = []
         with self.resources.progress("t-tests") as advance:
             for places, rdms in self.brain.blocks():
                 if self.tested[places].any():
                     chosen = compared(rdms[:, self.tested[places]], self.settings.comparison, self.models.pairs)
-                    subjects.append(subject_values(self.basis, own, chosen))
+                    subjects.append(values_of_people(self.bases, statistic, chosen))
                 advance(places.stop, len(self.tested))
         return subjects
 
@@ -462,11 +509,14 @@ class _Study:
         For unique variances there is one more row, the total.
         """
         n = len(self.models.models)
-        own = unique_and_total(self.basis) if statistic is unique_adjusted_r2 else statistic(self.basis)
-        nonnegative = self._nonnegative
+        own = unique_and_total if statistic is unique_adjusted_r2 else statistic
+        nonnegative, comparison = self._nonnegative, self.settings.comparison
+        jackknife: Sampler
         if nonnegative is not None:
-            own, active = nonnegative.statistic, nonnegative.r2(self._projected[:, self.inside])[1]
-        jackknife = Jackknife(self.basis, own, self.settings.comparison)
+            active = nonnegative.r2(self._projected[0][:, self.inside])[1]
+            jackknife = Jackknife(self.bases[0], nonnegative.statistic, comparison)
+        else:
+            jackknife = jackknife_of(self.bases, own, comparison, by_person=self.models.by_person)
         contrasts = winner_contrasts(winner, n, 1 if statistic is unique_adjusted_r2 else 0)
         parts, done = [], 0
         with self.resources.progress("standard errors") as advance:
@@ -508,21 +558,21 @@ class _Study:
             }
         with self.resources.progress("refits to subsets of the conditions") as advance:
             if self._nonnegative is not None:
-                stability = self._nonnegative.stability(self._tested_rdms, winner, self.settings.seed)
+                stability = self._nonnegative.stability(self._tested_rdms[0], winner, self.settings.seed)
             else:
                 stability = winner_stability(
-                    self.basis, statistic, self._tested_rdms, winner, seed=self.settings.seed, progress=advance
+                    self.bases, statistic, self._tested_rdms, winner, seed=self.settings.seed, progress=advance
                 )
         return {
             **{"models": self.models, "brain": self.brain, "settings": self.settings, "tested": self.tested},
             **unmask(
                 self.brain.usable,
                 r2=(
-                    self._nonnegative.r2(self._projected)[0]
+                    self._nonnegative.r2(self._projected[0])[0]
                     if self._nonnegative
-                    else own_r2(self.basis)(self._projected)
+                    else averaged(lambda basis, own: own_r2(basis)(own), self.bases, self._projected)
                 ),
-                negative_share=negative_share(self.basis, self._projected),
+                negative_share=negative_share(self.bases, self._projected),
                 adjusted_r2=adjusted_r2,
                 plain_adjusted_r2=self.plain_values(own_adjusted_r2),
             ),

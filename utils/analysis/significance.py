@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from utils import InputError
 from utils.analysis.settings import Settings
 from utils.parallel.resources import Resources
+from utils.stats.comparison import Comparison
 from utils.stats.exceedances import Permutations
 from utils.stats.inference import (
     chance_adjusted_r2,
@@ -24,10 +25,10 @@ from utils.stats.inference import (
     sign_flip_p,
     t_test,
 )
-from utils.stats.jackknife import Components, Sampled, degrees_of_freedom
+from utils.stats.jackknife import Components, Jackknife, Sampled, degrees_of_freedom
 from utils.stats.nonnegative import Nonnegative
 from utils.stats.permutation import ConditionalTest, PermutationTest, conditional_test, permutation_test
-from utils.stats.regression import Basis, LinearStatistic, own_r2, project
+from utils.stats.regression import Bases, Basis, LinearStatistic, each_person, own_r2, project
 
 Pairs = Sequence[tuple[int, int]]
 # Sets that are named where more are not told apart.
@@ -36,6 +37,8 @@ _NAMED = 3
 _ALL_NEGATIVE = 1e-9
 # Values of every subject's own RDMs, and their chance levels, both (n_statistics, n_subjects, n_locations).
 SubjectValues = tuple[NDArray[np.float64], NDArray[np.float64]]
+# From mean RDMs, those of all subjects and contrasts to estimates with their variance components; see `Jackknife`.
+Sampler = Callable[[NDArray, NDArray, NDArray], Sampled]
 
 
 @dataclass(frozen=True)
@@ -156,14 +159,15 @@ def family_wise(
     return sign_flip_p(p, influence, settings.n_permutations, settings.seed) if settings.correction == "max" else None
 
 
-def best_of_all(basis: Basis, rdms: NDArray[np.float64], settings: Settings, resources: Resources) -> Significance:
+def best_of_all(basis: Bases, rdms: NDArray[np.float64], settings: Settings, resources: Resources) -> Significance:
     """Permutation test of every model by itself, beside nuisance RDMs if there are any, and of the best of them.
 
     Parameters
     ----------
-    basis : Basis
-    rdms : ndarray of float64, shape (n_locations, n_pairs)
-        In the form in which they are compared.
+    basis : Basis, or sequence of Basis
+        Of each person's own models, if they differ.
+    rdms : ndarray of float64, shape (n_locations, n_pairs) or (n_people, n_locations, n_pairs)
+        In the form in which they are compared; of every person, if models differ.
     settings : Settings
     resources : Resources
 
@@ -173,17 +177,16 @@ def best_of_all(basis: Basis, rdms: NDArray[np.float64], settings: Settings, res
     """
     how: dict[str, Any] = {"largest": largest(settings), "resources": resources}
     test: PermutationTest | ConditionalTest
+    bases, rdms = each_person(basis, rdms)
+    order = permutations(settings, bases[0])
     with resources.progress("permutation test") as advance:
-        if basis.given:
-            test = conditional_test(
-                basis, rdms, permutations(settings, basis), each_alone=True, progress=advance, **how
-            )
+        if bases[0].given:
+            test = conditional_test(bases, rdms, order, each_alone=True, progress=advance, **how)
         else:
-            statistic = own_r2(basis)
-            chance = chance_r2(basis, statistic, rdms)
-            test = permutation_test(
-                basis, statistic, rdms, permutations(settings, basis), chance=chance, progress=advance, **how
-            )
+            statistics = [own_r2(own) for own in bases]
+            everyone = zip(bases, statistics, rdms, strict=True)
+            chance = np.mean([chance_r2(*own) for own in everyone], axis=0)
+            test = permutation_test(bases, statistics, rdms, order, chance=chance, progress=advance, **how)
     if settings.correction == "max":
         return Significance(test.p, test.p_max, test.p_best, test.p_max.min(axis=0))
     return Significance.by_fdr(test.p, test.p_best)
@@ -247,14 +250,15 @@ def warn_of_negative_weights(sign: ArrayLike, coloured: NDArray[np.bool_], locat
         )
 
 
-def beside_others(basis: Basis, rdms: NDArray[np.float64], settings: Settings, resources: Resources) -> Significance:
+def beside_others(basis: Bases, rdms: NDArray[np.float64], settings: Settings, resources: Resources) -> Significance:
     """Conditional permutation test of every set beside the others, and of all together.
 
     Parameters, value: as for `best_of_all`.
     """
+    bases, rdms = each_person(basis, rdms)
     with resources.progress("permutation test") as advance:
         test = conditional_test(
-            basis, rdms, permutations(settings, basis),
+            bases, rdms, permutations(settings, bases[0]),
             largest=largest(settings), resources=resources, progress=advance,
         )  # fmt: skip
     if settings.correction == "max":
@@ -350,6 +354,56 @@ def alternatives(values: NDArray[np.float64], candidates: NDArray[np.bool_], lab
     if len(names) > _NAMED:
         names = [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"]
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def values_of_people(
+    bases: Sequence[Basis], statistic: Callable[[Basis], LinearStatistic], subject_rdms: NDArray
+) -> SubjectValues:
+    """`subject_values` with one basis for everyone, or that of each subject's own models.
+
+    Parameters
+    ----------
+    bases : sequence of Basis
+    statistic : callable
+    subject_rdms : ndarray, shape (n_subjects, n_locations, n_pairs)
+
+    Returns
+    -------
+    values, chance : ndarray of float64, shape (n_statistics, n_subjects, n_locations)
+    """
+    rdms = [subject_rdms] if len(bases) == 1 else subject_rdms[:, None]
+    found = [subject_values(own, statistic(own), part) for own, part in zip(bases, rdms, strict=True)]
+    values, chance = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
+    return values, chance
+
+
+def jackknife_of(
+    bases: Sequence[Basis], statistic: Callable[[Basis], LinearStatistic], comparison: Comparison, *, by_person: bool
+) -> Sampler:
+    """The jackknife of the mean RDM, or of the mean over people where each has models of the own.
+
+    Parameters
+    ----------
+    bases : sequence of Basis
+    statistic : callable
+    comparison : {"whitened", "plain", "without_condition_effects"}
+    by_person : bool
+
+    Returns
+    -------
+    callable
+        Takes mean RDMs (n_locations, n_pairs), those of all subjects (n_subjects, n_locations, n_pairs), and contrasts,
+        as a call of `Jackknife`.
+    """
+    each = [Jackknife(basis, statistic(basis), comparison) for basis in bases]
+    if not by_person:
+        return each[0]
+
+    def over_people(_: NDArray, subjects: NDArray, contrasts: NDArray) -> Sampled:
+        parts = [own(rdms, None, contrasts) for own, rdms in zip(each, subjects, strict=True)]
+        return Sampled.over_people(parts)
+
+    return over_people
 
 
 def subject_values(basis: Basis, statistic: LinearStatistic, subject_rdms: NDArray) -> SubjectValues:

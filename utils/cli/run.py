@@ -18,6 +18,7 @@ import pandas as pd
 
 from utils import InputError
 from utils.analysis import paper
+from utils.analysis.predictors import check_people
 from utils.analysis.rois import RoiFit
 from utils.analysis.searchlights import SearchlightFit
 from utils.analysis.settings import Settings
@@ -161,18 +162,22 @@ class FigureRun:
     @cached_property
     def models(self) -> ModelRdms:
         """RDMs of the networks."""
-        return load_models(self.sources, self._options.layers, self._options.models, self._options.nuisance)
+        models = load_models(self.sources, self._options.layers, self._options.models, self._options.nuisance)
+        check_people(models, self.settings)
+        return models
 
     @cached_property
     def searchlights(self) -> SearchlightRdms:
         """Searchlight RDMs."""
         with self._progress("reading searchlights") as advance:
-            return load_searchlights(self.sources, self.models.n_conditions, advance, self.models.pairs)
+            models = self.models
+            return load_searchlights(self.sources, models.n_conditions, advance, models.pairs, models.n_people)
 
     @cached_property
     def rois(self) -> RoiRdms:
         """ROI RDMs."""
-        return load_rois(self.sources, self.models.n_conditions, self._options.rois, self.models.pairs)
+        models = self.models
+        return load_rois(self.sources, models.n_conditions, self._options.rois, models.pairs, models.n_people)
 
     @cached_property
     def atlas(self) -> Atlas | SurfaceLabels | None:

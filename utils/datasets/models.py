@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,10 @@ from utils.rdm import Pairs, n_conditions_of
 class ModelRdms:
     """Model RDMs: `rdms` is float64 of shape (n_models, n_layers, n_pairs), in the order of `models` and `layers`.
 
-    `table` holds all networks that `models` were chosen from: their colours depend on it. `nuisance`, (n_nuisance,
-    n_pairs) or None, are RDMs of no interest, beside which the models are looked at. `pairs` are those that count,
-    which all RDMs are restricted to, or None for all.
+    Where any model differs between people, it is (n_models, n_layers, n_people, n_pairs), and models that do not have
+    the same RDM for everyone. `table` holds all networks that `models` were chosen from: their colours depend on it.
+    `nuisance`, (n_nuisance, n_pairs) or None, are RDMs of no interest, beside which the models are looked at. `pairs`
+    are those that count, which all RDMs are restricted to, or None for all.
     """
 
     models: list[Model]
@@ -40,6 +41,22 @@ class ModelRdms:
     def n_conditions(self) -> int:
         """Number of conditions."""
         return n_conditions_of(self.rdms.shape[-1]) if self.pairs is None else self.pairs.n_conditions
+
+    @property
+    def by_person(self) -> bool:
+        """Whether models differ between people, so that each person's RDMs are regressed on that person's models."""
+        return self.rdms.ndim == 4
+
+    @property
+    def n_people(self) -> int | None:
+        """For how many people there are models; None where they are the same for everyone."""
+        return self.rdms.shape[2] if self.by_person else None
+
+    def of_people(self) -> list[ModelRdms]:
+        """The models of each person; these alone where they are the same for everyone."""
+        if not self.by_person:
+            return [self]
+        return [replace(self, rdms=rdms) for rdms in np.moveaxis(self.rdms, 2, 0)]
 
     def grouped(self) -> ModelRdms:
         """Groups of models instead of models: the mean RDM of each group, per layer, without the baseline.
@@ -91,7 +108,8 @@ def load_models(
     Raises
     ------
     InputError
-        For an unknown model, a missing or doubled layer, or a file that does not hold an RDM.
+        For an unknown model, a missing or doubled layer, a file that does not hold RDMs, or files with the RDMs of
+        different numbers of people.
     """
     known: list[Model] = list(TASKS) if sources.models is None else read_model_table(sources.models)
     table = [model.key for model in known]
@@ -102,21 +120,32 @@ def load_models(
     layers = known_layers or sorted({layer for key, layer in files if key in chosen}, key=_layer_position)
     _check_layer_files(files, [model.key for model in models], layers, sources.dnn_rdms)
     pairs = load_pairs(sources)
-    rdms, size = [], None
+    rdms: list[NDArray[np.float64]] = []
+    stacks: dict[Path, int] = {}  # files with an RDM for every person, and how many
+    size = None
     for model in models:
         for layer in layers:
             path = files[model.key, layer][0]
             rdm = read_rdms(path, "rdm", f"model {model.key}, layer {layer}", pairs)
-            if rdm.ndim != 1:
-                raise InputError(f"{path}: found a stack of {len(rdm)} RDMs, expected one (n, n) matrix")
-            size = size or rdm.size
-            if rdm.size != size:
+            size = size or rdm.shape[-1]
+            if rdm.shape[-1] != size:
                 raise InputError(
-                    f"{path}: found {n_conditions_of(rdm.size)} conditions, expected {n_conditions_of(size)} as in "
-                    f"{files[models[0].key, layers[0]][0].name}: all RDMs must be of the same conditions"
+                    f"{path}: found {n_conditions_of(rdm.shape[-1])} conditions, expected {n_conditions_of(size)} as "
+                    f"in {files[models[0].key, layers[0]][0].name}: all RDMs must be of the same conditions"
                 )
+            if rdm.ndim == 2:
+                stacks[path] = len(rdm)
+                first = next(iter(stacks))
+                if len(rdm) != stacks[first]:
+                    raise InputError(
+                        f"{path}: found RDMs of {len(rdm)} people, expected {stacks[first]} as in {first.name}: one "
+                        "for every person in the order of the brain RDMs, or a single (n, n) matrix for everyone"
+                    )
             rdms.append(rdm)
-    stacked = np.stack(rdms).reshape(len(models), len(layers), -1)
+    if stacks:
+        n_people = next(iter(stacks.values()))
+        rdms = [np.broadcast_to(rdm, (n_people, rdm.shape[-1])) for rdm in rdms]
+    stacked = np.stack(rdms).reshape(len(models), len(layers), *rdms[0].shape)
     nuisances = _load_nuisance(nuisance, stacked.shape[-1], pairs)
     loaded = ModelRdms(models, layers, stacked, known, nuisances, None if pairs is None or pairs.kept.all() else pairs)
     if sources.conditions is not None:

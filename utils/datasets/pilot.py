@@ -66,7 +66,13 @@ def read_pilot(folder: Path, comparison: Comparison, progress: Progress = ignore
         raise InputError(
             f"{sources.pairs}: a study of which pairs are left out cannot be a pilot; give `reliability` instead"
         )
-    n_images = load_models(sources).n_conditions
+    models = load_models(sources)
+    if models.by_person:
+        raise InputError(
+            f"{sources.dnn_rdms}: a study whose model RDMs differ between people cannot be a pilot, since models are "
+            "simulated that are the same for everyone; give `reliability` instead"
+        )
+    n_images = models.n_conditions
     if has_rois:
         people = load_rois(sources, n_images).subjects
         n_people = min(len(rdms) for rdms in people)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.datasets.layout import Sources, longest_names
 from utils.io.data_folder import DataFolder, roi_of
-from utils.io.readers import check_n_conditions, choose, read_rdms
+from utils.io.readers import check_n_conditions, check_n_people, choose, read_rdms
 from utils.io.roi_tables import read_roi_table
 from utils.rdm import Pairs, pair_permutation
 from utils.rdms.atlas import Atlas, Hemisphere, read_atlas
@@ -37,6 +37,10 @@ class RoiRdms:
         """Mean RDM over subjects, (n_rois, n_pairs)."""
         return np.stack([rdms.mean(axis=0) for rdms in self.subjects])
 
+    def fitted(self, by_person: bool) -> NDArray[np.float64]:
+        """What models are fitted to, (n_people, n_rois, n_pairs): the mean RDM as that of one person, or everyone's."""
+        return np.stack(self.subjects, axis=1) if by_person else self.mean()[None]
+
     def ceilings(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper noise ceiling (mean Spearman correlation) of each ROI; NaN for a single subject."""
         both = [noise_ceiling(rdms[:, None]) if len(rdms) > 1 else (np.array([np.nan]),) * 2 for rdms in self.subjects]
@@ -44,7 +48,11 @@ class RoiRdms:
 
 
 def load_rois(
-    sources: Sources, n_conditions: int, names: Sequence[str] | None = None, pairs: Pairs | None = None
+    sources: Sources,
+    n_conditions: int,
+    names: Sequence[str] | None = None,
+    pairs: Pairs | None = None,
+    n_people: int | None = None,
 ) -> RoiRdms:
     """Read and check the ROI RDMs of all subjects.
 
@@ -57,6 +65,8 @@ def load_rois(
         ROIs to use, in this order; by default the paper's 15 where the table has them all, otherwise all.
     pairs : Pairs, optional
         The pairs that count, in the order of the model RDMs, if not all.
+    n_people : int, optional
+        Number of people that have models of their own.
 
     Returns
     -------
@@ -65,7 +75,8 @@ def load_rois(
     Raises
     ------
     InputError
-        For an unknown ROI, a table without its columns, missing files, or files that do not hold RDMs.
+        For an unknown ROI, a table without its columns, missing files, or files that do not hold RDMs, or not those of
+        as many people as there are models for.
     """
     assert sources.roi_labels is not None
     table = list(read_roi_table(sources.roi_labels).items())
@@ -86,6 +97,7 @@ def load_rois(
         rdms = np.atleast_2d(read_rdms(files[name], "subject_rdm", f"ROI {name}", own))
         if pairs is None:
             check_n_conditions(files[name], rdms.shape[-1], n_conditions)
+        check_n_people(files[name], len(rdms), n_people)
         subjects.append(rdms if moved is None else rdms[:, moved])
     return RoiRdms([name for _, name in chosen], [number for number, _ in chosen], subjects)
 

@@ -19,6 +19,7 @@ from utils.io.output import write_ceilings
 from utils.io.pickled_arrays import read_noise_ceiling
 from utils.io.readers import (
     check_n_conditions,
+    check_n_people,
     open_array,
     read_ceilings,
     read_volume,
@@ -70,7 +71,11 @@ class SearchlightRdms:
 
 
 def load_searchlights(
-    sources: Sources, n_conditions: int, progress: Progress = ignore, pairs: Pairs | None = None
+    sources: Sources,
+    n_conditions: int,
+    progress: Progress = ignore,
+    pairs: Pairs | None = None,
+    n_people: int | None = None,
 ) -> SearchlightRdms:
     """Read, check and average the searchlight RDMs, a slice of searchlights at a time.
 
@@ -86,6 +91,8 @@ def load_searchlights(
     pairs : Pairs, optional
         The pairs that count, in the order of the model RDMs, if not all. Noise ceilings of several subjects are then
         computed, whatever is stored, and not kept.
+    n_people : int, optional
+        Number of people that have models of their own.
 
     Returns
     -------
@@ -94,13 +101,15 @@ def load_searchlights(
     Raises
     ------
     InputError
-        For files that are missing or unreadable, a mask that does not match, or no usable searchlight.
+        For files that are missing or unreadable, a mask or a number of people that does not match, or no usable
+        searchlight.
     """
     folder = SearchlightFolder(sources.fmri_rdms)
     if folder.released_rdms.exists():
         n_subjects, n_searchlights, read = _published_searchlights(folder.released_rdms, n_conditions)
     else:
         n_subjects, n_searchlights, read = _generic_searchlights(folder, n_conditions)
+    check_n_people(sources.fmri_rdms, n_subjects, n_people)
     parts = slices(n_searchlights, _SLICE_BYTES // (n_subjects * n_pairs_of(n_conditions) * 8))
     order = sources.fmri_order()
     chosen = None if order is None else pair_permutation(order)

@@ -74,6 +74,15 @@ def check_n_conditions(path: Path, n_pairs: int, n_conditions: int, others: str 
         )
 
 
+def check_n_people(path: Path, found: int, n_people: int | None) -> None:
+    """Raise an InputError if brain RDMs are not those of the `n_people` that have model RDMs of their own."""
+    if n_people is not None and found != n_people:
+        raise InputError(
+            f"{path}: found RDMs of {found} people, expected {n_people}, since there are model RDMs of {n_people} "
+            "people; give both of the same people in the same order, or one (n, n) matrix of each model for everyone"
+        )
+
+
 def read_conditions(path: Path) -> list[str]:
     """Read the names of conditions from a text file, one per line.
 

@@ -100,6 +100,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
         **{name: data.get(f"brain_{name}") for name in ("metric", "centered", "noise")},
         "n_nuisance": data.get("n_nuisance"),
         "n_subjects": str(data["n_subjects"]).replace("-", "–"),
+        "own_models": data.get("models_by_person", False),
         "one_subject": str(data["n_subjects"]) == "1",
         "model": "group" if grouped else "network",
         "members": ", ".join(f"{group}: {n:,}" for group, n in networks.items()),

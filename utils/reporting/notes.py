@@ -70,16 +70,24 @@ def one_person(n_subjects: int | str, before: str = "") -> str:
 
 def searchlight_tests(settings: Settings, summary: Mapping[str, Any]) -> list[str]:
     """How searchlights were tested, and how many of them."""
-    ceiling = summary["ceiling"]
+    ceiling, by_person = summary["ceiling"], summary.get("models_by_person", False)
     threshold = ", all that have RDMs" if ceiling is None else f", lower noise ceiling ≥ {ceiling:g}"
     return [
-        significance(settings, summary["n_subjects"], "searchlights"),
+        significance(settings, summary["n_subjects"], "searchlights", by_person=by_person),
         f"Tested: {summary['n_tested']:,} of {summary['n_searchlights']:,} searchlights{threshold}.",
-        *filter(None, [one_person(summary["n_subjects"])]),
+        *filter(None, [one_person(summary["n_subjects"]), own_models() if by_person else ""]),
     ]
 
 
-def significance(settings: Settings, n_subjects: int | str, locations: str) -> str:
+def own_models() -> str:
+    """What values mean where models differ between people."""
+    return (
+        "Models differ between participants: each participant's RDM is fitted by this participant's own models, and "
+        "values are means over participants. How alike participants are (noise ceiling) does not bound such models."
+    )
+
+
+def significance(settings: Settings, n_subjects: int | str, locations: str, *, by_person: bool = False) -> str:
     """One sentence on how significance was assessed.
 
     Parameters
@@ -87,13 +95,16 @@ def significance(settings: Settings, n_subjects: int | str, locations: str) -> s
     settings : Settings
     n_subjects : int or str
     locations : {"searchlights", "ROIs"}
+    by_person : bool
+        Whether models differ between people.
     """
     if settings.stats == "t-test":
         against = "0" if settings.as_published else "chance level"
         test = f"t-test over {n_subjects} participants against {against}"
     else:
         times = f"{settings.n_permutations:,} times"
-        whose = "RDM of one participant" if _is_one(n_subjects) else f"mean RDM of {n_subjects} participants"
+        people = f"RDMs of {n_subjects} participants alike" if by_person else f"mean RDM of {n_subjects} participants"
+        whose = "RDM of one participant" if _is_one(n_subjects) else people
         what = settings.permute + (" within blocks" if settings.blocks and settings.permute == "conditions" else "")
         test = f"permutation of {what}, {times}, {whose}"
     searchlights = locations == "searchlights"
@@ -105,17 +116,18 @@ def significance(settings: Settings, n_subjects: int | str, locations: str) -> s
     return f"Significance: {test}; {corrected}, level {settings.alpha:g}."
 
 
-def bars(settings: Settings, n_subjects: int | str) -> str:
-    """What bars, error bars, stars and brackets of the ROI figures mean."""
+def bars(settings: Settings, n_subjects: int | str, *, by_person: bool = False) -> str:
+    """What bars, error bars, stars and brackets of the ROI figures mean; whether models differ between people."""
     if settings.as_published:
         subsets = f"{settings.bootstrap_ratio:.0%} of the conditions"
         return f"Bars: unique variance ± SD over subsets of {subsets}; asterisk: above chance; bracket: the two differ."
-    variance = "variance" if _is_one(n_subjects) else "explainable variance"
+    variance = "variance" if _is_one(n_subjects) or by_person else "explainable variance"
+    own = f" {own_models()}" if by_person and not _is_one(n_subjects) else ""
     ranked = " Ranked by cross-validated values." if settings.cross_validate else ""
     return (
         f"Bars: unique variance ± standard error ({errors(settings, n_subjects)}); filled asterisk: above chance and "
         f"more than {settings.minimum_effect:.2g} of the {variance}; hollow: above chance; bracket: the two differ."
-        f"{ranked}{one_person(n_subjects, ' ')}"
+        f"{ranked}{one_person(n_subjects, ' ')}{own}"
     )
 
 

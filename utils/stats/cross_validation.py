@@ -52,6 +52,15 @@ class CrossValidated:
             np.concatenate([part.ceiling for part in parts]),
         )
 
+    @classmethod
+    def over_people(cls, parts: Sequence[CrossValidated]) -> CrossValidated:
+        """Mean over people, each of whom is predicted from the own other images by models of the own."""
+        if len(parts) == 1:
+            return parts[0]
+        values = np.stack([part.values for part in parts])
+        se = values.std(axis=0, ddof=1) / np.sqrt(len(parts))
+        return cls(values.mean(axis=0), se, parts[0].ceiling)
+
 
 def condition_folds(n_conditions: int, n_folds: int, seed: int) -> NDArray[np.int64]:
     """Random folds of about the same size.

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numba
@@ -169,24 +170,33 @@ class Given:
     ----------
     directions : slice
         Rows of `NullPlan.rotation`.
-    others : ndarray of float64, shape (rank, n_others)
+    others : ndarray of float64, shape (rank of the person's basis, n_others)
         Orthonormal coordinates of the other predictors, orthogonal to the directions.
+    person : int
+        Whose predictors they are, where models differ between people.
     """
 
     directions: slice
     others: NDArray[np.float64]
+    person: int = 0
 
 
 @dataclass(frozen=True)
 class NullPlan:
     """What is counted, whatever the locations.
 
+    Where models differ between people, every vector is one person's and is projected on that person's RDMs only, in the
+    same permutation for everyone; squares are summed over all of them.
+
     Attributes
     ----------
     basis : ndarray of float64, shape (rank, n_pairs)
-        Orthonormal basis of all predictors.
+        Orthonormal basis of all predictors; those of several people one after the other.
+    ranks : tuple of int
+        How many rows of the basis are of each person.
     rotation : ndarray of float64, shape (n_directions, rank)
         Coordinates of the directions whose projections are squared; orthonormal within each subset of the predictors.
+        Those of several people one after the other, and 0 in the bases of others.
     given : tuple of Given
         Directions that are taken beside other predictors.
     contrasts : Contrasts
@@ -197,11 +207,29 @@ class NullPlan:
     """
 
     basis: NDArray[np.float64]
+    ranks: tuple[int, ...]
     rotation: NDArray[np.float64]
     given: tuple[Given, ...]
     contrasts: Contrasts
     permutations: Permutations
     sorted_thresholds: tuple[NDArray[np.float64], ...]
+
+    @cached_property
+    def owner(self) -> NDArray[np.int64]:
+        """Number of the person whose vector each row of `permuted` is, ascending."""
+        of_basis = np.repeat(np.arange(len(self.ranks)), self.ranks)
+        return of_basis if self.rotates_late else of_basis[np.abs(self.rotation).argmax(axis=1)]
+
+    def of_people(self) -> list[slice]:
+        """Rows of `permuted` of each person."""
+        ends = np.searchsorted(self.owner, np.arange(len(self.ranks) + 1))
+        return [slice(start, stop) for start, stop in pairwise(ends.tolist())]
+
+    def project(self, responses: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Projections (rank, n_locations) of RDMs (n_people, n_locations, n_pairs) on the basis as it is."""
+        ends = np.cumsum((0, *self.ranks)).tolist()
+        rows = [slice(start, stop) for start, stop in pairwise(ends)]
+        return np.concatenate([self.basis[own] @ rdms.T for own, rdms in zip(rows, responses, strict=True)])
 
     @cached_property
     def directions(self) -> NDArray[np.float64]:
@@ -248,25 +276,31 @@ class NullPlan:
         rank, n = len(self.basis), len(permutations) if self.given else 1
         rotations = np.zeros((n, len(self.rotation), 2 * rank))
         rotations[:, :, :rank] = self.rotation
-        if self.given:
-            moved = permute(self.basis, permutations)
-            products = (moved.reshape(-1, moved.shape[2]) @ self.basis.T).reshape(rank, n, rank).swapaxes(0, 1)
+        products = [self._products(rows, permutations) for rows in self.of_people()] if self.given else []
         for given in self.given:
-            own = self.rotation[given.directions]
-            overlap = own @ products @ given.others
+            rows, moved = self.of_people()[given.person], products[given.person]
+            own = self.rotation[given.directions, rows]
+            overlap = own @ moved @ given.others
             values, vectors = np.linalg.eigh(np.eye(len(own)) - overlap @ overlap.swapaxes(1, 2))
             kept = values > _SINGULAR
             root = (vectors * (kept / np.sqrt(np.where(kept, values, 1.0)))[:, None]).swapaxes(1, 2)
-            rotations[:, given.directions, :rank] = root @ own
-            rotations[:, given.directions, rank:] = -root @ overlap @ given.others.T
+            rotations[:, given.directions, rows] = root @ own
+            rotations[:, given.directions, rank + rows.start : rank + rows.stop] = -root @ overlap @ given.others.T
         return rotations
+
+    def _products(self, rows: slice, permutations: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of some rows of the basis, permuted, with the same rows as they are: (n, n_rows, n_rows)."""
+        basis = self.basis[rows]
+        moved = permute(basis, permutations)
+        products = moved.reshape(-1, moved.shape[2]) @ basis.T
+        return products.reshape(len(basis), len(permutations), len(basis)).swapaxes(0, 1)
 
     def errors(self, rotations: NDArray[np.float64]) -> NDArray[np.float64]:
         """Error of a direction's projection in float32, for each of `rotations`; see `error`."""
         if not rotations.size:
             return np.array([self.error])
         length = np.sqrt(np.square(rotations).sum(axis=2)).max(axis=1)
-        return length * (self.error + UNIT_ROUNDOFF * (2 + rotations.shape[2]))
+        return length * (self.error + UNIT_ROUNDOFF * (2 + 2 * max(self.ranks)))
 
     @property
     def error(self) -> float:
@@ -284,8 +318,8 @@ class Targets:
 
     Attributes
     ----------
-    responses : ndarray of float64, shape (n_locations, n_pairs)
-        Standardised brain RDMs.
+    responses : ndarray of float64, shape (n_people, n_locations, n_pairs)
+        Standardised brain RDMs: the mean RDM, as that of one person, or those of all people with models of their own.
     thresholds : ndarray of float64, shape (n_contrasts, n_locations)
         A null value counts if it is at least the threshold.
     scale, offset : ndarray of float64, shape (n_contrasts, n_locations)
@@ -299,13 +333,13 @@ class Targets:
     offset: NDArray[np.float64]
 
     def __len__(self) -> int:
-        return len(self.responses)
+        return self.responses.shape[1]
 
     def chunks(self, size: int) -> Iterator[Targets]:
         """All locations, in chunks of about the same length and at most `size`."""
         for chosen in np.array_split(np.arange(len(self)), -(-len(self) // size)):
             here = slice(chosen[0], chosen[-1] + 1)
-            yield Targets(self.responses[here], self.thresholds[:, here], self.scale[:, here], self.offset[:, here])
+            yield Targets(self.responses[:, here], self.thresholds[:, here], self.scale[:, here], self.offset[:, here])
 
 
 @dataclass(frozen=True)
@@ -391,8 +425,8 @@ class Exact:
         self.best_threshold = targets.thresholds[: plan.contrasts.n_first].max(axis=0)
         responses = np.ascontiguousarray(targets.responses)
         self._operands = (
-            np.ascontiguousarray(plan.permuted), responses, responses @ plan.basis.T, *plan.contrasts.terms,
-            targets.scale, targets.offset, plan.contrasts.n_first,
+            np.ascontiguousarray(plan.permuted), plan.owner, responses, np.ascontiguousarray(plan.project(responses).T),
+            *plan.contrasts.terms, targets.scale, targets.offset, plan.contrasts.n_first,
         )  # fmt: skip
 
     def values(
@@ -457,8 +491,9 @@ def _values_in_threads(entries, permutations, rotations, operands):
 
 @numba.njit(cache=True)
 def _value(
-    entry, permutations, rotations, permuted, responses, unpermuted, start, direction, weight, scale, offset, n_first
-):
+    entry, permutations, rotations, permuted, owner, responses, unpermuted, start, direction, weight, scale, offset,
+    n_first,
+):  # fmt: skip
     p, contrast, location = entry[0], entry[1], entry[2]
     first, last = (0, n_first) if contrast == len(scale) else (contrast, contrast + 1)
     rank, n_rotated = len(permuted), rotations.shape[1]
@@ -466,7 +501,7 @@ def _value(
     projected, known = np.empty(rank), np.zeros(rank, np.bool_)
     if n_rotated:
         for k in range(rank):
-            projected[k] = _projection(permuted[k], permutations[p], responses[location])
+            projected[k] = _projection(permuted[k], permutations[p], responses[owner[k], location])
     largest = -np.inf
     for r in range(first, last):
         value = 0.0
@@ -480,7 +515,8 @@ def _value(
                 total = projected[d - n_rotated]
             else:
                 if not known[d]:
-                    projected[d], known[d] = _projection(permuted[d], permutations[p], responses[location]), True
+                    response = responses[owner[d], location]
+                    projected[d], known[d] = _projection(permuted[d], permutations[p], response), True
                 total = projected[d]
             value += weight[t] * total * total
         largest = max(largest, scale[r, location] * value + offset[r, location])

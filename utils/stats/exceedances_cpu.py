@@ -52,18 +52,20 @@ def count_on_cpu(plan: NullPlan, targets: Targets, start: int, stop: int, progre
     n_pairs = plan.basis.shape[1]
     permuted = np.ascontiguousarray(plan.permuted, dtype=np.float32)
     chunks = list(targets.chunks(_LOCATIONS_PER_PRODUCT))
-    brains = [_float32(chunk.responses) for chunk in chunks]
+    brains = [[_float32(rdms) for rdms in chunk.responses] for chunk in chunks]
     counters = [_ExceedanceCounter(plan, chunk) for chunk in chunks]
-    matmul = fastest_matmul(_float32(np.tile(permuted, (8, 1))), brains[0])
+    people = plan.of_people()
+    matmul = fastest_matmul(_float32(np.tile(permuted[people[0]], (8, 1))), brains[0][0])
     bytes_each = 4 * len(permuted) * max(len(chunks[0]), n_pairs)
     size = max(1, min(_PERMUTATIONS_PER_BLOCK, _BLOCK_BYTES // bytes_each))
     for first in range(start, stop, size):
         permutations = plan.permutations.indices(n_pairs, first, min(first + size, stop))
         rotations = plan.rotations(permutations)
-        stacked = torch.from_numpy(permute(permuted, permutations)).reshape(-1, n_pairs)
+        moved = torch.from_numpy(permute(permuted, permutations))
         for brain, counter in zip(brains, counters, strict=True):
-            projected = matmul(stacked, brain).numpy().reshape(-1, len(permutations), len(brain))
-            counter.add(projected, permutations, rotations)
+            parts = [matmul(moved[own].reshape(-1, n_pairs), rdms) for own, rdms in zip(people, brain, strict=True)]
+            projected = parts[0] if len(parts) == 1 else torch.cat(parts)
+            counter.add(projected.numpy().reshape(len(moved), len(permutations), -1), permutations, rotations)
         progress(first + len(permutations) - start, stop - start)
     return Counts.over_locations([counter.counts() for counter in counters])
 
@@ -83,7 +85,7 @@ class _ExceedanceCounter:
         self._unpermuted, self._weight, self._thresholds, self._scale, self._offset, self._best_threshold = (
             np.ascontiguousarray(array, dtype=np.float32)
             for array in (
-                plan.basis @ targets.responses.T, plan.contrasts.terms[2], targets.thresholds, targets.scale,
+                plan.project(targets.responses), plan.contrasts.terms[2], targets.thresholds, targets.scale,
                 targets.offset, self._exact.best_threshold,
             )
         )  # fmt: skip
@@ -207,13 +209,15 @@ def _scan(
                 line[:] = zero
                 for k in range(rank):
                     a, row = rotation[d, k], projected[k, p, first : first + length]
-                    for s in range(length):
-                        line[s] += a * row[s]
+                    if a != zero:  # of another person's basis
+                        for s in range(length):
+                            line[s] += a * row[s]
                 if len(rotations) > 1:
                     for k in range(rank):
                         a, row = rotation[d, rank + k], unpermuted[k, first : first + length]
-                        for s in range(length):
-                            line[s] += a * row[s]
+                        if a != zero:
+                            for s in range(length):
+                                line[s] += a * row[s]
             for r in range(n_contrasts):
                 factor = zero
                 value[:] = zero

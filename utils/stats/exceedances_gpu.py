@@ -90,7 +90,7 @@ def _locations_at_once(plan: NullPlan, n_block: int, device: str) -> int:
     n_contrasts, n_pairs = len(plan.contrasts.weights), plan.basis.shape[1]
     block = n_block * n_pairs * (8 + 4 * len(plan.permuted))
     rows = len(plan.permuted) + (len(plan.rotation) if plan.rotates_late else 0)
-    each = 4 * (n_pairs + 4 * n_contrasts + n_block * (2 * rows + _COPIES * (n_contrasts + 1)))
+    each = 4 * (n_pairs * len(plan.ranks) + 4 * n_contrasts + n_block * (2 * rows + _COPIES * (n_contrasts + 1)))
     return max(1, int((_MEMORY_SHARE * free - block) // each))
 
 
@@ -159,8 +159,8 @@ class _DeviceCounter:
                 index = (pairs.position, pairs.first, pairs.second)
             self._index = tuple(torch.from_numpy(array).to(device) for array in index)
         self._exact = Exact(plan, targets)
-        self._brain = self._put(targets.responses)
-        self._unpermuted = self._put(plan.basis @ targets.responses.T)
+        self._brain = [self._put(rdms) for rdms in targets.responses]
+        self._unpermuted = self._put(plan.project(targets.responses))
         self._operands = tuple(
             self._put(array)
             for array in (
@@ -194,8 +194,10 @@ class _DeviceCounter:
 
     def _compared(self, first: int, last: int) -> tuple[torch.Tensor, ...]:
         permuted = _permute(self._permuted, self.orders[first:last], self._index)
-        n, shape = last - first, (len(self._permuted), last - first, len(self._brain))
-        projected = multiply(permuted, self._brain).reshape(shape)
+        n = last - first
+        rows = [slice(own.start * n, own.stop * n) for own in self._plan.of_people()]
+        parts = [multiply(permuted[own], rdms) for own, rdms in zip(rows, self._brain, strict=True)]
+        projected = (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(len(self._permuted), n, -1)
         rotations = self._rotations(first, last)
         error = self._put(np.broadcast_to(2 * self._plan.errors(rotations), (n,)))
         if rotations.size:

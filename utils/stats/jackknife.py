@@ -89,7 +89,8 @@ class Sampled:
     ----------
     estimates, shares : ndarray of float64, shape (n_estimates, n_locations)
         The estimates, and the same as shares of the explainable variance: divided by the reliability of the mean RDM.
-        Shares are NaN for a single subject, and where the reliability is not above 0.
+        Shares are NaN for a single subject, for models that differ between people, and where the reliability is not
+        above 0.
     components, share_components : Components
     reliability : ndarray of float64, shape (n_locations,)
     influence : ndarray of float64, shape (n_estimates, n_locations, n_conditions)
@@ -124,6 +125,43 @@ class Sampled:
             joined([part.reliability for part in parts]),
             joined([part.influence for part in parts]),
         )
+
+    @classmethod
+    def over_people(cls, parts: Sequence[Sampled]) -> Sampled:
+        """Mean over people of estimates from each one's own RDM and models.
+
+        Parameters
+        ----------
+        parts : sequence of Sampled
+            Of every person alone: what `Jackknife` gives without subjects.
+
+        Returns
+        -------
+        Sampled
+            As shares of the explainable variance NaN: people whose models differ need not agree.
+
+        Notes
+        -----
+        Estimates are of a person's own RDM, so that their spread over people is exact, and so is the part that belongs
+        to single images of single people: the jackknife over images of how far a person is from the mean over people.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        n_people, n = len(parts), parts[0].components.n_conditions
+        estimates = np.stack([part.estimates for part in parts])
+        own = np.stack([part.influence for part in parts])
+        influence = own.mean(axis=0)
+        of_images, of_both = ((n - 1) / n * np.square(change).sum(axis=-1) for change in (influence, own - influence))
+        mean, nothing = estimates.mean(axis=0), np.full(estimates.shape[1:], np.nan)
+        components = Components(
+            of_images,
+            estimates.var(axis=0, ddof=1) / n_people,
+            of_both.sum(axis=0) / (n_people * (n_people - 1)),
+            n,
+            n_people,
+        )
+        undefined = Components(nothing, nothing, nothing, n, n_people)
+        return cls(mean, nothing, components, undefined, nothing[0], influence)
 
 
 class Jackknife:

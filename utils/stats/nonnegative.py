@@ -20,7 +20,7 @@ from utils.stats.exceedances import Permutations, permute
 from utils.stats.inference import chance_r2
 from utils.stats.permutation import PermutationTest
 from utils.stats.refits import N_SUBSETS, condition_subsets
-from utils.stats.regression import Basis, LinearStatistic, linear_statistic, project, standardise
+from utils.stats.regression import Bases, Basis, LinearStatistic, linear_statistic, project, standardise
 
 # With more layers there are too many subsets to try all in every permutation.
 MOST_LAYERS = 4
@@ -35,24 +35,28 @@ _SUBSETS_AT_ONCE = 16
 _TILE = 256
 
 
-def negative_share(basis: Basis, projected: NDArray[np.float64]) -> NDArray[np.float64]:
+def negative_share(basis: Bases, projected: NDArray[np.float64] | Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Share of the R2 of each set of predictors that is lost if no weight may be negative.
 
     Parameters
     ----------
-    basis : Basis
-    projected : ndarray of float64, shape (rank, n_locations)
-        From `regression.project`.
+    basis : Basis, or sequence of Basis
+    projected : ndarray of float64, shape (rank, n_locations), or sequence of them
+        From `regression.project`. Where models differ between people, one for each basis; R2 are then means over
+        people.
 
     Returns
     -------
     ndarray of float64, shape (n_sets, n_locations)
         0 where no weight is negative; 1 where no predictor correlates positively with the brain RDM.
     """
-    shares = np.empty((basis.n_sets, projected.shape[1]))
-    for i, coordinates in enumerate(basis.coordinates[: basis.n_sets]):
-        free = np.square(basis.subset([i]).T @ projected).sum(axis=0)
-        lost = 1 - _nonnegative_r2(coordinates, projected) / np.where(free > 0, free, np.inf)
+    people = [(basis, np.asarray(projected))] if isinstance(basis, Basis) else [*zip(basis, projected, strict=True)]
+    n_sets = people[0][0].n_sets
+    shares = np.empty((n_sets, people[0][1].shape[1]))
+    for i in range(n_sets):
+        free = np.sum([np.square(own.subset([i]).T @ c).sum(axis=0) for own, c in people], axis=0)
+        kept = np.sum([_nonnegative_r2(own.coordinates[i], c) for own, c in people], axis=0)
+        lost = 1 - kept / np.where(free > 0, free, np.inf)
         # Rounding must not make a few weights negative where none is.
         shares[i] = np.where(lost < _TIE, 0.0, lost)
     return shares

@@ -9,17 +9,18 @@ values are counted stands in `exceedances`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import block_diag
 
 from utils.parallel.resources import Progress, Resources, ignore
 from utils.stats.exceedances import Contrasts, Counts, Given, NullPlan, Permutations, Targets, permute
 from utils.stats.exceedances_cpu import count_on_cpu
 from utils.stats.inference import difference_contrasts
-from utils.stats.regression import RANK_TOLERANCE, Basis, LinearStatistic, standardise
+from utils.stats.regression import RANK_TOLERANCE, Bases, Basis, LinearStatistic, each_person, standardise
 
 if TYPE_CHECKING:
     from utils.parallel.dask_workers import Workers
@@ -88,8 +89,8 @@ class ConditionalTest:
 
 
 def permutation_test(
-    basis: Basis,
-    statistic: LinearStatistic,
+    basis: Bases,
+    statistic: LinearStatistic | Sequence[LinearStatistic],
     rdms: ArrayLike,
     permutations: Permutations,
     *,
@@ -106,13 +107,17 @@ def permutation_test(
     the observed data are one of the arrangements, so p is never 0. The maximum statistic (Nichols & Holmes 2002, Hum
     Brain Mapp 15:1) takes, per permutation, the largest value over all statistics and locations.
 
+    Where models differ between people, all people's conditions are permuted alike, and the statistic is its mean over
+    people (docs/METHODS.md, "Models that differ between people").
+
     Parameters
     ----------
-    basis : Basis
-        Of all predictors.
-    statistic : LinearStatistic
-    rdms : array_like, shape (n_locations, n_pairs)
-        Condensed brain RDMs of the locations to be tested.
+    basis : Basis, or sequence of Basis
+        Of all predictors; of each person's own.
+    statistic : LinearStatistic, or sequence of LinearStatistic
+        Of each basis.
+    rdms : array_like, shape (n_locations, n_pairs) or (n_people, n_locations, n_pairs)
+        Condensed brain RDMs of the locations to be tested; for models that differ, those of every person.
     permutations : Permutations
     pairs : sequence of (int, int)
         Statistics to be compared with one another, in the direction observed, as the published code does.
@@ -136,11 +141,15 @@ def permutation_test(
     ValueError
         If a brain RDM is constant.
     """
-    responses, n = standardise(np.asarray(rdms)), len(statistic.weights)
+    bases, rdms = each_person(basis, rdms)
+    statistics = [statistic] if isinstance(statistic, LinearStatistic) else [*statistic]
+    responses, n = _unit_length(rdms), len(statistics[0].weights)
     contrasts = np.vstack([np.eye(n), difference_contrasts(pairs, n)])
-    weights = contrasts @ statistic.weights
-    offset = np.repeat(contrasts @ statistic.offset, len(responses), axis=1)
-    observed = weights @ np.square(statistic.directions.T @ basis.q.T @ responses.T) + offset
+    weights = contrasts @ np.hstack([own.weights for own in statistics])
+    offset = np.mean([own.offset for own in statistics], axis=0)
+    offset = np.repeat(contrasts @ offset, responses.shape[1], axis=1)
+    everyone = zip(statistics, bases, responses, strict=True)
+    observed = weights @ np.square(np.vstack([s.directions.T @ b.q.T @ y.T for s, b, y in everyone])) + offset
     scale = np.ones_like(observed)
     scale[n:] = np.where(observed[n:] < 0, -1.0, 1.0)
     offset[n:] *= scale[n:]
@@ -148,13 +157,19 @@ def permutation_test(
         scale[:n] = 1 / (1 - chance)
         offset[:n] = scale[:n] * offset[:n] + 1 - scale[:n]
     family = np.repeat([0, 1], [n, len(pairs)])
-    plan = _Plan(basis, statistic.directions.T, (), Contrasts(weights, family, np.arange(len(family)) >= n))
+    rotation = block_diag(*(own.directions.T for own in statistics))
+    plan = _Plan(bases, rotation, (), Contrasts(weights, family, np.arange(len(family)) >= n))
     test = plan.count(responses, scale, offset, permutations, largest, resources, progress)
     return PermutationTest(observed[:n], test.p[:n], test.p_max[:n], test.p_best, pairs, test.p[n:])
 
 
+def _unit_length(rdms: NDArray) -> NDArray[np.float64]:
+    """Standardised RDMs (n_people, n_locations, n_pairs), so scaled that squares summed over people are their mean."""
+    return standardise(rdms) / np.sqrt(len(rdms))
+
+
 def conditional_test(
-    basis: Basis,
+    basis: Bases,
     rdms: ArrayLike,
     permutations: Permutations,
     *,
@@ -171,9 +186,9 @@ def conditional_test(
 
     Parameters
     ----------
-    basis : Basis
-        Of all sets.
-    rdms : array_like, shape (n_locations, n_pairs)
+    basis : Basis, or sequence of Basis
+        Of all sets; of each person's own, as for `permutation_test`.
+    rdms : array_like, shape (n_locations, n_pairs) or (n_people, n_locations, n_pairs)
         Condensed brain RDMs of the locations to be tested.
     permutations : Permutations
     each_alone : bool
@@ -197,32 +212,42 @@ def conditional_test(
     ----------
     Dekker, Krackhardt & Snijders 2007, Psychometrika 72:563; Winkler et al. 2014, NeuroImage 92:381.
     """
-    responses, n, rank = standardise(np.asarray(rdms)), basis.n_sets, basis.q.shape[1]
-    own, given, start = [], [], 0
-    # Behind the sets, what all of them together add to those that are given.
-    everything = [np.hstack(basis.coordinates[:n])] if basis.given else []
-    for i, coordinates in enumerate([*basis.coordinates[:n], *everything]):
-        others = basis.subset([j for j in range(n) if j != i and i < n and not each_alone] + [*basis.given])
-        own.append(outside(coordinates, others))
-        given.append(Given(slice(start, start + own[-1].shape[1]), others))
-        start += own[-1].shape[1]
-    # Without such sets, the permuted basis itself stands behind the directions, of which the total is made.
-    weights = np.zeros((n + 1, start + (0 if everything else rank)))
-    for i, block in enumerate(given):
+    bases, rdms = each_person(basis, rdms)
+    responses, n = _unit_length(rdms), bases[0].n_sets
+    rotations: list[NDArray[np.float64]] = []
+    blocks: list[list[Given]] = []  # of every person: of each set
+    start = 0
+    for person, basis in enumerate(bases):
+        own = []
+        blocks.append([])
+        # Behind the sets, what all of them together add to those that are given.
+        everything = [np.hstack(basis.coordinates[:n])] if basis.given else []
+        for i, coordinates in enumerate([*basis.coordinates[:n], *everything]):
+            others = basis.subset([j for j in range(n) if j != i and i < n and not each_alone] + [*basis.given])
+            own.append(outside(coordinates, others))
+            blocks[-1].append(Given(slice(start, start + own[-1].shape[1]), others, person))
+            start += own[-1].shape[1]
+        rotations.append(np.hstack(own).T)
+    # Without such sets, the permuted bases themselves stand behind the directions, of which the total is made.
+    weights = np.zeros((n + 1, start + (0 if bases[0].given else sum(b.q.shape[1] for b in bases))))
+    for i, block in ((i, block) for given in blocks for i, block in enumerate(given)):
         weights[i, block.directions] = 1.0
-    if not everything:
+    if not bases[0].given:
         weights[n, start:] = 1.0
-    projected = basis.q.T @ responses.T
-    squares = np.square(np.vstack([np.hstack(own).T @ projected, projected]))[: weights.shape[1]]
-    observed = weights @ squares
+    projected = [b.q.T @ y.T for b, y in zip(bases, responses, strict=True)]
+    rotation, below = block_diag(*rotations), np.concatenate(projected)
+    observed = weights @ np.square(np.vstack([rotation @ below, below]))[: weights.shape[1]]
     scale, offset = np.ones_like(observed), np.zeros_like(observed)
-    for i, block in enumerate(given):
-        left = 1 - np.square(block.others.T @ projected).sum(axis=0)
+    for i, of_set in enumerate(zip(*blocks, strict=True)):
+        explained = [np.square(block.others.T @ c).sum(axis=0) for block, c in zip(of_set, projected, strict=True)]
+        left = 1 - np.sum(explained, axis=0)
         # A set without directions of its own adds nothing.
-        by_chance = own[i].shape[1] / (basis.n_pairs - 1 - block.others.shape[1]) if each_alone else 0.0
+        n_own = sum(block.directions.stop - block.directions.start for block in of_set)
+        n_left = sum(b.n_pairs - 1 - block.others.shape[1] for b, block in zip(bases, of_set, strict=True))
+        by_chance = n_own / n_left if each_alone else 0.0
         scale[i], offset[i] = 1 / (left * (1 - by_chance)), -by_chance / (1 - by_chance)
     contrasts = Contrasts(weights, np.repeat([0, 1], [n, 1]), np.zeros(n + 1, dtype=bool))
-    plan = _Plan(basis, np.hstack(own).T, tuple(given), contrasts)
+    plan = _Plan(bases, rotation, tuple(block for given in blocks for block in given), contrasts)
     test = plan.count(responses, scale, offset, permutations, largest, resources, progress)
     return ConditionalTest(observed[:n], test.p[:n], test.p_max[:n], test.p_best, test.p[n], test.p_max[n])
 
@@ -248,7 +273,7 @@ class _PValues:
 class _Plan:
     """What is counted, but for the permutations and the locations; see `NullPlan`."""
 
-    basis: Basis
+    bases: Sequence[Basis]
     rotation: NDArray[np.float64]
     given: tuple[Given, ...]
     contrasts: Contrasts
@@ -264,16 +289,17 @@ class _Plan:
         progress: Progress,
     ) -> _PValues:
         """p values of the contrasts, times `scale` plus `offset`, (n_contrasts, n_locations)."""
-        contrasts = self.contrasts
-        plan = NullPlan(self.basis.q.T, self.rotation, self.given, contrasts, permutations, ())
+        contrasts, ranks = self.contrasts, tuple(basis.q.shape[1] for basis in self.bases)
+        basis = np.concatenate([basis.q.T for basis in self.bases])
+        plan = NullPlan(basis, ranks, self.rotation, self.given, contrasts, permutations, ())
         if largest == "studentised":
             scale, offset = _studentised(plan, responses, scale, offset)
-        projected = self.basis.q.T @ responses.T
+        projected = plan.project(responses)
         rows = [self.rotation @ projected, projected][: 1 + (contrasts.weights.shape[1] > len(self.rotation))]
         observed = scale * (contrasts.weights @ np.square(np.vstack(rows))) + offset
         thresholds = observed - _TIE
         ordered = [np.sort(thresholds[contrasts.family == k], axis=None) for k in range(contrasts.n_families)]
-        plan = NullPlan(self.basis.q.T, self.rotation, self.given, contrasts, permutations, tuple(ordered))
+        plan = replace(plan, sorted_thresholds=tuple(ordered))
         counts = _count(plan, Targets(responses, thresholds, scale, offset), resources, progress)
         n, p_max = permutations.n, np.empty_like(thresholds)
         for k, values in enumerate(np.sort(counts.largest, axis=1)):
@@ -295,12 +321,13 @@ def _studentised(
     moved = permute(np.ascontiguousarray(plan.permuted), permutations)
     rotations, weights = plan.rotations(permutations), plan.contrasts.weights
     mean, deviation = np.empty_like(scale), np.empty_like(scale)
-    for start in range(0, len(responses), _LOCATIONS_FOR_MOMENTS):
+    for start in range(0, responses.shape[1], _LOCATIONS_FOR_MOMENTS):
         here = slice(start, start + _LOCATIONS_FOR_MOMENTS)
-        own = responses[here].T
-        rows = (moved.reshape(-1, len(own)) @ own).reshape(len(moved), _FOR_MOMENTS, -1)
+        everyone = zip(plan.of_people(), responses[:, here], strict=True)
+        products = [moved[own].reshape(-1, moved.shape[2]) @ rdms.T for own, rdms in everyone]
+        rows = np.concatenate(products).reshape(len(moved), _FOR_MOMENTS, -1)
         if rotations.size:
-            below = np.broadcast_to((plan.basis @ own)[:, None], rows.shape)
+            below = np.broadcast_to(plan.project(responses[:, here])[:, None], rows.shape)
             both = np.concatenate([rows, below]).swapaxes(0, 1)
             rows = np.concatenate([(rotations @ both).swapaxes(0, 1), rows])[: weights.shape[1]]
         null = np.tensordot(weights, np.square(rows), 1)
@@ -326,7 +353,7 @@ def _count(plan: NullPlan, targets: Targets, resources: Resources, progress: Pro
 def _count_on_workers(workers: Workers, plan: NullPlan, targets: Targets, progress: Progress) -> Counts:
     """Count chunks of the brain one after another, permutations of each side by side."""
     flop_each, n_permutations = 2 * plan.permuted.size, plan.permutations.n
-    chunks = list(targets.chunks(max(1, _CHUNK_BYTES // (8 * targets.responses.shape[1]))))
+    chunks = list(targets.chunks(max(1, _CHUNK_BYTES // (8 * targets.responses[:, 0].size))))
     parts = []
     for number, chunk in enumerate(chunks):
         step = int(np.clip(_TASK_FLOP // (flop_each * len(chunk)), 16, max(16, n_permutations // _LEAST_TASKS)))

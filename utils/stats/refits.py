@@ -19,8 +19,10 @@ from utils.parallel.resources import Progress, ignore
 from utils.parallel.threads import in_threads
 from utils.stats.inference import difference_contrasts
 from utils.stats.regression import (
+    Bases,
     Basis,
     LinearStatistic,
+    each_person,
     own_adjusted_r2,
     standardise,
     unique_adjusted_r2,
@@ -89,7 +91,7 @@ def subset_deviations(
 
 
 def winner_stability(
-    basis: Basis,
+    basis: Bases,
     statistic: Callable[[Basis], LinearStatistic],
     rdms: ArrayLike,
     winner: NDArray[np.int64],
@@ -104,16 +106,16 @@ def winner_stability(
     A map of winners shows a narrow lead like a wide one. Here everything is fitted anew to each subset; 1 means that no
     subset changes the winner, and of two models that explain the same each wins about half of the time. Subsets of 90 %
     of the conditions differ less than new experiments would, so the share is a description of these data and no
-    probability.
+    probability. Where models differ between people, means over people are compared.
 
     Parameters
     ----------
-    basis : Basis
-        Of the models.
+    basis : Basis, or sequence of Basis
+        Of the models; of each person's own.
     statistic : callable
         What is compared, `own_adjusted_r2` or `unique_adjusted_r2`; the largest one wins.
-    rdms : array_like, shape (n_locations, n_pairs)
-        Condensed brain RDMs.
+    rdms : array_like, shape (n_locations, n_pairs) or (n_people, n_locations, n_pairs)
+        Condensed brain RDMs; for models that differ, those of every person.
     winner : ndarray of int, shape (n_locations,)
         The model that wins with all conditions.
     ratio : float
@@ -136,16 +138,17 @@ def winner_stability(
     refits: dict[Callable, Callable] = {own_adjusted_r2: own_in_subsets, unique_adjusted_r2: unique_in_subsets}
     if (refit := refits.get(statistic)) is None:
         raise ValueError(f"`statistic` is {statistic!r}, expected own_adjusted_r2 or unique_adjusted_r2")
-    responses = standardise(np.asarray(rdms))
-    n = basis.n_conditions
+    bases, rdms = each_person(basis, rdms)
+    responses, n, n_locations = standardise(rdms), bases[0].n_conditions, rdms.shape[1]
     subsets = condition_subsets(n, round(ratio * n), n_subsets, seed)
-    subsets = subsets[_is_of_full_rank(basis, subsets)]
-    share = np.full(len(responses), np.nan)
-    for here in _blocks(len(responses)):
+    subsets = subsets[np.all([_is_of_full_rank(own, subsets) for own in bases], axis=0)]
+    share = np.full(n_locations, np.nan)
+    for here in _blocks(n_locations):
         if len(subsets):
-            values = refit(basis, responses[here], subsets)[:, : basis.n_sets]
+            values = sum(refit(own, y[here], subsets) for own, y in zip(bases, responses, strict=True))
+            values = values[:, : bases[0].n_sets]
             share[here] = (values.argmax(axis=1) == winner[here]).mean(axis=0)
-        progress(min(here.stop, len(responses)), len(responses))
+        progress(min(here.stop, n_locations), n_locations)
     return share
 
 

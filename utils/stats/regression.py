@@ -73,6 +73,37 @@ class Basis:
         return u[:, s > RANK_TOLERANCE * s[0]]
 
 
+# One basis for all people, whose mean RDM is fitted, or that of each person's own models.
+Bases = Basis | Sequence[Basis]
+
+
+def each_person(bases: Bases, rdms: ArrayLike) -> tuple[list[Basis], NDArray[np.float64]]:
+    """What is fitted to what: a basis and RDMs for every person, or one for the mean over people.
+
+    Parameters
+    ----------
+    bases : Basis, or sequence of Basis
+    rdms : array_like, shape (n_locations, n_pairs) or (n_people, n_locations, n_pairs)
+        The latter with as many bases.
+
+    Returns
+    -------
+    bases : list of Basis
+    rdms : ndarray, shape (n_bases, n_locations, n_pairs)
+
+    Raises
+    ------
+    ValueError
+        If there is not one basis for the RDMs of each person.
+    """
+    rdms = np.asarray(rdms)
+    if isinstance(bases, Basis):
+        return [bases], rdms[None]
+    if rdms.ndim != 3 or len(rdms) != len(bases):
+        raise ValueError(f"`rdms` has shape {rdms.shape}, expected those of {len(bases)} people, one for each basis")
+    return [*bases], rdms
+
+
 def orthonormal_basis(predictor_sets: Sequence[ArrayLike], n_given: int = 0, pairs: Pairs | None = None) -> Basis:
     """Orthonormal basis of the centred predictors of several sets.
 
