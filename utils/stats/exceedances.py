@@ -300,16 +300,16 @@ class NullPlan:
         if not rotations.size:
             return np.array([self.error])
         length = np.sqrt(np.square(rotations).sum(axis=2)).max(axis=1)
-        return length * (self.error + UNIT_ROUNDOFF * (2 + 2 * max(self.ranks)))
+        return length * (self.error + UNIT_ROUNDOFF * (2 + 2 * max(self.ranks)) / np.sqrt(len(self.ranks)))
 
     @property
     def error(self) -> float:
         """Error of a projection in float32.
 
         For a sum of n products of unit vectors it grows as sqrt(n) (Higham & Mary 2019, SIAM J Sci Comput 41:A2815).
-        What is met in practice is several times smaller.
+        What is met in practice is several times smaller. RDMs of several people are of unit length together.
         """
-        return UNIT_ROUNDOFF * float(np.sqrt(self.basis.shape[1]))
+        return UNIT_ROUNDOFF * float(np.sqrt(self.basis.shape[1] / len(self.ranks)))
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,8 @@ class Targets:
     Attributes
     ----------
     responses : ndarray of float64, shape (n_people, n_locations, n_pairs)
-        Standardised brain RDMs: the mean RDM, as that of one person, or those of all people with models of their own.
+        Standardised brain RDMs: the mean RDM, as that of one person, or those of all people with models of their own,
+        divided by the root of the number of people.
     thresholds : ndarray of float64, shape (n_contrasts, n_locations)
         A null value counts if it is at least the threshold.
     scale, offset : ndarray of float64, shape (n_contrasts, n_locations)

@@ -208,14 +208,16 @@ def _scan(
                 line = rotated[d]
                 line[:] = zero
                 for k in range(rank):
-                    a, row = rotation[d, k], projected[k, p, first : first + length]
-                    if a != zero:  # of another person's basis
+                    a = rotation[d, k]
+                    if a != zero:  # else of another person's basis
+                        row = projected[k, p, first : first + length]
                         for s in range(length):
                             line[s] += a * row[s]
                 if len(rotations) > 1:
                     for k in range(rank):
-                        a, row = rotation[d, rank + k], unpermuted[k, first : first + length]
+                        a = rotation[d, rank + k]
                         if a != zero:
+                            row = unpermuted[k, first : first + length]
                             for s in range(length):
                                 line[s] += a * row[s]
             for r in range(n_contrasts):
