@@ -363,7 +363,6 @@ BAD_RDMS = {
     "inf": (lambda m: np.where(np.eye(8, k=7) > 0, np.inf, m), "holds 1 entries"),
     "constant": (lambda m: np.ones((8, 8)) - np.eye(8), r"1 constant RDM\(s\)"),
     "text": (lambda m: m.astype(str), "expected numbers"),
-    "a stack": (lambda m: np.stack([m, m]), "a stack of 2 RDMs"),
 }
 
 
