@@ -44,6 +44,15 @@ def gain_rdms(rng: np.random.Generator, n_rdms: int, n_conditions: int = 20, spr
 STUDY_CONDITIONS = 8
 
 
+def related_rdms(rng: np.random.Generator, n_conditions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Models (3, 2, n_pairs), and the RDMs of five subjects at three places, the last related to no model."""
+    models = gain_rdms(rng, 6, n_conditions).reshape(3, 2, -1)
+    subjects = gain_rdms(rng, 15, n_conditions, spread=0.3).reshape(5, 3, -1) + gain_rdms(rng, 3, n_conditions)
+    subjects[:, 0] += 0.5 * models[1, 0]
+    subjects[:, 1] += 0.2 * models[0, 1] + 0.1 * models[2, 0]
+    return models, subjects
+
+
 def write_study(root: Path, rng: np.random.Generator, n_conditions: int = STUDY_CONDITIONS, space: str = "MNI") -> Path:
     """A small data set in the generic layout: three models, two layers, two ROIs, four subjects, some searchlights.
 

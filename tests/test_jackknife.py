@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import gain_rdms
+from helpers import gain_rdms, related_rdms
 
 from utils.rdm import condense, expand
 from utils.stats.comparison import compared, condition_weight
@@ -24,12 +24,7 @@ N = 14
 
 @pytest.fixture
 def study(rng):
-    """Models (3, 2, n_pairs), and the RDMs of five subjects at three places, the last related to no model."""
-    models = gain_rdms(rng, 6, N).reshape(3, 2, -1)
-    subjects = gain_rdms(rng, 15, N, spread=0.3).reshape(5, 3, -1) + gain_rdms(rng, 3, N)
-    subjects[:, 0] += 0.5 * models[1, 0]
-    subjects[:, 1] += 0.2 * models[0, 1] + 0.1 * models[2, 0]
-    return models, subjects
+    return related_rdms(rng, N)
 
 
 def without(rdms, i):

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import SCRIPTS, gain_rdms, lstsq_unique, run_script, write_study
+from helpers import SCRIPTS, gain_rdms, lstsq_unique, related_rdms, run_script, write_study
 from scipy.io import loadmat, savemat
 from scipy.optimize import nnls
 
@@ -80,12 +80,7 @@ KINDS = [between_runs, within_runs, two_halves, at_random, uneven]
 
 @pytest.fixture
 def study(rng):
-    """Models (3, 2, n_pairs), and the RDMs of five subjects at three places, the last related to no model."""
-    models = gain_rdms(rng, 6, N).reshape(3, 2, -1)
-    subjects = gain_rdms(rng, 15, N, spread=0.3).reshape(5, 3, -1) + gain_rdms(rng, 3, N)
-    subjects[:, 0] += 0.5 * models[1, 0]
-    subjects[:, 1] += 0.2 * models[0, 1] + 0.1 * models[2, 0]
-    return models, subjects
+    return related_rdms(rng, N)
 
 
 def covariance(pairs, comparison):
