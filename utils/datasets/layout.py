@@ -194,7 +194,7 @@ def locate(
         simulated=simulated,
         space=space or (MNI if released or simulated else None),
         pairs=pairs or folder.find("pairs") or _beside(dnn, "pairs") or _beside(fmri, "pairs"),
-        surface=DataFolder((fmri.parent if fmri.is_file() else fmri).parent).find("surface"),
+        surface=_beside(fmri, "surface"),
     )
 
 

@@ -454,9 +454,16 @@ def open_image(path: Path, *, cifti: bool = False) -> Any:
     with readable(path, "NIfTI image"):
         # An open file goes on where the last slice ended: compressed ones are then unpacked only once.
         image: Any = nib.load(path, keep_file_open=True)
-    if not (isinstance(image, nib.spatialimages.SpatialImage) or (cifti and isinstance(image, nib.Cifti2Image))):
+    if not (isinstance(image, nib.spatialimages.SpatialImage) or (cifti and is_cifti(image))):
         raise InputError(f"{path}: holds {type(image).__name__}, expected a volume (NIfTI)")
     return image
+
+
+def is_cifti(image: Any) -> bool:
+    """Whether an image is CIFTI, of vertices and voxels, of which NIfTI is no more than the envelope."""
+    from nibabel.cifti2 import Cifti2Image
+
+    return isinstance(image, Cifti2Image)
 
 
 def read_table(path: Path, delimiter: str, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -106,7 +106,7 @@ def _own_arrays(folder: SurfaceFolder, hemi: str) -> list[NDArray]:
     shape = read_mesh(folder.inflated(hemi)).points if folder.inflated(hemi).exists() else mesh.points
     low, high = shape.min(axis=0), shape.max(axis=0)
     drawn = (shape - (low + high) / 2) * min(np.array(_ROOM_MM) / np.maximum(high - low, 1e-6))
-    return [mesh.points, mesh.points.copy(), drawn, mesh.faces, _depth(mesh)]
+    return [mesh.points, mesh.points, drawn, mesh.faces, _depth(mesh)]
 
 
 def vertex_normals(points: NDArray[np.floating], faces: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.io import glmsingle
-from utils.io.readers import open_image, readable
+from utils.io.readers import is_cifti, open_image, readable
 from utils.rdms.vertices import HEMISPHERES, Vertices, split_side
 
 _GRID_TOLERANCE_MM = 1e-3
@@ -161,13 +161,6 @@ def read_header(path: Path) -> Header:
     )
 
 
-def is_cifti(image: Any) -> bool:
-    """Whether an image is CIFTI, of vertices and voxels, of which NIfTI is no more than the envelope."""
-    from nibabel.cifti2 import Cifti2Image
-
-    return isinstance(image, Cifti2Image)
-
-
 def _side(path: Path) -> str:
     """Hemisphere that the name of a file of vertices says."""
     side, _ = split_side(path.name)
@@ -277,8 +270,10 @@ class _Content:
 
 def _open(path: Path) -> _Content:
     if glmsingle.is_output(path):
-        columns = (values := glmsingle.read_values(path)).reshape(-1, values.shape[3], order="F")
-        return _Content(len(columns), columns.shape[1], lambda part: columns[:, part])
+        values = glmsingle.read_values(path)
+        n_places = values[..., 0].size
+        # A part at a time: all of it in another order would be a second copy of gigabytes.
+        return _Content(n_places, values.shape[3], lambda part: values[..., part].reshape(n_places, -1, order="F"))
     if path.suffix == ".gii":
         arrays, _ = read_gifti(path)
         return _Content(len(arrays[0]), len(arrays), lambda part: np.stack(arrays[part], axis=1))
