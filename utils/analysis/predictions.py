@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.analysis.settings import Settings
 from utils.stats.cross_validation import CrossValidated, CrossValidation, condition_folds
-from utils.stats.regression import Basis, LinearStatistic
+from utils.stats.regression import Basis, MakeStatistic
 
 
 def validation(
-    bases: Sequence[Basis], statistic: Callable[[Basis], LinearStatistic], settings: Settings, *, by_person: bool
+    bases: Sequence[Basis], statistic: MakeStatistic, settings: Settings, *, by_person: bool
 ) -> Callable[[NDArray], CrossValidated]:
     """Cross-validation with the folds that the settings ask for.
 

@@ -17,7 +17,7 @@ from utils.rdm import n_pairs_of
 from utils.stats.comparison import Comparison, compared
 from utils.stats.exceedances import Permutations
 from utils.stats.nonnegative import Nonnegative
-from utils.stats.regression import Basis, orthonormal_basis
+from utils.stats.regression import Basis, MakeStatistic, orthonormal_basis, project
 
 
 def fit_bases(models: ModelRdms, settings: Settings) -> list[Basis]:
@@ -139,6 +139,11 @@ def plain_bases(models: ModelRdms, chosen: NDArray[np.int64] | slice = slice(Non
 def averaged(function: Callable[[Basis, Any], NDArray], bases: Sequence[Basis], operands: Iterable[Any]) -> NDArray:
     """Mean over people of a function of each one's basis and operand; its value where there is one basis for all."""
     return np.asarray(np.mean([function(basis, own) for basis, own in zip(bases, operands, strict=True)], axis=0))
+
+
+def projected_values(bases: Sequence[Basis], statistic: MakeStatistic, rdms: NDArray) -> NDArray[np.float64]:
+    """A statistic of RDMs (n_bases, n_locations, n_pairs) in the form of the bases: (n_statistics, n_locations)."""
+    return averaged(lambda basis, own: statistic(basis)(project(basis, own)), bases, rdms)
 
 
 def check_blocks(models: ModelRdms, settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from utils.analysis.assumptions import check_assumptions
 from utils.analysis.predictions import named, validation
-from utils.analysis.predictors import averaged, bases_of, check_subsets, fit_bases, plain_bases
+from utils.analysis.predictors import (
+    averaged,
+    bases_of,
+    check_subsets,
+    fit_bases,
+    plain_bases,
+    projected_values,
+)
 from utils.analysis.settings import Settings
 from utils.analysis.significance import (
     Differences,
@@ -49,7 +56,7 @@ from utils.stats.nonnegative import negative_share
 from utils.stats.refits import condition_subsets, subset_deviations, winner_stability
 from utils.stats.regression import (
     Basis,
-    LinearStatistic,
+    MakeStatistic,
     orthonormal_basis,
     own_adjusted_r2,
     own_and_parts,
@@ -63,7 +70,6 @@ from utils.stats.regression import (
 )
 from utils.stats.stepwise import stepwise_test
 
-MakeStatistic = Callable[[Basis], LinearStatistic]
 # Subsets of the conditions for the published error bars.
 N_SUBSETS = 10_000
 
@@ -521,21 +527,11 @@ def _common(
     return {
         **{"models": models, "rois": rois, "settings": settings},
         "r2": averaged(lambda basis, own: own_r2(basis)(own), bases, projected),
-        "plain_adjusted_r2": _plain(models, own_adjusted_r2, fitted),
+        "plain_adjusted_r2": projected_values(plain_bases(models), own_adjusted_r2, fitted),
         "stability": winner_stability(bases, statistic, rdms, winner, seed=settings.seed),
         "negative_share": negative_share(bases, projected),
         **{"ceiling_lower": lower, "ceiling_upper": upper},
     }
-
-
-def _plain(
-    models: ModelRdms,
-    statistic: MakeStatistic,
-    rdms: NDArray[np.float64],
-    chosen: NDArray[np.int64] | slice = slice(None),
-) -> NDArray[np.float64]:
-    """A statistic as in the paper, of RDMs as they are: (n_statistics, n_locations)."""
-    return averaged(lambda basis, own: statistic(basis)(project(basis, own)), plain_bases(models, chosen), rdms)
 
 
 def partition_rois(
@@ -579,13 +575,14 @@ def _partition(
 ) -> None:  # fmt: skip
     """Fill in the partition of some ROIs, `members`, that have the same models, `choice`."""
     own, bases = [rois.subjects[i] for i in members], bases_of(models, settings.comparison, choice)
-    fitted = rois.fitted(models.by_person)[:, members]
+    fitted = rois.fitted(models.by_person, members)
     rdms = compared(fitted, settings.comparison, models.pairs)
     result.unique[:, members] = adjusted(bases, unique_adjusted_r2, rdms, settings)
     result.parts[:, members] = adjusted(bases, variance_parts, rdms, settings)
     result.total[members] = adjusted(bases, total_adjusted_r2, rdms, settings)[0]
-    result.plain_unique[:, members] = _plain(models, unique_adjusted_r2, fitted, choice)
-    result.plain_total[members] = _plain(models, total_adjusted_r2, fitted, choice)[0]
+    plain = plain_bases(models, choice)
+    result.plain_unique[:, members] = projected_values(plain, unique_adjusted_r2, fitted)
+    result.plain_total[members] = projected_values(plain, total_adjusted_r2, fitted)[0]
     if settings.as_published:
         _published_errors(bases[0], fitted[0], members, settings, result)
     else:

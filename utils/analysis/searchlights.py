@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.analysis.assumptions import check_assumptions
 from utils.analysis.predictions import named, validation
-from utils.analysis.predictors import averaged, check_subsets, fit_bases, nonnegative_fit, plain_bases
+from utils.analysis.predictors import (
+    averaged,
+    check_subsets,
+    fit_bases,
+    nonnegative_fit,
+    plain_bases,
+    projected_values,
+)
 from utils.analysis.settings import Settings
 from utils.analysis.significance import (
     Lead,
@@ -47,7 +54,7 @@ from utils.stats.nonnegative import negative_share
 from utils.stats.refits import winner_stability
 from utils.stats.regression import (
     Basis,
-    LinearStatistic,
+    MakeStatistic,
     own_adjusted_r2,
     own_and_parts,
     own_r2,
@@ -59,8 +66,6 @@ from utils.stats.regression import (
     unique_and_total,
     variance_parts,
 )
-
-MakeStatistic = Callable[[Basis], LinearStatistic]
 
 
 @dataclass(frozen=True)
@@ -448,11 +453,7 @@ class _Study:
         """A statistic of the usable searchlights as in the paper."""
         as_it_is = self.settings.comparison == "plain" and not self.bases[0].given
         bases = self.bases if as_it_is else plain_bases(self.models)
-
-        def of_one(basis: Basis, own: NDArray) -> NDArray[np.float64]:
-            return statistic(basis)(project(basis, own))
-
-        return np.concatenate([averaged(of_one, bases, rdms) for _, rdms in self._fitted()], axis=1)
+        return np.concatenate([projected_values(bases, statistic, rdms) for _, rdms in self._fitted()], axis=1)
 
     def inference(
         self, statistic: MakeStatistic, winner: NDArray[np.int64], by_permutation: Callable[..., Significance]

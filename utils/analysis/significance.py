@@ -28,7 +28,7 @@ from utils.stats.inference import (
 from utils.stats.jackknife import Components, Jackknife, Sampled, degrees_of_freedom
 from utils.stats.nonnegative import Nonnegative
 from utils.stats.permutation import ConditionalTest, PermutationTest, conditional_test, permutation_test
-from utils.stats.regression import Bases, Basis, LinearStatistic, each_person, own_r2, project
+from utils.stats.regression import Bases, Basis, LinearStatistic, MakeStatistic, each_person, own_r2, project
 
 Pairs = Sequence[tuple[int, int]]
 # Sets that are named where more are not told apart.
@@ -356,9 +356,7 @@ def alternatives(values: NDArray[np.float64], candidates: NDArray[np.bool_], lab
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def values_of_people(
-    bases: Sequence[Basis], statistic: Callable[[Basis], LinearStatistic], subject_rdms: NDArray
-) -> SubjectValues:
+def values_of_people(bases: Sequence[Basis], statistic: MakeStatistic, subject_rdms: NDArray) -> SubjectValues:
     """`subject_values` with one basis for everyone, or that of each subject's own models.
 
     Parameters
@@ -378,7 +376,7 @@ def values_of_people(
 
 
 def jackknife_of(
-    bases: Sequence[Basis], statistic: Callable[[Basis], LinearStatistic], comparison: Comparison, *, by_person: bool
+    bases: Sequence[Basis], statistic: MakeStatistic, comparison: Comparison, *, by_person: bool
 ) -> Sampler:
     """The jackknife of the mean RDM, or of the mean over people where each has models of the own.
 

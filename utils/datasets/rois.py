@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,11 +35,15 @@ class RoiRdms:
 
     def mean(self) -> NDArray[np.float64]:
         """Mean RDM over subjects, (n_rois, n_pairs)."""
-        return np.stack([rdms.mean(axis=0) for rdms in self.subjects])
+        return self.fitted(by_person=False)[0]
 
-    def fitted(self, by_person: bool) -> NDArray[np.float64]:
-        """What models are fitted to, (n_people, n_rois, n_pairs): the mean RDM as that of one person, or everyone's."""
-        return np.stack(self.subjects, axis=1) if by_person else self.mean()[None]
+    def fitted(self, by_person: bool, places: Iterable[int] | None = None) -> NDArray[np.float64]:
+        """What models are fitted to, (n_people, n_rois, n_pairs): the mean RDM as that of one person, or everyone's.
+
+        Of all ROIs, or of those whose numbers are given.
+        """
+        subjects = self.subjects if places is None else [self.subjects[i] for i in places]
+        return np.stack(subjects, axis=1) if by_person else np.stack([rdms.mean(axis=0) for rdms in subjects])[None]
 
     def ceilings(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper noise ceiling (mean Spearman correlation) of each ROI; NaN for a single subject."""

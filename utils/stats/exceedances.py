@@ -276,9 +276,10 @@ class NullPlan:
         rank, n = len(self.basis), len(permutations) if self.given else 1
         rotations = np.zeros((n, len(self.rotation), 2 * rank))
         rotations[:, :, :rank] = self.rotation
-        products = [self._products(rows, permutations) for rows in self.of_people()] if self.given else []
+        people = self.of_people()
+        products = [self._products(rows, permutations) for rows in people] if self.given else []
         for given in self.given:
-            rows, moved = self.of_people()[given.person], products[given.person]
+            rows, moved = people[given.person], products[given.person]
             own = self.rotation[given.directions, rows]
             overlap = own @ moved @ given.others
             values, vectors = np.linalg.eigh(np.eye(len(own)) - overlap @ overlap.swapaxes(1, 2))

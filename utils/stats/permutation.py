@@ -165,7 +165,9 @@ def permutation_test(
 
 def _unit_length(rdms: NDArray) -> NDArray[np.float64]:
     """Standardised RDMs (n_people, n_locations, n_pairs), so scaled that squares summed over people are their mean."""
-    return standardise(rdms) / np.sqrt(len(rdms))
+    responses = standardise(rdms)
+    responses /= np.sqrt(len(responses))
+    return responses
 
 
 def conditional_test(

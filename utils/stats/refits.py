@@ -21,7 +21,7 @@ from utils.stats.inference import difference_contrasts
 from utils.stats.regression import (
     Bases,
     Basis,
-    LinearStatistic,
+    MakeStatistic,
     each_person,
     own_adjusted_r2,
     standardise,
@@ -92,7 +92,7 @@ def subset_deviations(
 
 def winner_stability(
     basis: Bases,
-    statistic: Callable[[Basis], LinearStatistic],
+    statistic: MakeStatistic,
     rdms: ArrayLike,
     winner: NDArray[np.int64],
     *,

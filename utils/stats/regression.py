@@ -7,7 +7,7 @@ All results of the four figures are linear in such R2 (docs/METHODS.md, "Regress
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -257,6 +257,10 @@ class LinearStatistic:
     def r2(self, projected: NDArray[np.float64]) -> NDArray[np.float64]:
         """R2 of each subset, (n_subsets, n), for projected responses (rank, n)."""
         return np.add.reduceat((self.directions.T @ projected) ** 2, self.starts, axis=0)
+
+
+# What makes a statistic of any basis, such as `own_r2`.
+MakeStatistic = Callable[[Basis], LinearStatistic]
 
 
 def linear_statistic(
