@@ -1,5 +1,6 @@
 """Searchlights against literal loops, scipy, and the published code's blocks."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel
@@ -8,12 +9,14 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from utils import InputError
+from utils.rdms.cross_validated import cross_validated_rdms, noise_normalised_rdms, prepare, shrunk_covariance
 from utils.rdms.measure import Measure, Responses
 from utils.rdms.searchlights import (
     Geometry,
     block_geometry,
     block_searchlights,
     member_rdms,
+    overlapping,
     release_blocks,
     sphere_searchlights,
     usable_voxels,
@@ -286,6 +289,44 @@ def test_other_metrics_equal_scipy(rng, metric):
     for rdm, own in zip(rdms, (range(10), [*range(20, 30), 39]), strict=True):
         patterns = betas[list(own)].T
         np.testing.assert_allclose(rdm, pdist(patterns - patterns.mean(axis=0), metric), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_noise_normalised_spheres_are_those_of_each_alone(rng, dtype):
+    mask = rng.random((11, 9, 8)) < 0.9
+    n = int(mask.sum())
+    values, present = prepare(rng.standard_normal((n, 3, 6)).astype(dtype), "crossnobis")
+    residuals = (rng.standard_normal((n, 40)) * rng.uniform(0.5, 2, (n, 1))).astype(dtype)
+    searchlights = sphere_searchlights(mask, AFFINE, 6.0, 2)
+    members = searchlights.members(searchlights.lookup(rng.random(n) < 0.8), slice(0, None))
+    counts = (members >= 0).sum(axis=1)
+    rows = np.flatnonzero(counts >= 12)
+    assert 0 < len(rows) < len(members)
+
+    groups = list(overlapping(members[rows]))
+    assert len(groups) < len(rows) / 4
+    np.testing.assert_array_equal(np.sort(np.concatenate(groups)), np.arange(len(rows)))
+    for group in groups:
+        first, *others = (set(row[row >= 0]) for row in members[rows[group]])
+        assert all(len(first & other) >= len(first) / 4 for other in others)
+
+    responses, measure = Responses(values, present, residuals, 39), Measure("crossnobis")
+    rdms = member_rdms(responses, members, measure, min_voxels=12)
+    assert np.isnan(rdms[counts < 12]).all()
+    for row in rows:
+        own = members[row][members[row] >= 0]
+        alone = cross_validated_rdms(values[own][None], present, "crossnobis", residuals[own][None], 39)[0]
+        np.testing.assert_allclose(rdms[row], alone, rtol=1e-6, atol=1e-5 if dtype == np.float32 else 1e-7)
+    with ThreadPoolExecutor(2) as pool:
+        np.testing.assert_array_equal(member_rdms(responses, members, measure, min_voxels=12, each=pool.map), rdms)
+
+    together = noise_normalised_rdms(values, present, residuals, 39, members[rows[groups[0]]])
+    for rdm, row in zip(together, rows[groups[0]], strict=True):
+        own = members[row][members[row] >= 0]
+        covariance = shrunk_covariance(residuals[own].astype(np.float64), 39)
+        white = np.linalg.inv(np.linalg.cholesky(covariance)) @ values[own].astype(np.float64).reshape(len(own), -1)
+        alone = cross_validated_rdms(white.reshape(1, len(own), 3, 6), present, "crossnobis")[0]
+        np.testing.assert_allclose(rdm, alone, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-12)
 
 
 def test_spheres_equal_rsatoolbox(rng):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -73,57 +74,96 @@ def cross_validated_rdms(
         Condensed. NaN for pairs of conditions that fewer than two runs have.
     """
     _, n_voxels, n_runs, n_conditions = values.shape
-    rows, columns = np.triu_indices(n_conditions, k=1)
     if metric == "cross-validated-correlation":
+        rows, columns = np.triu_indices(n_conditions, k=1)
         return _correlations(values - values.mean(axis=1, keepdims=True), present)[:, rows, columns]
     if residuals is not None:
-        values = np.stack([whitened(own, noise, dof) for own, noise in zip(values, residuals, strict=True)])
+        whole = np.arange(n_voxels)[None]
+        found = [
+            noise_normalised_rdms(own, present, noise, dof, whole) for own, noise in zip(values, residuals, strict=True)
+        ]
+        return np.concatenate(found)
     if present.all():
-        distances = _distances(_products_between_runs(values) / (n_runs * (n_runs - 1)))
+        distances = _compiled().distances(_products_between_runs(values) / (n_runs * (n_runs - 1)))
     else:
         distances = _between_common_runs(values, present)
     return distances / n_voxels
 
 
-def _distances(square: NDArray) -> NDArray:
-    """Squared differences of conditions, (n, n_pairs), from the products of all conditions."""
-    rows, columns = np.triu_indices(square.shape[1], k=1)
-    own = np.diagonal(square, axis1=1, axis2=2)
-    return np.asarray(own[:, rows] + own[:, columns] - square[:, rows, columns] - square[:, columns, rows])
-
-
-def whitened(values: NDArray, residuals: NDArray, dof: float) -> NDArray:
-    """Responses in units of the noise of all voxels: their products are those under the inverse of its covariance.
+def noise_normalised_rdms(
+    values: NDArray, present: NDArray[np.bool_], residuals: NDArray, dof: float, members: NDArray[np.integer]
+) -> NDArray:
+    """Crossnobis RDMs of locations that overlap: the products of the residuals of two voxels are computed once for all.
 
     Parameters
     ----------
-    values : ndarray, shape (n_voxels, ...)
-        Of one location.
-    residuals : ndarray, shape (n_voxels, n_residuals)
+    values : ndarray, shape (n_voxels, n_runs, n_conditions)
+        Responses of all voxels of the locations, as from `prepare`.
+    present : ndarray of bool, shape (n_runs, n_conditions)
+        Where there are responses.
+    residuals : ndarray of the same dtype, shape (n_voxels, n_residuals)
+        Noise of the voxels, centred.
     dof : float
         See `shrunk_covariance`.
+    members : ndarray of int, shape (n, any)
+        Voxels of each location; -1 is none.
 
     Returns
     -------
-    ndarray of the same dtype and shape
+    ndarray of the same dtype, shape (n, n_pairs)
+        As from `cross_validated_rdms`.
     """
-    factor, white = np.linalg.cholesky(shrunk_covariance(residuals, dof)), values.copy()
-    size, count = (ctypes.byref(ctypes.c_int(n)) for n in (len(white), white[0].size))
-    number = ctypes.c_float if white.dtype == np.float32 else ctypes.c_double
-    # For BLAS, whose matrices go by columns, both are transposed: white := white times the inverse of an upper factor.
-    _triangular_solver(white.dtype.char)(
-        b"R", b"U", b"N", b"N", count, size, ctypes.byref(number(1)), factor.ctypes.data, size, white.ctypes.data, count
-    )
-    return white
+    places = [row[row >= 0] for row in members]
+    inside = np.zeros((len(places), len(values)), dtype=residuals.dtype)
+    for row, own in zip(inside, places, strict=True):
+        row[own] = 1
+    lengths = inside @ np.square(residuals)  # squared, of each residual volume within each location
+    products = residuals @ residuals.T
+    rdms = np.empty((len(places), n_pairs_of(values.shape[2])), dtype=values.dtype)
+    for rdm, own, fourth in zip(rdms, places, np.square(lengths).mean(axis=1).tolist(), strict=True):
+        white = values[own]
+        _whiten(white, _compiled().shrunk(products, own, fourth, residuals.shape[1], float(dof)))
+        rdm[:] = cross_validated_rdms(white[None], present, "crossnobis")[0]
+    return rdms
+
+
+def _whiten(values: NDArray, covariance: NDArray) -> None:
+    """Bring responses (n_voxels, ...) into units of noise: their products are then those under its inverse covariance.
+
+    Of the covariance, the lower triangle is read, and overwritten.
+    """
+    size, count = (ctypes.byref(ctypes.c_int(n)) for n in (len(values), values[0].size))
+    number, info = ctypes.c_float if values.dtype == np.float32 else ctypes.c_double, ctypes.c_int()
+    factorise, solve = _routines(values.dtype.char)
+    # For LAPACK and BLAS, whose matrices go by columns, both are transposed: an upper factor takes the place of the
+    # covariance, and values := values times its inverse.
+    factorise(b"U", size, covariance.ctypes.data, size, ctypes.byref(info))
+    if info.value:
+        raise np.linalg.LinAlgError("the covariance of the noise is not positive definite")
+    one, data = ctypes.byref(number(1)), values.ctypes.data
+    solve(b"R", b"U", b"N", b"N", count, size, one, covariance.ctypes.data, size, data, count)
 
 
 @lru_cache
-def _triangular_solver(kind: str) -> Any:
-    """TRSM of BLAS without the lock of the interpreter, which scipy's own wrapper keeps: threads would wait."""
+def _compiled() -> ModuleType:
+    """Loops that numba compiles: loaded when they are used, which the command line need not wait for."""
+    from utils.rdms import cross_validated_loops
+
+    return cross_validated_loops
+
+
+@lru_cache
+def _routines(kind: str) -> tuple[Any, Any]:
+    """POTRF of LAPACK and TRSM of BLAS without the lock of the interpreter, which scipy keeps: threads would wait."""
     from numba.extending import get_cython_function_address
 
-    address = get_cython_function_address("scipy.linalg.cython_blas", {"f": "strsm", "d": "dtrsm"}[kind])
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_char_p] * 4, *[ctypes.c_void_p] * 7)(address)
+    letter = {"f": "s", "d": "d"}[kind]
+    factorise = get_cython_function_address("scipy.linalg.cython_lapack", f"{letter}potrf")
+    solve = get_cython_function_address("scipy.linalg.cython_blas", f"{letter}trsm")
+    return (
+        ctypes.CFUNCTYPE(None, ctypes.c_char_p, *[ctypes.c_void_p] * 4)(factorise),
+        ctypes.CFUNCTYPE(None, *[ctypes.c_char_p] * 4, *[ctypes.c_void_p] * 7)(solve),
+    )
 
 
 def shrunk_covariance(residuals: NDArray, dof: float) -> NDArray:
@@ -145,17 +185,9 @@ def shrunk_covariance(residuals: NDArray, dof: float) -> NDArray:
     Ledoit & Wolf 2004, J Multivar Anal 88:365; `shrinkage_eye` of rsatoolbox.
     """
     n_voxels, n_residuals = residuals.shape
-    covariance = residuals @ residuals.T
-    covariance /= n_residuals
-    mean = np.trace(covariance) / n_voxels
-    squared = np.vdot(covariance, covariance)
-    fourth = np.square(np.einsum("vt,vt->t", residuals, residuals)).mean()
-    spread = squared - n_voxels * mean**2
-    share = min(max((fourth - squared) / n_residuals, 0) / spread, 1) if spread > 0 else 1
-    scale = n_residuals / dof
-    covariance *= (1 - share) * scale
-    covariance.flat[:: n_voxels + 1] += share * mean * scale
-    return covariance
+    fourth = float(np.square(np.einsum("vt,vt->t", residuals, residuals)).mean())
+    lower = np.tril(_compiled().shrunk(residuals @ residuals.T, np.arange(n_voxels), fourth, n_residuals, float(dof)))
+    return np.asarray(lower + np.tril(lower, -1).T)
 
 
 def deviations(runs: NDArray) -> tuple[NDArray, int]:
@@ -187,7 +219,7 @@ def deviations(runs: NDArray) -> tuple[NDArray, int]:
 
 def _products_between_runs(values: NDArray) -> NDArray:
     """Sum, over ordered pairs of different runs, of the products of all conditions, (n, n_conditions, n_conditions)."""
-    total = values.sum(axis=2)
+    total = _compiled().sum_over_runs(values)
     # Voxels and runs are summed over at once.
     all_runs = values.reshape(len(values), -1, values.shape[3])
     return np.asarray(total.swapaxes(1, 2) @ total - all_runs.swapaxes(1, 2) @ all_runs)
@@ -201,7 +233,7 @@ def _between_common_runs(values: NDArray, present: NDArray[np.bool_]) -> NDArray
     for r in range(n_runs):
         for s in range(r + 1, n_runs):
             both = present[r, rows] & present[r, columns] & present[s, rows] & present[s, columns]
-            total += np.where(both, _distances(values[:, :, r].swapaxes(1, 2) @ values[:, :, s]), 0)
+            total += np.where(both, _compiled().distances(values[:, :, r].swapaxes(1, 2) @ values[:, :, s]), 0)
             count += both
     return np.asarray(total / np.where(count > 0, count, np.nan).astype(values.dtype))
 

@@ -13,7 +13,7 @@ from utils import InputError
 from utils.rdm import METRICS, pattern_rdms
 from utils.rdms.beta_files import BetaMap, read_header
 from utils.rdms.betas import Betas, Subject, subject_token
-from utils.rdms.cross_validated import CROSS_VALIDATED, cross_validated_rdms, deviations, prepare
+from utils.rdms.cross_validated import CROSS_VALIDATED, cross_validated_rdms, deviations, noise_normalised_rdms, prepare
 from utils.rdms.stimuli import few
 
 ALL_METRICS = (*METRICS, *CROSS_VALIDATED)
@@ -85,6 +85,24 @@ class Measure:
         return cross_validated_rdms(
             responses.patterns, responses.present, self.metric, responses.residuals, responses.dof
         )
+
+    def overlapping_rdms(self, responses: Responses, members: NDArray[np.integer]) -> NDArray:
+        """RDMs, in units of noise, of locations that share voxels.
+
+        Parameters
+        ----------
+        responses : Responses
+            With residuals, of all voxels of the locations.
+        members : ndarray of int, shape (n, any)
+            Those of each location; -1 is none.
+
+        Returns
+        -------
+        ndarray, shape (n, n_pairs)
+        """
+        noise = responses.residuals
+        assert noise is not None  # for mypy
+        return noise_normalised_rdms(responses.patterns, responses.present, noise, responses.dof, members)
 
 
 PEARSON = Measure()

@@ -112,15 +112,20 @@ class SearchlightJob:
         return self.measure.load(self.betas, subject, self.searchlights.voxels)
 
     def rdms(
-        self, responses: Responses, lookup: NDArray[np.int32], piece: slice | NDArray[np.int64]
+        self,
+        responses: Responses,
+        lookup: NDArray[np.int32],
+        piece: slice,
+        each: Callable[..., Iterator[None]] = map,
     ) -> NDArray[np.float32]:
-        """RDMs of some searchlights, (n, n_pairs), from a subject's responses."""
+        """RDMs of some searchlights, (n, n_pairs), from a subject's responses; `each` as for `member_rdms`."""
         return member_rdms(
             responses,
             self.searchlights.members(lookup, piece),
             self.measure,
             min_voxels=self.min_voxels,
             dtype=np.float64 if self.exact else None,
+            each=each,
         )
 
 
@@ -433,9 +438,9 @@ def rdms_on_worker(
     """`SearchlightJob.rdms` with all threads of a Dask worker, which computes one piece at a time."""
     from utils.parallel.dask_workers import worker_threads
 
-    parts = np.array_split(np.arange(piece.start, piece.stop), worker_threads())
-    with _threads(len(parts)) as pool:
-        return np.concatenate(list(pool.map(partial(job.rdms, responses, lookup), parts)))
+    # Rounding depends on which searchlights are computed together, so that threads do not get parts of a piece.
+    with _threads(worker_threads()) as pool:
+        return job.rdms(responses, lookup, piece, pool.map)
 
 
 def ceilings_of(paths: Sequence[Path], part: slice) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ voxel of the mask, cut off where the mask ends, and their value goes back to the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,8 @@ MAX_BLOCK_EDGE = 2
 MIN_VOXELS = 2  # Pearson's r is +1 or -1 for two voxels, and does not exist for one
 # So many values of gathered patterns at once: they stay in the second-level cache, which also bounds the memory.
 _CHUNK_VALUES = 200_000
+# Searchlights are put together if they share this much with the first one, among as many that follow it.
+_COMMON, _FOLLOWING = 0.25, 400
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,7 @@ def member_rdms(
     *,
     min_voxels: int = MIN_VOXELS,
     dtype: DTypeLike | None = None,
+    each: Callable[..., Iterator[None]] = map,
 ) -> NDArray[np.float32]:
     """RDM of every searchlight from the voxels that belong to it.
 
@@ -275,6 +278,8 @@ def member_rdms(
         Searchlights of fewer voxels have no RDM.
     dtype : dtype, optional
         Precision of the computation; by default that of the responses.
+    each : callable, optional
+        Calls a function on all items of a list, as `map`, or that of a pool of threads, does.
 
     Returns
     -------
@@ -284,16 +289,64 @@ def member_rdms(
     """
     n_conditions, dtype = responses.patterns.shape[-1], dtype or responses.patterns.dtype
     rdms = np.full((len(members), n_pairs_of(n_conditions)), np.nan, dtype=np.float32)
-    keep = members >= 0
-    counts = keep.sum(axis=1)
-    # Searchlights with equally many voxels make a rectangular array, whose RDMs are one stacked matrix product.
-    for count in np.unique(counts[counts >= min_voxels]):
-        rows = np.flatnonzero(counts == count)
-        voxels = members[rows][keep[rows]].reshape(len(rows), count)
-        values = max(responses.size_of_voxel * count, n_conditions**2)
-        for part in slices(len(rows), _CHUNK_VALUES // values):
-            rdms[rows[part]] = measure.rdms(responses[voxels[part]].astype(dtype))
+    counts = (members >= 0).sum(axis=1)
+
+    def compute(rows: NDArray[np.int64]) -> None:
+        own = members[rows]
+        if responses.residuals is None:
+            rdms[rows] = measure.rdms(responses[own[own >= 0].reshape(len(rows), -1)].astype(dtype))
+        else:
+            voxels, places = _renumbered(own)
+            rdms[rows] = measure.overlapping_rdms(responses[voxels].astype(dtype), places)
+
+    groups: list[NDArray[np.int64]] = []
+    if responses.residuals is None:
+        # Searchlights with equally many voxels make a rectangular array, whose RDMs are one stacked matrix product.
+        for count in np.unique(counts[counts >= min_voxels]):
+            rows = np.flatnonzero(counts == count)
+            values = max(responses.size_of_voxel * count, n_conditions**2)
+            groups += [rows[part] for part in slices(len(rows), _CHUNK_VALUES // values)]
+    else:
+        rows = np.flatnonzero(counts >= min_voxels)
+        groups += [rows[group] for group in overlapping(members[rows])]
+    list(each(compute, groups))
     return rdms
+
+
+def overlapping(members: NDArray[np.integer]) -> Iterator[NDArray[np.int64]]:
+    """Searchlights in groups, in each of which all have voxels in common with the first.
+
+    Parameters
+    ----------
+    members : ndarray of int, shape (n, any)
+        As for `member_rdms`; no searchlight is empty.
+
+    Yields
+    ------
+    ndarray of int64
+        Rows of `members`, increasing; each is in one group.
+    """
+    left, inside = np.arange(len(members)), np.zeros(members.max(initial=0) + 2, dtype=np.int8)
+    while len(left):
+        first = members[left[0]][members[left[0]] >= 0]
+        inside[first] = 1
+        # The last entry, for -1, stays 0.
+        common = inside.take(members.take(left[:_FOLLOWING], axis=0), mode="wrap").sum(axis=1, dtype=np.int64)
+        inside[first] = 0
+        chosen = np.flatnonzero(common >= _COMMON * len(first))
+        yield left[chosen]
+        left = np.delete(left, chosen)
+
+
+def _renumbered(members: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All voxels of some searchlights, and members as their places among these, -1 for none."""
+    table = np.zeros(members.max() + 2, dtype=np.int64)
+    table[members] = 1
+    table[-1] = 0
+    voxels = np.flatnonzero(table)
+    table[voxels] = np.arange(len(voxels))
+    table[-1] = -1
+    return voxels, table[members]
 
 
 def slices(n: int, step: int) -> list[slice]:
