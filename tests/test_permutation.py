@@ -273,7 +273,11 @@ def on_device(monkeypatch, scan=exceedances_gpu._scan):
             made.append(self)
 
     monkeypatch.setattr(exceedances_gpu, "_DeviceCounter", Noted)
-    monkeypatch.setattr(permutation, "count_on_cpu", partial(exceedances_gpu.count_on_gpu, device="cpu"))
+
+    def in_one_part(plan, targets, start, stop, _seconds, progress):
+        yield exceedances_gpu.count_on_gpu(plan, targets, start, stop, progress, device="cpu")
+
+    monkeypatch.setattr(permutation, "parts_on_cpu", in_one_part)
     return made
 
 

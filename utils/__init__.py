@@ -22,7 +22,8 @@ class InputError(ValueError):
 
 def say_ended(number: int) -> int:
     """Say in one line that a signal has ended the command, and return the status to end with, 128 and its number."""
-    print(f"\n{ENDED[number]}: earlier results are unchanged; run the same command again", file=sys.stderr, flush=True)
+    advice = "run the same command again, which goes on from what is kept"
+    print(f"\n{ENDED[number]}: earlier results are unchanged; {advice}", file=sys.stderr, flush=True)
     return 128 + number
 
 

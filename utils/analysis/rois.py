@@ -410,7 +410,7 @@ def _tests_of_chosen(
     if not settings.as_published:
         explained = best_of_all(bases, rdms, settings, resources)
         with resources.progress("stepwise test") as advance:
-            steps = stepwise_test(bases, partition.sets, rdms, permutations(settings, bases[0]), advance)
+            steps = stepwise_test(bases, partition.sets, rdms, permutations(settings, bases[0]), advance, resources)
         q = steps.p_max if settings.correction == "max" else fdr(steps.p)
         return Significance(steps.p, q, explained.p_explained, explained.q_explained), _differences(partition, settings)
     # As published, the models are chosen once: those of each ROI are tested by themselves.

@@ -209,7 +209,8 @@ def best_without_negative_weights(
     """
     with resources.progress("permutation test") as advance:
         test = fit.test(
-            rdms, permutations(settings, fit.basis), studentised=largest(settings) == "studentised", progress=advance
+            rdms, permutations(settings, fit.basis),
+            studentised=largest(settings) == "studentised", progress=advance, resources=resources,
         )  # fmt: skip
     if settings.correction == "max":
         return Significance(test.p, test.p_max, test.p_best, test.p_max.min(axis=0))

@@ -158,6 +158,9 @@ def _add_run_options(parser: Parser, kind: Kind, figure: str) -> None:
         add_dask_option(group)
     else:
         parser.set_defaults(dask=None)
+    group.add_argument("--fresh", action="store_true",
+                       help="start permutation tests anew, in place of going on from what an interrupted run of the "
+                            "same command has counted")  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="seed of permutations and subsets")
     group.add_argument("--open", action=argparse.BooleanOptionalAction, default=_is_interactive(),
                        help="open the report, with the brain map, in a browser at the end")  # fmt: skip

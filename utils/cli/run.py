@@ -29,6 +29,7 @@ from utils.datasets.models import ModelRdms, load_models
 from utils.datasets.rois import Atlas, RoiRdms, load_atlas, load_rois
 from utils.datasets.searchlights import SearchlightRdms, load_searchlights
 from utils.io.data_folder import RECORD, SearchlightFolder, default_data
+from utils.io.interim import Interim
 from utils.io.output import read_record, staged, write_arrays, write_table
 from utils.io.provenance import fingerprint, provenance
 from utils.io.spaces import is_mni
@@ -109,11 +110,14 @@ class FigureRun:
     def complete(self, main: Callable[[FigureRun], None]) -> None:
         """Do what the script does, then write the report and move all results into place."""
         with self._exit:
-            self._outputs = self._exit.enter_context(staged(self._options.results / self.figure))
+            folder, options = self._options.results / self.figure, self._options
+            self._outputs = self._exit.enter_context(staged(folder))
+            self._interim = Interim(folder / ".interim", fresh=options.fresh, tell=partial(print, flush=True))
             self._device = choose_device(self._options)
             self._check_atlas()
             main(self)
             self._publish()
+            self._interim.remove()
 
     @cached_property
     def settings(self) -> Settings:
@@ -157,7 +161,7 @@ class FigureRun:
     def resources(self) -> Resources:
         """Where to compute; workers are started when this is first asked for."""
         connected = self._exit.enter_context(workers(self._options))
-        return Resources(self._device, connected, self._progress)
+        return Resources(self._device, connected, self._progress, self._interim)
 
     @cached_property
     def models(self) -> ModelRdms:

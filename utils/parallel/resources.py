@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from utils.io.interim import Interim
 
 if TYPE_CHECKING:
     from utils.parallel.dask_workers import Workers
@@ -36,8 +38,11 @@ class Resources:
     progress : callable
         Takes the title of a long step, and returns a context manager for the time of the step, which yields a
         function of (steps done, steps in all).
+    interim : Interim
+        Where tests keep what they have counted; by default nowhere.
     """
 
     device: str = "cpu"
     workers: Workers | None = None
     progress: Callable[[str], AbstractContextManager[Progress]] = silent
+    interim: Interim = field(default_factory=Interim)

@@ -102,6 +102,11 @@ class Permutations:
             blocks = np.unique(both, axis=0, return_inverse=True)[1].ravel()
         return [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
 
+    def describe(self) -> str:
+        """Everything that the permutations depend on but the number of pairs, as text."""
+        kept = "" if self.pairs is None else np.packbits(self.pairs.kept).tobytes().hex()
+        return f"{self.n} {self.unit} {self.seed} {self.blocks} {kept}"
+
     @property
     def n_distinct(self) -> float:
         """How many different permutations of the conditions there are; infinite where all can be exchanged."""
@@ -368,15 +373,6 @@ class Counts:
             np.concatenate([part.count for part in parts], axis=1),
             np.concatenate([part.best for part in parts]),
             np.maximum.reduce([part.largest for part in parts]),
-        )
-
-    @classmethod
-    def over_permutations(cls, parts: Sequence[Counts]) -> Counts:
-        """Counts of successive permutations at the same locations, as one."""
-        return cls(
-            np.sum([part.count for part in parts], axis=0),
-            np.sum([part.best for part in parts], axis=0),
-            np.concatenate([part.largest for part in parts], axis=1),
         )
 
 

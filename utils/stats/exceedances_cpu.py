@@ -6,6 +6,9 @@ sums, compares and keeps maxima.
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numba
@@ -46,6 +49,14 @@ def count_on_cpu(plan: NullPlan, targets: Targets, start: int, stop: int, progre
     Counts
         Those of float64.
     """
+    (counts,) = parts_on_cpu(plan, targets, start, stop, math.inf, progress)
+    return counts
+
+
+def parts_on_cpu(
+    plan: NullPlan, targets: Targets, start: int, stop: int, seconds: float, progress: Progress = ignore
+) -> Iterator[Counts]:
+    """`count_on_cpu` in parts, each of successive permutations that take about so many seconds."""
     import torch
 
     numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
@@ -58,6 +69,7 @@ def count_on_cpu(plan: NullPlan, targets: Targets, start: int, stop: int, progre
     matmul = fastest_matmul(_float32(np.tile(permuted[people[0]], (8, 1))), brains[0][0])
     bytes_each = 4 * len(permuted) * max(len(chunks[0]), n_pairs)
     size = max(1, min(_PERMUTATIONS_PER_BLOCK, _BLOCK_BYTES // bytes_each))
+    began = time.monotonic()
     for first in range(start, stop, size):
         permutations = plan.permutations.indices(n_pairs, first, min(first + size, stop))
         rotations = plan.rotations(permutations)
@@ -67,7 +79,9 @@ def count_on_cpu(plan: NullPlan, targets: Targets, start: int, stop: int, progre
             projected = parts[0] if len(parts) == 1 else torch.cat(parts)
             counter.add(projected.numpy().reshape(len(moved), len(permutations), -1), permutations, rotations)
         progress(first + len(permutations) - start, stop - start)
-    return Counts.over_locations([counter.counts() for counter in counters])
+        if first + size >= stop or time.monotonic() - began >= seconds:
+            yield Counts.over_locations([counter.take() for counter in counters])
+            began = time.monotonic()
 
 
 def _float32(array: NDArray) -> torch.Tensor:
@@ -90,13 +104,18 @@ class _ExceedanceCounter:
             )
         )  # fmt: skip
         self._n_flags = _FLAGS
-        self._count = np.zeros(targets.thresholds.shape, dtype=np.int64)
-        self._best = np.zeros(len(targets), dtype=np.int64)
+        self._begin(targets.thresholds.shape)
+
+    def _begin(self, shape: tuple[int, ...]) -> None:
+        self._count = np.zeros(shape, dtype=np.int64)
+        self._best = np.zeros(shape[1], dtype=np.int64)
         self._largest: list[NDArray[np.float64]] = []
 
-    def counts(self) -> Counts:
-        """Of all blocks so far."""
-        return Counts(self._count, self._best, np.concatenate(self._largest, axis=1))
+    def take(self) -> Counts:
+        """Of all blocks since the last call."""
+        counts = Counts(self._count, self._best, np.concatenate(self._largest, axis=1))
+        self._begin(self._count.shape)
+        return counts
 
     def add(
         self, projected: NDArray[np.float32], permutations: NDArray[np.int64], rotations: NDArray[np.float64]

@@ -15,7 +15,8 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.parallel.resources import Progress, ignore
+from utils.io.interim import identity
+from utils.parallel.resources import Progress, Resources, ignore
 from utils.stats.exceedances import Permutations, permute
 from utils.stats.inference import chance_r2
 from utils.stats.permutation import PermutationTest
@@ -165,7 +166,13 @@ class Nonnegative:
         return of_sets @ chosen
 
     def test(
-        self, rdms: ArrayLike, permutations: Permutations, *, studentised: bool = False, progress: Progress = ignore
+        self,
+        rdms: ArrayLike,
+        permutations: Permutations,
+        *,
+        studentised: bool = False,
+        progress: Progress = ignore,
+        resources: Resources = Resources(),
     ) -> PermutationTest:
         """Permutation test of the adjusted R2 of every set, and of the largest of them; see `permutation_test`.
 
@@ -176,6 +183,8 @@ class Nonnegative:
         studentised : bool
             Whether the largest values are taken in standard deviations of the null values.
         progress : callable, optional
+        resources : Resources
+            Of which only `interim` is used.
 
         Returns
         -------
@@ -192,16 +201,32 @@ class Nonnegative:
             centre, scale = null.mean(axis=1), null.std(axis=1, ddof=1)
             scale[scale == 0] = 1.0
         threshold = (observed - centre) / scale - _TIE
-        best, count = threshold.max(axis=0), np.zeros(observed.shape, dtype=np.int64)
-        count_best, largest = np.zeros(len(rdms), dtype=np.int64), []
-        for null in self._null(responses, slope, permutations, 0, permutations.n):
+        best = threshold.max(axis=0)
+        tally = resources.interim.tally(
+            lambda: identity(
+                f"nonnegative {permutations.describe()} {studentised}",
+                brain_RDMs=(rdms,),
+                model_RDMs=(self.basis.q, *self.basis.coordinates),
+            ),
+            count=np.zeros(observed.shape, dtype=np.int64),
+            best=np.zeros(len(rdms), dtype=np.int64),
+            largest=np.empty(permutations.n),
+            done=np.zeros(permutations.n, dtype=np.int32),
+        )
+        count, count_best, largest, done = (tally.arrays[name] for name in ("count", "best", "largest", "done"))
+        start = int(done.sum())
+        for null in self._null(responses, slope, permutations, start, permutations.n):
             if studentised:
                 null = (null - centre[:, None]) / scale[:, None]
             count += (null >= threshold[:, None]).sum(axis=1)
             top = null.max(axis=0)
             count_best += (top >= best).sum(axis=0)
-            largest += top.max(axis=1).tolist()
-            progress(len(largest), permutations.n)
+            stop = start + len(top)
+            largest[start:stop] = top.max(axis=1)
+            done[start:stop] = 1
+            tally.save()
+            progress(start := stop, permutations.n)
+        tally.save(finished=True)
         n = permutations.n
         at_least = n - np.searchsorted(np.sort(largest), threshold)
         p, p_max, p_best = (np.asarray((1.0 + k) / (1.0 + n)) for k in (count, at_least, count_best))

@@ -8,22 +8,22 @@ values are counted stands in `exceedances`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import block_diag
 
+from utils.io.interim import Tally, identity
 from utils.parallel.resources import Progress, Resources, ignore
 from utils.stats.exceedances import Contrasts, Counts, Given, NullPlan, Permutations, Targets, permute
-from utils.stats.exceedances_cpu import count_on_cpu
+from utils.stats.exceedances_cpu import count_on_cpu, parts_on_cpu
 from utils.stats.inference import difference_contrasts
 from utils.stats.regression import RANK_TOLERANCE, Bases, Basis, LinearStatistic, each_person, standardise
-
-if TYPE_CHECKING:
-    from utils.parallel.dask_workers import Workers
 
 # What the maximum statistic compares: values as they are, or in standard deviations of what they are by chance.
 Scale = Literal["as_is", "studentised"]
@@ -32,10 +32,13 @@ Scale = Literal["as_is", "studentised"]
 _TIE = 1e-11
 # Further permutations for the mean and standard deviation of null values, and locations that are projected at once.
 _FOR_MOMENTS, _LOCATIONS_FOR_MOMENTS = 200, 500
-# What workers get: locations that they hold at once, operations per task (seconds of work), tasks enough to share.
+# Locations that are counted at once; for workers, operations per task (seconds of work), and tasks enough to share.
 _CHUNK_BYTES = 2**30
 _TASK_FLOP = 1e12
 _LEAST_TASKS = 20
+# Counts are kept after so much of a GPU's work (10 s at 30 TFLOP/s), or after so many seconds of a CPU's.
+_GPU_FLOP = 3e14
+_CPU_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -343,30 +346,92 @@ def _studentised(
 
 
 def _count(plan: NullPlan, targets: Targets, resources: Resources, progress: Progress) -> Counts:
-    if resources.workers is not None:
-        return _count_on_workers(resources.workers, plan, targets, progress)
-    if resources.device == "cpu":
-        return count_on_cpu(plan, targets, 0, plan.permutations.n, progress)
-    from utils.stats.exceedances_gpu import count_on_gpu
-
-    return count_on_gpu(plan, targets, 0, plan.permutations.n, progress, device=resources.device)
-
-
-def _count_on_workers(workers: Workers, plan: NullPlan, targets: Targets, progress: Progress) -> Counts:
-    """Count chunks of the brain one after another, permutations of each side by side."""
-    flop_each, n_permutations = 2 * plan.permuted.size, plan.permutations.n
-    chunks = list(targets.chunks(max(1, _CHUNK_BYTES // (8 * targets.responses[:, 0].size))))
-    parts = []
+    """Count chunks of the brain one after another, going on from what an interrupted run has counted."""
+    n = plan.permutations.n
+    tally = resources.interim.tally(
+        partial(_identity, plan, targets),
+        count=np.zeros(targets.thresholds.shape, dtype=np.int64),
+        best=np.zeros(len(targets), dtype=np.int64),
+        largest=np.full((plan.contrasts.n_families, n), -np.inf),
+        # In how many chunks each permutation has been counted.
+        done=np.zeros(n, dtype=np.int32),
+    )
+    found, chunks = tally.arrays, list(targets.chunks(max(1, _CHUNK_BYTES // (8 * targets.responses[:, 0].size))))
+    first = 0
     for number, chunk in enumerate(chunks):
-        step = int(np.clip(_TASK_FLOP // (flop_each * len(chunk)), 16, max(16, n_permutations // _LEAST_TASKS)))
-        tasks = [(start, min(start + step, n_permutations)) for start in range(0, n_permutations, step)]
-        found: dict[int, Counts] = {}
+        here = slice(first, first + len(chunk))
+        first = here.stop
 
-        def keep(task: int, counts: Counts, found: dict = found, tasks: list = tasks, number: int = number) -> None:
-            found[task] = counts
-            done = sum(tasks[i][1] - tasks[i][0] for i in found)
-            progress((number * n_permutations + done) // len(chunks), n_permutations)
+        def keep(start: int, counts: Counts, here: slice = here) -> None:
+            own = slice(start, start + counts.largest.shape[1])
+            found["count"][:, here] += counts.count
+            found["best"][here] += counts.best
+            np.maximum(found["largest"][:, own], counts.largest, out=found["largest"][:, own])
+            found["done"][own] += 1
+            tally.save()
 
-        workers.run(count_on_cpu, (plan, chunk), tasks, keep)
-        parts.append(Counts.over_permutations([found[i] for i in range(len(tasks))]))
-    return Counts.over_locations(parts)
+        def advance(done: int, number: int = number) -> None:
+            progress((number * n + done) // len(chunks), n)
+
+        # A signal that comes between two lines of `keep` leaves the file as it was last written, which is consistent.
+        _count_chunk(plan, chunk, _ranges(found["done"] == number), resources, tally, keep, advance)
+    tally.save(finished=True)
+    return Counts(found["count"], found["best"], found["largest"])
+
+
+def _identity(plan: NullPlan, targets: Targets) -> dict[str, str]:
+    """What the counts of a test depend on; thresholds follow from it."""
+    contrasts = plan.contrasts
+    others = [given.others for given in plan.given]
+    return identity(
+        f"{plan.permutations.describe()} {plan.ranks}",
+        brain_RDMs=(targets.responses,),
+        model_RDMs=(plan.basis, plan.rotation, *others, contrasts.weights, contrasts.family),
+        statistics=(targets.scale, targets.offset),
+    )
+
+
+def _ranges(chosen: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Start and stop of every run of True."""
+    edges = np.flatnonzero(np.diff(chosen.astype(np.int8), prepend=0, append=0)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _cut(ranges: Sequence[tuple[int, int]], step: int) -> list[tuple[int, int]]:
+    return [(start, min(start + step, stop)) for a, stop in ranges for start in range(a, stop, step)]
+
+
+def _count_chunk(
+    plan: NullPlan,
+    chunk: Targets,
+    missing: list[tuple[int, int]],
+    resources: Resources,
+    tally: Tally,
+    keep: Callable[[int, Counts], None],
+    advance: Callable[[int], None],
+) -> None:
+    """Count the missing permutations of a chunk of the brain; `keep` takes the first one's number, and counts."""
+    n, flop_each = plan.permutations.n, 2 * plan.permuted.size * len(chunk)
+    if resources.workers is not None:
+        tasks = _cut(missing, int(np.clip(_TASK_FLOP // flop_each, 16, max(16, n // _LEAST_TASKS))))
+        left = sum(stop - start for start, stop in tasks)
+
+        def took(task: int, counts: Counts) -> None:
+            nonlocal left
+            keep(tasks[task][0], counts)
+            left -= counts.largest.shape[1]
+            advance(n - left)
+
+        resources.workers.run(count_on_cpu, (plan, chunk), tasks, took)
+    elif resources.device == "cpu":
+        for start, stop in missing:
+            seconds = _CPU_SECONDS if tally.is_kept else math.inf
+            for counts in parts_on_cpu(plan, chunk, start, stop, seconds, lambda done, _, a=start: advance(a + done)):  # type: ignore[misc]
+                keep(start, counts)
+                start += counts.largest.shape[1]
+    else:
+        from utils.stats.exceedances_gpu import count_on_gpu
+
+        for start, stop in _cut(missing, max(1, int(_GPU_FLOP // flop_each)) if tally.is_kept else n):
+            done = lambda k, _, a=start: advance(a + k)  # noqa: E731
+            keep(start, count_on_gpu(plan, chunk, start, stop, done, device=resources.device))

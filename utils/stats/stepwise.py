@@ -9,7 +9,8 @@ from functools import reduce
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.parallel.resources import Progress, ignore
+from utils.io.interim import identity
+from utils.parallel.resources import Progress, Resources, ignore
 from utils.stats.exceedances import Permutations, permute
 from utils.stats.permutation import outside
 from utils.stats.regression import Bases, Basis, each_person, standardise
@@ -42,6 +43,7 @@ def stepwise_test(
     rdms: ArrayLike,
     permutations: Permutations,
     progress: Progress = ignore,
+    resources: Resources = Resources(),
 ) -> StepwiseTest:
     """Test what each chosen model adds to the other chosen ones, against the most that any model adds by chance.
 
@@ -65,6 +67,8 @@ def stepwise_test(
     permutations : Permutations
     progress : callable, optional
         Called with (permutations done, permutations in all).
+    resources : Resources
+        Of which only `interim` is used.
 
     Returns
     -------
@@ -77,15 +81,28 @@ def stepwise_test(
     as_it_is = reduce(np.add, [person.squares(person.q[:, None]) for person in people])
     observed = tests(as_it_is)[np.arange(n_steps), candidates, 0]
     threshold = observed * (1 - _TIE)
-    count, largest = np.zeros(n_steps, dtype=np.int64), np.empty(permutations.n)
+    tally = resources.interim.tally(
+        lambda: identity(
+            f"stepwise {permutations.describe()}",
+            brain_RDMs=tuple(person.residuals for person in people),
+            model_RDMs=tuple(array for person in people for array in (person.q, person.axes)),
+        ),
+        count=np.zeros(n_steps, dtype=np.int64),
+        largest=np.empty(permutations.n),
+        done=np.zeros(permutations.n, dtype=np.int32),
+    )
+    count, largest, done = (tally.arrays[name] for name in ("count", "largest", "done"))
     size = max(1, _BLOCK_BYTES // (8 * people[0].q.size))
-    for start in range(0, permutations.n, size):
+    for start in range(int(done.sum()), permutations.n, size):
         stop = min(start + size, permutations.n)
         orders = permutations.indices(n_pairs, start, stop)
         best = tests(reduce(np.add, (person.squares(permute(person.q, orders)) for person in people))).max(axis=1)
         count += (best >= threshold[:, None]).sum(axis=1)
         largest[start:stop] = best.max(axis=0)
+        done[start:stop] = 1
+        tally.save()
         progress(stop, permutations.n)
+    tally.save(finished=True)
     at_least = permutations.n - np.searchsorted(np.sort(largest), threshold)
     p, p_max = (np.asarray((1.0 + k) / (1.0 + permutations.n)).reshape(chosen.shape) for k in (count, at_least))
     return StepwiseTest(observed.reshape(chosen.shape), p, p_max)

@@ -1,0 +1,177 @@
+"""What tests have counted so far, kept beside the results, so that a run that was interrupted goes on from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils import InputError
+from utils.io.output import written_whole
+
+# Between two savings, which take at most this share of the time.
+SECONDS, _SHARE = 10.0, 0.005
+# Values that are digested at once.
+_VALUES = 2**22
+
+
+class Interim:
+    """Files of counts, one for each test of a run in the order in which they are made.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where they are kept; nothing is kept without it.
+    fresh : bool
+        Use nothing of what an earlier run has kept.
+    tell : callable
+        Called with what a person should know: where a test goes on, and why it does not.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, *, fresh: bool = False, tell: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self._folder, self._tell, self._n_tests = folder, tell, 0
+        if fresh:
+            self.remove()
+
+    def tally(self, identity: Callable[[], dict[str, str]], **zero: NDArray) -> Tally:
+        """Counts of the next test: those that were kept, if they are of the same test, else `zero`.
+
+        Parameters
+        ----------
+        identity : callable
+            Returns what has to be the same for counts to be of the same test, by what it is called; see `identity`.
+        **zero : ndarray
+            Among them `done`, with an element for each permutation.
+        """
+        if self._folder is None:
+            return Tally(zero, None, {})
+        self._n_tests += 1
+        path, parts = self._folder / f"{self._n_tests}.npz", identity()
+        arrays = self._kept(path, parts, zero) or zero
+        return Tally(arrays, path, parts, self._tell)
+
+    def _kept(self, path: Path, parts: dict[str, str], zero: Mapping[str, NDArray]) -> dict[str, NDArray] | None:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+            before: dict[str, str] = json.loads(str(found.pop("identity")))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            self._tell(f"{path}: cannot be read; the test begins anew")
+            return None
+        if differ := [name for name, digest in parts.items() if before.get(name) != digest]:
+            self._tell(
+                f"An interrupted run has counted permutations with {' and '.join(f'other {name}' for name in differ)}: "
+                "they are not used."
+            )
+            return None
+        if {k: (v.shape, v.dtype) for k, v in found.items()} != {k: (v.shape, v.dtype) for k, v in zero.items()}:
+            self._tell(f"{path}: holds other arrays than expected; the test begins anew")
+            return None
+        done = found["done"]
+        self._tell(
+            f"Going on from {done.mean():.0%} of the {len(done):,} permutations, which an interrupted run has counted "
+            "(--fresh starts anew)."
+        )
+        return found
+
+    def remove(self) -> None:
+        """Remove everything that is kept."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Tally:
+    """Counts of one test, changed in place.
+
+    Attributes
+    ----------
+    arrays : dict of ndarray
+    """
+
+    def __init__(
+        self,
+        arrays: dict[str, NDArray],
+        path: Path | None,
+        identity: dict[str, str],
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.arrays, self._path, self._identity, self._tell = arrays, path, identity, tell
+        self._began = self._last = time.monotonic()
+        self._cost = 0.0
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether `save` does anything."""
+        return self._path is not None
+
+    def save(self, *, finished: bool = False) -> None:
+        """Keep the counts, if it is time to; those of a finished test, if it has taken long enough.
+
+        Where they cannot be written, the test goes on without.
+        """
+        now = time.monotonic()
+        since = now - (self._began if finished else self._last)
+        if self._path is None or since < max(SECONDS, self._cost / _SHARE):
+            return
+        try:
+            with written_whole(self._path) as file:
+                np.savez(file, allow_pickle=False, identity=np.array(json.dumps(self._identity)), **self.arrays)
+                file.flush()
+                os.fsync(file.fileno())
+        except InputError as error:
+            self._tell(f"{error}: the test goes on, but could not be taken up again")
+            self._path = None
+        self._last = time.monotonic()
+        self._cost = self._last - now
+
+
+def identity(settings: str, **data: tuple[NDArray, ...]) -> dict[str, str]:
+    """What counts are of, as digests: of each kind of data, of settings, and of the code.
+
+    Values are taken in float32: their last digits depend on the machine and on the number of threads, counts do not.
+
+    Parameters
+    ----------
+    settings : str
+    **data : tuple of ndarray
+        By what they are called, with underscores for blanks.
+    """
+    digests = {name.replace("_", " "): _digest(*arrays) for name, arrays in data.items()}
+    return {**digests, "settings": _hash(settings.encode()), "program code": _code()}
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _digest(*arrays: NDArray) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(str(array.shape).encode())
+        flat = array.reshape(-1)
+        for start in range(0, len(flat), _VALUES):
+            # Adding 0 makes 0 of -0.
+            digest.update((flat[start : start + _VALUES].astype(np.float32) + np.float32(0)).data)
+    return digest.hexdigest()
+
+
+@cache
+def _code() -> str:
+    """Digest of everything that a count could depend on."""
+    package = Path(__file__).resolve().parents[1]
+    return _hash(
+        b"".join(path.read_bytes() for path in [package / "rdm.py", *sorted((package / "stats").glob("*.py"))])
+    )
