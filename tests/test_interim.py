@@ -37,6 +37,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def always_kept(monkeypatch):
     monkeypatch.setattr(interim, "SECONDS", 0)
     monkeypatch.setattr(interim, "_SHARE", np.inf)
+    monkeypatch.setattr(interim, "WORTH_SECONDS", 0)
     monkeypatch.setattr(permutation, "_CPU_SECONDS", 0)
     monkeypatch.setattr(permutation, "_GPU_FLOP", 1e6)
     monkeypatch.setattr(permutation, "_CHUNK_BYTES", 2000)
@@ -206,7 +207,25 @@ def test_goes_on_without_where_nothing_can_be_written(study, tmp_path):
 
 def test_short_tests_leave_nothing(study, tmp_path, monkeypatch):
     monkeypatch.setattr(interim, "SECONDS", 1e6)
+    monkeypatch.setattr(interim, "WORTH_SECONDS", 1e6)
     all_models(*study, resources=Resources(interim=Interim(tmp_path)))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_an_interruption_keeps_what_is_counted(study, tmp_path, monkeypatch, test):
+    monkeypatch.setattr(interim, "SECONDS", 1e6)
+    with pytest.raises(Stop):
+        test(*study, resources=Resources(interim=Interim(tmp_path)), progress=stop_at(0.5))
+    with np.load(tmp_path / "1.npz") as kept:
+        assert kept["done"].sum() > 0
+
+
+def test_an_interruption_amid_a_change_keeps_nothing(tmp_path):
+    done = np.zeros(4)
+    with pytest.raises(Stop), Interim(tmp_path).tally(dict, done=done) as tally, tally.changes():
+        done[0] = 1
+        raise Stop
     assert not any(tmp_path.iterdir())
 
 

@@ -8,9 +8,11 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +20,8 @@ from numpy.typing import NDArray
 from utils import InputError
 from utils.io.output import written_whole
 
-# Between two savings, which take at most this share of the time.
-SECONDS, _SHARE = 10.0, 0.005
+# Between two savings, which take at most this share of the time; what a test takes whose counts are worth keeping.
+SECONDS, _SHARE, WORTH_SECONDS = 10.0, 0.005, 2.0
 # Values that are digested at once.
 _VALUES = 2**22
 
@@ -94,11 +96,12 @@ class Interim:
 
 
 class Tally:
-    """Counts of one test, changed in place.
+    """Counts of one test, for the time of a `with` block, at the end of which they are kept, however it ends.
 
     Attributes
     ----------
     arrays : dict of ndarray
+        To be changed in place within `changes`.
     """
 
     def __init__(
@@ -111,21 +114,36 @@ class Tally:
         self.arrays, self._path, self._identity, self._tell = arrays, path, identity, tell
         self._began = self._last = time.monotonic()
         self._cost = 0.0
+        self._changing = self._new = False
 
     @property
     def is_kept(self) -> bool:
-        """Whether `save` does anything."""
+        """Whether anything is ever written."""
         return self._path is not None
 
-    def save(self, *, finished: bool = False) -> None:
-        """Keep the counts, if it is time to; those of a finished test, if it has taken long enough.
+    def __enter__(self) -> Self:
+        return self
 
-        Where they cannot be written, the test goes on without.
-        """
-        now = time.monotonic()
-        since = now - (self._began if finished else self._last)
-        if self._path is None or since < max(SECONDS, self._cost / _SHARE):
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        worth_it = error is not None or time.monotonic() - self._began >= WORTH_SECONDS
+        # An interruption within `changes` leaves the file as it was last written, which is consistent.
+        if self._new and worth_it and not self._changing:
+            self._save()
+
+    @contextmanager
+    def changes(self) -> Iterator[None]:
+        """Time of a `with` block that changes the counts, after which they are kept if it is time to."""
+        self._changing = True
+        yield
+        self._changing, self._new = False, True
+        if time.monotonic() - self._last >= max(SECONDS, self._cost / _SHARE):
+            self._save()
+
+    def _save(self) -> None:
+        """Write the counts; where this is not possible, the test goes on without."""
+        if self._path is None:
             return
+        began = time.monotonic()
         try:
             with written_whole(self._path) as file:
                 np.savez(file, allow_pickle=False, identity=np.array(json.dumps(self._identity)), **self.arrays)
@@ -134,8 +152,8 @@ class Tally:
         except InputError as error:
             self._tell(f"{error}: the test goes on, but could not be taken up again")
             self._path = None
-        self._last = time.monotonic()
-        self._cost = self._last - now
+        self._last, self._new = time.monotonic(), False
+        self._cost = self._last - began
 
 
 def identity(settings: str, **data: tuple[NDArray, ...]) -> dict[str, str]:

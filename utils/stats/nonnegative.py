@@ -215,18 +215,18 @@ class Nonnegative:
         )
         count, count_best, largest, done = (tally.arrays[name] for name in ("count", "best", "largest", "done"))
         start = int(done.sum())
-        for null in self._null(responses, slope, permutations, start, permutations.n):
-            if studentised:
-                null = (null - centre[:, None]) / scale[:, None]
-            count += (null >= threshold[:, None]).sum(axis=1)
-            top = null.max(axis=0)
-            count_best += (top >= best).sum(axis=0)
-            stop = start + len(top)
-            largest[start:stop] = top.max(axis=1)
-            done[start:stop] = 1
-            tally.save()
-            progress(start := stop, permutations.n)
-        tally.save(finished=True)
+        with tally:
+            for null in self._null(responses, slope, permutations, start, permutations.n):
+                if studentised:
+                    null = (null - centre[:, None]) / scale[:, None]
+                top = null.max(axis=0)
+                stop = start + len(top)
+                with tally.changes():
+                    count += (null >= threshold[:, None]).sum(axis=1)
+                    count_best += (top >= best).sum(axis=0)
+                    largest[start:stop] = top.max(axis=1)
+                    done[start:stop] = 1
+                progress(start := stop, permutations.n)
         n = permutations.n
         at_least = n - np.searchsorted(np.sort(largest), threshold)
         p, p_max, p_best = (np.asarray((1.0 + k) / (1.0 + n)) for k in (count, at_least, count_best))

@@ -38,7 +38,7 @@ _TASK_FLOP = 1e12
 _LEAST_TASKS = 20
 # Counts are kept after so much of a GPU's work (10 s at 30 TFLOP/s), or after so many seconds of a CPU's.
 _GPU_FLOP = 3e14
-_CPU_SECONDS = 5.0
+_CPU_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -364,18 +364,17 @@ def _count(plan: NullPlan, targets: Targets, resources: Resources, progress: Pro
 
         def keep(start: int, counts: Counts, here: slice = here) -> None:
             own = slice(start, start + counts.largest.shape[1])
-            found["count"][:, here] += counts.count
-            found["best"][here] += counts.best
-            np.maximum(found["largest"][:, own], counts.largest, out=found["largest"][:, own])
-            found["done"][own] += 1
-            tally.save()
+            with tally.changes():
+                found["count"][:, here] += counts.count
+                found["best"][here] += counts.best
+                np.maximum(found["largest"][:, own], counts.largest, out=found["largest"][:, own])
+                found["done"][own] += 1
 
         def advance(done: int, number: int = number) -> None:
             progress((number * n + done) // len(chunks), n)
 
-        # A signal that comes between two lines of `keep` leaves the file as it was last written, which is consistent.
-        _count_chunk(plan, chunk, _ranges(found["done"] == number), resources, tally, keep, advance)
-    tally.save(finished=True)
+        with tally:
+            _count_chunk(plan, chunk, _ranges(found["done"] == number), resources, tally, keep, advance)
     return Counts(found["count"], found["best"], found["largest"])
 
 

@@ -93,16 +93,16 @@ def stepwise_test(
     )
     count, largest, done = (tally.arrays[name] for name in ("count", "largest", "done"))
     size = max(1, _BLOCK_BYTES // (8 * people[0].q.size))
-    for start in range(int(done.sum()), permutations.n, size):
-        stop = min(start + size, permutations.n)
-        orders = permutations.indices(n_pairs, start, stop)
-        best = tests(reduce(np.add, (person.squares(permute(person.q, orders)) for person in people))).max(axis=1)
-        count += (best >= threshold[:, None]).sum(axis=1)
-        largest[start:stop] = best.max(axis=0)
-        done[start:stop] = 1
-        tally.save()
-        progress(stop, permutations.n)
-    tally.save(finished=True)
+    with tally:
+        for start in range(int(done.sum()), permutations.n, size):
+            stop = min(start + size, permutations.n)
+            orders = permutations.indices(n_pairs, start, stop)
+            best = tests(reduce(np.add, (person.squares(permute(person.q, orders)) for person in people))).max(axis=1)
+            with tally.changes():
+                count += (best >= threshold[:, None]).sum(axis=1)
+                largest[start:stop] = best.max(axis=0)
+                done[start:stop] = 1
+            progress(stop, permutations.n)
     at_least = permutations.n - np.searchsorted(np.sort(largest), threshold)
     p, p_max = (np.asarray((1.0 + k) / (1.0 + permutations.n)).reshape(chosen.shape) for k in (count, at_least))
     return StepwiseTest(observed.reshape(chosen.shape), p, p_max)
