@@ -564,7 +564,8 @@ def test_an_interrupted_run_ends_its_workers(tmp_path):
         out, err = process.communicate(timeout=300)
         assert process.returncode == 130
         assert out == "begun\n"  # once: workers import the script, and do not run it
-        assert err == "\ninterrupted: earlier results are unchanged; run the same command again\n"
+        advice = "run the same command again, which goes on from what is kept"
+        assert err == f"\ninterrupted: earlier results are unchanged; {advice}\n"
         assert psutil.wait_procs(workers, timeout=300)[1] == []
 
 

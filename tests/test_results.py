@@ -1,5 +1,7 @@
 import errno
 import json
+import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
@@ -8,6 +10,7 @@ import pandas as pd
 import pytest
 
 from utils import InputError
+from utils.io import output
 from utils.io.output import disk_errors, staged, write_arrays, write_table, write_volume, written_whole
 from utils.io.provenance import fingerprint
 
@@ -154,6 +157,121 @@ def test_what_a_killed_run_has_left_goes_with_the_next(tmp_path):
         outputs.path("a.txt").write_text("1")
         outputs.publish({})
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"a.txt", "run.json"}
+
+
+class Killed(BaseException):
+    pass
+
+
+def files_of(folder):
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def publish_run(folder, text, names):
+    with staged(folder, at_once=True) as outputs:
+        for name in names:
+            outputs.path(name).write_text(text)
+        outputs.publish({"run": text})
+
+
+@pytest.fixture
+def published(tmp_path):
+    """Results of a run, and what a person has put beside them; what they become by the next run."""
+    folder = tmp_path / "results"
+    publish_run(folder, "old", ["a.txt", "maps/m.nii", "maps/gone.nii", "gone/g.txt"])
+    (folder / "notes").mkdir()
+    (folder / "notes" / "mine.md").write_text("mine")
+    (folder / "maps" / "mine.nii").write_text("mine")
+    (folder / "link").symlink_to("a.txt")
+    (folder / "nowhere").symlink_to("not/there")
+    (folder / "empty").mkdir()
+    (folder / ".interim").mkdir()
+    (folder / ".interim" / "1.npz").write_text("counts")
+    return folder
+
+
+NEW = ["a.txt", "maps/m.nii", "b/b.txt"]
+
+
+def check_files(found):
+    """Those of the new run, and the person's own."""
+    found = {name: text for name, text in found.items() if not name.startswith(".")}
+    assert json.loads(found.pop("run.json")) == {"run": "new", "files": sorted(NEW)}
+    others = {"notes/mine.md": "mine", "maps/mine.nii": "mine", "link": "new"}
+    assert found == dict.fromkeys(NEW, "new") | others
+
+
+def check_new(folder):
+    check_files(files_of(folder))
+    assert (folder / "link").is_symlink() and (folder / "nowhere").is_symlink() and (folder / "empty").is_dir()
+    assert [path.name for path in folder.parent.iterdir()] == ["results"]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_results_take_the_place_of_earlier_ones(published, monkeypatch, can_exchange):
+    if not can_exchange:
+        monkeypatch.setattr(output, "exchange_folders", lambda a, b: False)
+    inode = published.stat().st_ino
+    publish_run(published, "new", NEW)
+    assert (published.stat().st_ino != inode) == can_exchange
+    check_new(published)
+    assert (published / ".interim").exists() != can_exchange
+
+
+def test_a_folder_that_is_a_link_stays_one(published, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "link").symlink_to(published)
+    publish_run(elsewhere / "link", "new", NEW)
+    assert (elsewhere / "link").is_symlink()
+    shutil.rmtree(elsewhere)
+    check_new(published)
+
+
+def test_a_run_that_is_killed_at_any_step_leaves_one_run(published, tmp_path, monkeypatch):
+    """Every call that changes the disk may be the last one, before it or after it."""
+    before, kinds = files_of(published), set()
+    for when in ("before", "after"):
+        for last in range(1, 200):
+            work = tmp_path / f"{when}{last}" / "results"
+            shutil.copytree(published, work, symlinks=True)
+            with monkeypatch.context() as patch:
+                left = [last]
+
+                def dying(real, left=left, when=when):
+                    def call(*arguments, **options):
+                        left[0] -= 1
+                        if left[0] < 0 or (left[0] == 0 and when == "before"):
+                            raise Killed
+                        value = real(*arguments, **options)
+                        if left[0] == 0:
+                            raise Killed
+                        return value
+
+                    return call
+
+                for name in ("link", "mkdir", "rename", "replace", "unlink", "rmdir"):
+                    patch.setattr(os, name, dying(getattr(os, name)))
+                patch.setattr(output, "exchange_folders", dying(output.exchange_folders))
+                # Nothing is cleaned up by a process that was killed.
+                patch.setattr(shutil, "rmtree", dying(lambda *_, **__: None))
+                try:
+                    publish_run(work, "new", NEW)
+                    ended = True
+                except Killed:
+                    ended = False
+            now = files_of(work)
+            kind = json.loads(now["run.json"])["run"]
+            kinds.add(kind)
+            if kind == "old":
+                assert now == before
+            else:
+                check_files(now)
+            publish_run(work, "new", NEW)
+            check_new(work)
+            if ended:
+                break
+    assert ended and kinds == {"old", "new"}
 
 
 def test_a_second_run_may_wait_for_the_first(tmp_path):

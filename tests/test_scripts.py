@@ -635,11 +635,13 @@ def test_a_run_that_is_terminated_cleans_up_and_says_so(study, tmp_path):
     script = HOME / f"{SCRIPTS['Fig3b']}.py"
     given = ["--data", study, "--results", tmp_path, "--n-permutations", "1000000000", "--threads", "1", "--no-open"]
     process = subprocess.Popen([sys.executable, script, *map(str, given)], stderr=subprocess.PIPE)
-    wait_for(tmp_path / "Fig3b", ".unfinished/.lock")
+    wait_for(tmp_path, ".Fig3b.unfinished/.lock")
     process.terminate()
     _, text = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
-    assert text.decode().strip() == "terminated: earlier results are unchanged; run the same command again"
+    assert text.decode().strip() == (
+        "terminated: earlier results are unchanged; run the same command again, which goes on from what is kept"
+    )
     assert not (tmp_path / "Fig3b").exists()
 
 
@@ -660,11 +662,20 @@ signal.pause()
     done = subprocess.run([sys.executable, "-c", program], cwd=HOME, capture_output=True, text=True, check=False)
     said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
     assert done.returncode == 128 + number
-    assert done.stderr == f"\n{said}: earlier results are unchanged; run the same command again\n"
+    assert (
+        done.stderr
+        == f"\n{said}: earlier results are unchanged; run the same command again, which goes on from what is kept\n"
+    )
 
 
 def test_other_programs_keep_their_signals():
-    program = "import signal, utils; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    # What is started in the background has SIGINT ignored, which the programs that it starts inherit.
+    program = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import utils
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
     assert subprocess.run([sys.executable, "-c", program], cwd=HOME, check=False).returncode == 0
 
 

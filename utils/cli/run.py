@@ -30,7 +30,7 @@ from utils.datasets.rois import Atlas, RoiRdms, load_atlas, load_rois
 from utils.datasets.searchlights import SearchlightRdms, load_searchlights
 from utils.io.data_folder import RECORD, SearchlightFolder, default_data
 from utils.io.interim import Interim
-from utils.io.output import read_record, staged, write_arrays, write_table
+from utils.io.output import INTERIM, read_record, staged, write_arrays, write_table
 from utils.io.provenance import fingerprint, provenance
 from utils.io.spaces import is_mni
 from utils.parallel.resources import Resources
@@ -111,8 +111,8 @@ class FigureRun:
         """Do what the script does, then write the report and move all results into place."""
         with self._exit:
             folder, options = self._options.results / self.figure, self._options
-            self._outputs = self._exit.enter_context(staged(folder))
-            self._interim = Interim(folder / ".interim", fresh=options.fresh, tell=partial(print, flush=True))
+            self._outputs = self._exit.enter_context(staged(folder, at_once=True))
+            self._interim = Interim(folder / INTERIM, fresh=options.fresh, tell=partial(print, flush=True))
             self._device = choose_device(self._options)
             self._check_atlas()
             main(self)

@@ -519,7 +519,7 @@ def ensure_example(
     if _is_complete(folder, made, surface):
         return folder
     _refuse_foreign(folder)
-    with staged(folder, _MARKER, "the example (300 MB)", wait=True) as outputs:
+    with staged(folder, _MARKER, "the example (300 MB)", wait=True, at_once=True) as outputs:
         if not _is_complete(folder, made, surface):  # another process was faster
             _write(outputs, world=made, progress=progress, surface=surface)
             outputs.publish(_record(outputs, made, surface))

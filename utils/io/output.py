@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +26,8 @@ from utils.io.spaces import write_space
 if TYPE_CHECKING:
     import pandas as pd
 
+# Folder of what an unfinished run has counted, see `interim`; it goes when the run has ended well.
+INTERIM = ".interim"
 _DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -38,10 +42,12 @@ class Outputs:
         Where they are until then; on the same disk.
     record : str
         Name of the file, relative to `folder`, that says what wrote the others.
+    at_once : bool
+        Whether `publish` may put a new folder in the place of the old one.
     """
 
-    def __init__(self, folder: Path, staging: Path, record: str = RECORD) -> None:
-        self.folder, self.staging, self.record = folder, staging, record
+    def __init__(self, folder: Path, staging: Path, record: str = RECORD, *, at_once: bool = False) -> None:
+        self.folder, self.staging, self.record, self._at_once = folder, staging, record, at_once
 
     def path(self, name: str) -> Path:
         """Where to write a file of this run now; `name` is relative to the destination."""
@@ -57,8 +63,9 @@ class Outputs:
     def publish(self, provenance: Mapping[str, Any], keep: Collection[str] = ()) -> list[Path]:
         """Move all files into place, and remove those of an earlier run that this one has not.
 
-        The record goes first and comes back last: where it is, it is right. In between, files move in the order in
-        which they were written.
+        If it may be done at once, and the file system can exchange two folders, a folder with all files takes the place
+        of the old one in a single step. Otherwise, the record goes first and comes back last: where it is, it is right.
+        In between, files move in the order in which they were written.
 
         Parameters
         ----------
@@ -85,19 +92,76 @@ class Outputs:
             text = json.dumps({**provenance, "files": names}, indent=2) + "\n"
             stale = {name for name in read_record(self.folder / self.record)["files"] if _is_inside(name)} - {*names}
             self.path(self.record).write_text(text, encoding="utf-8")
-            (self.folder / self.record).unlink(missing_ok=True)
-            for name in stale:
-                (self.folder / name).unlink(missing_ok=True)
-            for name in [*(name for name in moved if name != self.record), self.record]:
-                target = self.folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                (self.staging / name).replace(target)
+            moved = [*(name for name in moved if name != self.record), self.record]
+            if not (self._at_once and self._exchange(moved, stale)):
+                self._move(moved, stale)
         return [self.folder / name for name in [*names, self.record]]
+
+    def _move(self, moved: Sequence[str], stale: Collection[str]) -> None:
+        """Move one file after the other into place."""
+        (self.folder / self.record).unlink(missing_ok=True)
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
+        for name in moved:
+            target = self.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.staging / name).replace(target)
+
+    def _exchange(self, moved: Sequence[str], stale: Collection[str]) -> bool:
+        """Put a folder with the new files, and what else is in the old one, in its place.
+
+        Where this is not possible, nothing is changed, and the value is False.
+        """
+        new, there = self.staging / ".new", self.folder.exists()
+        gone = {*moved, *stale, self.record}
+        try:
+            new.mkdir()
+            for path in sorted(self.folder.rglob("*")) if there else []:
+                other = path.relative_to(self.folder)
+                if other.parts[0] == INTERIM or other.as_posix() in gone:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    if not any(path.iterdir()):
+                        (new / other).mkdir(parents=True)
+                    continue
+                (new / other).parent.mkdir(parents=True, exist_ok=True)
+                os.link(path, new / other, follow_symlinks=False)
+            for name in moved:
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(self.staging / name, new / name)
+            if there:
+                shutil.copymode(self.folder, new)
+                return exchange_folders(new, self.folder.resolve())
+            new.rename(self.folder)
+        except OSError as error:
+            if error.errno in _DISK_IS_FULL:
+                raise
+            return False
+        return True
+
+
+def exchange_folders(a: Path, b: Path) -> bool:
+    """Exchange two folders in one step; False, and nothing done, where the system or the file system cannot do that."""
+    functions = {"linux": ("renameat2", (-100,), (-100,), 2), "darwin": ("renamex_np", (), (), 2)}
+    if sys.platform not in functions:
+        return False
+    name, before_a, before_b, flag = functions[sys.platform]
+    try:
+        function = getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError):
+        return False
+    return int(function(*before_a, os.fsencode(a), *before_b, os.fsencode(b), flag)) == 0
 
 
 @contextmanager
 def staged(
-    folder: Path, record: str = RECORD, what: str = "", *, resume: bool = False, wait: bool = False
+    folder: Path,
+    record: str = RECORD,
+    what: str = "",
+    *,
+    resume: bool = False,
+    wait: bool = False,
+    at_once: bool = False,
 ) -> Iterator[Outputs]:
     """A folder to be filled in one go: whatever happens in the `with` block, only `Outputs.publish` changes it.
 
@@ -116,6 +180,8 @@ def staged(
         Keep what is staged after an error, and begin with what an earlier run has left.
     wait : bool
         Wait for another process that writes there, in place of an error.
+    at_once : bool
+        Put a new folder in the place of the old one, where the system can. Files are then staged beside the folder.
 
     Yields
     ------
@@ -126,15 +192,19 @@ def staged(
     InputError
         If the folder cannot be written to, another process writes to it, or the disk is full.
     """
+    at_once = at_once and not folder.is_mount()
     existed, staging = folder.exists(), folder / ".unfinished"
+    if at_once:
+        place = folder.resolve()
+        staging = place.with_name(f".{place.name}.unfinished")
     lock = FileLock(staging / ".lock", timeout=-1 if wait else 0)
     try:
         with disk_errors(folder, what):
-            _acquire(lock)
+            _acquire(lock, folder)
         if not resume:
             _empty(staging)
         with disk_errors(folder, what, only_full=True):
-            yield Outputs(folder, staging, record)
+            yield Outputs(folder, staging, record, at_once=at_once)
         resume = False
     finally:
         if lock.is_locked:
@@ -146,7 +216,7 @@ def staged(
                 folder.rmdir()
 
 
-def _acquire(lock: FileLock) -> None:
+def _acquire(lock: FileLock, folder: Path) -> None:
     """Take the lock of a staging folder, which is made if needed."""
     path = Path(lock.lock_file)
     while True:
@@ -159,7 +229,7 @@ def _acquire(lock: FileLock) -> None:
                 lock.release()
         except Timeout:
             raise InputError(
-                f"{path.parents[1]}: another run is writing here; wait until it has ended, or choose another folder"
+                f"{folder}: another run is writing here; wait until it has ended, or choose another folder"
             ) from None
 
 
