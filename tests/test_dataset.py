@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,9 +12,10 @@ import pytest
 from helpers import STUDY_CONDITIONS, write_study
 from scipy.io import savemat
 
+from models.tasks import Model
 from utils import InputError
 from utils.datasets.layout import locate, longest_names
-from utils.datasets.models import load_models
+from utils.datasets.models import ModelRdms, load_models
 from utils.datasets.rois import PAPER_ROIS, load_atlas, load_rois
 from utils.datasets.searchlights import load_searchlights, upper_triangles
 from utils.io.pickled_arrays import read_noise_ceiling
@@ -706,3 +708,11 @@ def test_two_folders_of_other_conditions_are_refused(tmp_path, rng):
     )
     with pytest.raises(InputError, match=message):
         load_rois(locate("roi", study, fmri_rdms=brain / "roi_rdms"), 8)
+
+
+def test_more_groups_than_can_be_partitioned_are_refused(rng):
+    models = [Model(f"net{i}", f"Net {i}", f"group {i}") for i in range(12)]
+    too_many = ModelRdms(models, ["late"], rng.random((12, 1, 28)))
+    with pytest.raises(InputError, match=r"12 groups \(4,095 parts .* at most 10 groups \(1,023 parts"):
+        too_many.grouped()
+    assert len(replace(too_many, models=models[:10], rdms=too_many.rdms[:10]).grouped().models) == 10

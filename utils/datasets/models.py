@@ -16,6 +16,9 @@ from utils.datasets.layout import Sources, load_pairs, longest_names, words_in
 from utils.io.readers import check_n_conditions, check_unique, choose, read_conditions, read_rdms, read_table
 from utils.rdm import Pairs, n_conditions_of
 
+# Variance partitioning has a part for every subset of the groups.
+MOST_GROUPS = 10
+
 
 @dataclass(frozen=True)
 class ModelRdms:
@@ -64,13 +67,19 @@ class ModelRdms:
         Raises
         ------
         InputError
-            If fewer than two groups are left.
+            If fewer than two groups are left, or more than ten.
         """
         groups = [group for group in group_names(self.models) if group != BASELINE]
         if len(groups) < 2:
             raise InputError(
                 f"the models form {len(groups)} group(s) besides the baseline, but variance can only be partitioned "
                 "among two or more: give more groups in the `group` column of models.tsv"
+            )
+        if len(groups) > MOST_GROUPS:
+            found, most = (f"{n} groups ({2**n - 1:,} parts of the variance)" for n in (len(groups), MOST_GROUPS))
+            raise InputError(
+                f"the models form {found} besides the baseline, expected at most {most}: give fewer in the `group` "
+                "column of models.tsv, or choose models with --models"
             )
         members = [[i for i, model in enumerate(self.models) if model.group == group] for group in groups]
         return ModelRdms(
