@@ -19,7 +19,7 @@ from utils.datasets.models import ModelRdms, load_models
 from utils.datasets.rois import PAPER_ROIS, load_atlas, load_rois
 from utils.datasets.searchlights import load_searchlights, upper_triangles
 from utils.io.pickled_arrays import read_noise_ceiling
-from utils.io.readers import read_rdms
+from utils.io.readers import open_image, read_rdms
 from utils.rdm import condense, expand, n_pairs_of
 from utils.rdms.searchlights import Geometry
 from utils.stats.noise_ceiling import noise_ceiling
@@ -716,3 +716,13 @@ def test_more_groups_than_can_be_partitioned_are_refused(rng):
     with pytest.raises(InputError, match=r"12 groups \(4,095 parts .* at most 10 groups \(1,023 parts"):
         too_many.grouped()
     assert len(replace(too_many, models=models[:10], rdms=too_many.rdms[:10]).grouped().models) == 10
+
+
+@pytest.mark.parametrize("affine", [np.diag([3.0, 3, 0, 1]), np.diag([3.0, np.nan, 3, 1])], ids=["singular", "nan"])
+def test_images_without_a_place_are_refused(tmp_path, affine):
+    image = nib.Nifti1Image(np.ones((3, 3, 3), np.int16), np.eye(4))
+    image.header.set_sform(affine, code=1)
+    image.header["srow_x"], image.header["srow_y"], image.header["srow_z"] = affine[:3]
+    nib.save(nib.Nifti1Image(image.dataobj, None, image.header), tmp_path / "mask.nii")
+    with pytest.raises(InputError, match=r"mask.nii: the affine .* expected one that can be inverted"):
+        open_image(tmp_path / "mask.nii")

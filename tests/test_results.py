@@ -284,3 +284,10 @@ def test_a_second_run_may_wait_for_the_first(tmp_path):
         list(pool.map(write, "abcd"))
     assert (tmp_path / "results" / "a.txt").read_text() in set("abcd")
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"a.txt", "run.json"}
+
+
+def test_a_disk_that_numpy_finds_full_is_told(tmp_path):
+    with pytest.raises(InputError, match="the disk is full"), disk_errors(tmp_path, only_full=True):
+        raise OSError("3216850 requested and 136160 written")
+    with pytest.raises(OSError, match="something else"), disk_errors(tmp_path, only_full=True):
+        raise OSError("something else")

@@ -277,7 +277,8 @@ def disk_errors(path: Path, what: str = "", *, only_full: bool = False) -> Itera
     try:
         yield
     except OSError as error:
-        full = error.errno in _DISK_IS_FULL
+        # Numpy says how many values it could write, and no more.
+        full = error.errno in _DISK_IS_FULL or (error.errno is None and "requested and" in str(error))
         if only_full and not full:
             raise
         reason = "the disk is full" if full else (error.strerror or str(error))
