@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from utils import InputError
 from utils.io.output import written_whole
+from utils.io.provenance import fingerprint
 
 # Between two savings, which take at most this share of the time; what a test takes whose counts are worth keeping.
 SECONDS, _SHARE, WORTH_SECONDS = 10.0, 0.005, 2.0
@@ -57,13 +58,16 @@ class Interim:
             Among them `done`, with an element for each permutation.
         """
         if self._folder is None:
-            return Tally(zero, None, {})
+            return Tally(zero, None, dict)
         self._n_tests += 1
-        path, parts = self._folder / f"{self._n_tests}.npz", identity()
-        arrays = self._kept(path, parts, zero) or zero
-        return Tally(arrays, path, parts, self._tell)
+        path = self._folder / f"{self._n_tests}.npz"
+        # Digests are made once, and only where something is read or written.
+        identity = cache(identity)
+        return Tally(self._kept(path, identity, zero) or zero, path, identity, self._tell)
 
-    def _kept(self, path: Path, parts: dict[str, str], zero: Mapping[str, NDArray]) -> dict[str, NDArray] | None:
+    def _kept(
+        self, path: Path, identity: Callable[[], dict[str, str]], zero: Mapping[str, NDArray]
+    ) -> dict[str, NDArray] | None:
         try:
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
@@ -73,7 +77,7 @@ class Interim:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             self._tell(f"{path}: cannot be read; the test begins anew")
             return None
-        if differ := [name for name, digest in parts.items() if before.get(name) != digest]:
+        if differ := [name for name, digest in identity().items() if before.get(name) != digest]:
             self._tell(
                 f"An interrupted run has counted permutations with {' and '.join(f'other {name}' for name in differ)}: "
                 "they are not used."
@@ -108,7 +112,7 @@ class Tally:
         self,
         arrays: dict[str, NDArray],
         path: Path | None,
-        identity: dict[str, str],
+        identity: Callable[[], dict[str, str]],
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.arrays, self._path, self._identity, self._tell = arrays, path, identity, tell
@@ -146,7 +150,7 @@ class Tally:
         began = time.monotonic()
         try:
             with written_whole(self._path) as file:
-                np.savez(file, allow_pickle=False, identity=np.array(json.dumps(self._identity)), **self.arrays)
+                np.savez(file, allow_pickle=False, identity=np.array(json.dumps(self._identity())), **self.arrays)
                 file.flush()
                 os.fsync(file.fileno())
         except InputError as error:
@@ -176,14 +180,13 @@ def _hash(content: bytes) -> str:
 
 
 def _digest(*arrays: NDArray) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+    parts = [str([array.shape for array in arrays])]
     for array in arrays:
-        digest.update(str(array.shape).encode())
         flat = array.reshape(-1)
-        for start in range(0, len(flat), _VALUES):
-            # Adding 0 makes 0 of -0.
-            digest.update((flat[start : start + _VALUES].astype(np.float32) + np.float32(0)).data)
-    return digest.hexdigest()
+        # Adding 0 makes 0 of -0.
+        slices = (flat[start : start + _VALUES] for start in range(0, len(flat), _VALUES))
+        parts += [fingerprint(values.astype(np.float32) + np.float32(0)) for values in slices]
+    return _hash("".join(parts).encode())
 
 
 @cache

@@ -113,7 +113,7 @@ class Outputs:
         Where this is not possible, nothing is changed, and the value is False.
         """
         new, there = self.staging / ".new", self.folder.exists()
-        gone = {*moved, *stale, self.record}
+        gone = {*moved, *stale}
         try:
             new.mkdir()
             for path in sorted(self.folder.rglob("*")) if there else []:

@@ -411,6 +411,10 @@ def _count_chunk(
 ) -> None:
     """Count the missing permutations of a chunk of the brain; `keep` takes the first one's number, and counts."""
     n, flop_each = plan.permutations.n, 2 * plan.permuted.size * len(chunk)
+
+    def beginning_at(start: int) -> Progress:
+        return lambda done, _: advance(start + done)
+
     if resources.workers is not None:
         tasks = _cut(missing, int(np.clip(_TASK_FLOP // flop_each, 16, max(16, n // _LEAST_TASKS))))
         left = sum(stop - start for start, stop in tasks)
@@ -425,12 +429,11 @@ def _count_chunk(
     elif resources.device == "cpu":
         for start, stop in missing:
             seconds = _CPU_SECONDS if tally.is_kept else math.inf
-            for counts in parts_on_cpu(plan, chunk, start, stop, seconds, lambda done, _, a=start: advance(a + done)):  # type: ignore[misc]
+            for counts in parts_on_cpu(plan, chunk, start, stop, seconds, beginning_at(start)):
                 keep(start, counts)
                 start += counts.largest.shape[1]
     else:
         from utils.stats.exceedances_gpu import count_on_gpu
 
         for start, stop in _cut(missing, max(1, int(_GPU_FLOP // flop_each)) if tally.is_kept else n):
-            done = lambda k, _, a=start: advance(a + k)  # noqa: E731
-            keep(start, count_on_gpu(plan, chunk, start, stop, done, device=resources.device))
+            keep(start, count_on_gpu(plan, chunk, start, stop, beginning_at(start), device=resources.device))
