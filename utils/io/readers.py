@@ -456,7 +456,8 @@ def open_image(path: Path, *, cifti: bool = False) -> Any:
         image: Any = nib.load(path, keep_file_open=True)
     if not (isinstance(image, nib.spatialimages.SpatialImage) or (cifti and is_cifti(image))):
         raise InputError(f"{path}: holds {type(image).__name__}, expected a volume (NIfTI)")
-    affine = getattr(image, "affine", None)
+    # Values of vertices, in a column, have no place among voxels.
+    affine = None if image.shape[1:3] == (1, 1) else getattr(image, "affine", None)
     if affine is not None and not (np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3):
         raise InputError(
             f"{path}: the affine of the header gives voxels no place in three dimensions, expected one that can be "
